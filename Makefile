@@ -1,0 +1,31 @@
+# Every target makes what it needs; a second run finds it made.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHECKERS := ruff==0.17.6 mypy==2.4.1 types-requests types-python-jose types-passlib types-requests-oauthlib
+
+.PHONY: run test check bench
+
+run: $(VENV)/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" TOKEN_PORT=9004 $(BIN)/honcho start -p 9003
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+check: $(VENV)/checkers
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
+
+bench: $(VENV)/ready
+	$(BIN)/python -m tests.bench
+
+$(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/checkers: $(VENV)/ready Makefile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CHECKERS)
+	@touch $@

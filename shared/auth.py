@@ -1,0 +1,154 @@
+"""The bearer dependency: `caller = await require(request, "tasks")`.
+
+python-jose sits behind one narrow door. Version 3.5.0 takes tokens whose `exp` is missing,
+whose signature has junk in it or whose header nests 3,000 lists, and lets several exceptions
+out that are not its own; so the door checks length, alphabet, the header's members and the
+claims' types itself, and whatever still escapes is a bad token.
+"""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jose import jwt
+from starlette.requests import Request
+
+from shared.errors import Forbidden, Unauthorized
+from shared.keys import Key
+
+ISSUER = "token_svc"
+AUDIENCE = "only_post"
+TOKEN_TYPE = "at+jwt"  # RFC 9068 §2.1
+REALM = "only_post"
+CHALLENGE = {"WWW-Authenticate": f'Bearer realm="{REALM}"'}
+MAX_TOKEN_BYTES = 4096
+MAX_VERIFIED = 4096
+MAX_LIFETIME_SECONDS = 24 * 3600
+CLOCK_SKEW_SECONDS = 60
+SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+HEADER_MEMBERS = {"alg", "typ", "kid"}
+TEXT_CLAIMS = ("sub", "jti", "sid", "scope")
+TIME_CLAIMS = ("iat", "nbf", "exp")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a good token speaks for. `subject` is the user's id."""
+
+    subject: str
+    scopes: frozenset[str]
+    claims: Mapping[str, Any]
+
+
+class BadToken(Exception):
+    """Carries the reason for the log; the client only learns that it is bad."""
+
+
+class TokenDoor:
+    """Checks tokens by a dictionary of prepared keys, one algorithm each (RFC 8725 §3.1)."""
+
+    def __init__(self, keys: Mapping[str, Key], clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._verified: dict[str, Caller] = {}
+
+    def check(self, token: str) -> Caller:
+        """Raises BadToken for anything but the byte-exact token that was issued."""
+        caller = self._verified.get(token) or self._verify(token)
+        self._check_times(caller.claims)
+        return caller
+
+    def _verify(self, token: str) -> Caller:
+        """All that does not change with time. A token is sent many times in its life, so the good ones are kept."""
+        try:
+            key = self._keys[_header(token)["kid"]]
+            claims = jwt.decode(
+                token,
+                key.jose_key,
+                algorithms=[key.algorithm],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+            _check_claims(claims)
+        except BadToken:
+            raise
+        except Exception as error:  # see the top of this module for what escapes
+            raise BadToken(type(error).__name__) from None
+        if len(self._verified) >= MAX_VERIFIED:
+            self._verified.clear()
+        caller = self._verified[token] = Caller(claims["sub"], frozenset(claims["scope"].split()), claims)
+        return caller
+
+    def _check_times(self, claims: Mapping[str, Any]) -> None:
+        now = self._clock()
+        if now >= claims["exp"]:  # RFC 7519 §4.1.4: on or after
+            raise BadToken("expired")
+        if max(claims["nbf"], claims["iat"]) > now + CLOCK_SKEW_SECONDS:
+            raise BadToken("not valid yet")
+
+
+def _check_claims(claims: Mapping[str, Any]) -> None:
+    if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
+        raise BadToken("iss or aud")
+    if not all(isinstance(claims.get(name), str) for name in TEXT_CLAIMS) or not claims["sub"]:
+        raise BadToken("a claim is missing or no text")
+    if not all(type(claims.get(name)) is int for name in (*TIME_CLAIMS, "ver")):
+        raise BadToken("a claim is missing or no whole number")
+    if claims["exp"] - claims["iat"] > MAX_LIFETIME_SECONDS:
+        raise BadToken("lifetime")
+
+
+def _header(token: str) -> dict[str, Any]:
+    segments = token.split(".") if len(token) <= MAX_TOKEN_BYTES else []
+    if len(segments) != 3 or not all(map(SEGMENT.fullmatch, segments)):
+        raise BadToken("form")
+    if any(_encode(_decode(segment)) != segment for segment in segments):
+        raise BadToken("not canonical base64url")
+    header = json.loads(_decode(segments[0]))
+    if not isinstance(header, dict) or set(header) != HEADER_MEMBERS or header["typ"] != TOKEN_TYPE:
+        raise BadToken("header")
+    return header
+
+
+def _decode(segment: str) -> bytes:
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def bad_token() -> Unauthorized:
+    challenge = f'Bearer realm="{REALM}", error="invalid_token"'
+    return Unauthorized("invalid_token", "the token is not valid", challenge)
+
+
+async def require(request: Request[Any], scope: str = "") -> Caller:
+    """The caller of a request that needs `scope`, '' for any. Raises 401 and 403 as RFC 6750 §3.1 has them."""
+    credentials = request.headers.get("authorization")
+    if credentials is None:
+        raise Unauthorized("unauthorized", "a bearer token is needed", f'Bearer realm="{REALM}"')
+    scheme, _, token = credentials.partition(" ")
+    try:
+        if scheme.lower() != "bearer":
+            raise BadToken("scheme")
+        caller: Caller = request.state["token_door"].check(token)
+    except BadToken:
+        raise bad_token() from None
+    if scope:
+        need_scope(caller, scope)
+    return caller
+
+
+def need_scope(caller: Caller, scope: str) -> None:
+    """Raises 403 unless the caller's token has the scope."""
+    if scope not in caller.scopes:
+        challenge = f'Bearer realm="{REALM}", error="insufficient_scope", scope="{scope}"'
+        raise Forbidden(
+            "insufficient_scope", f"the token lacks the scope {scope}", headers={"WWW-Authenticate": challenge}
+        )

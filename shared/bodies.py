@@ -1,0 +1,142 @@
+"""Request bodies: how large, how slow, and what counts as JSON."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import errors, strict_json
+from shared.errors import BadRequest, Invalid, Problem
+from shared.schemas import Fault, schema_of, validator
+
+T = TypeVar("T")
+
+BODY_SECONDS = 30  # a client that takes longer than this to send its body is not going to finish
+HINT = "send JSON: curl --json '{…}', or -H 'Content-Type: application/json'"
+
+
+class BodyLimit:
+    """Answers 413 to a body above `max_bytes`: at once when its length is declared, else as
+    soon as that much has come in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if _declared_length(scope) > self.max_bytes:
+            return await errors.response(self._too_large(), scope)(scope, receive, send)
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+    def _too_large(self) -> Problem:
+        return Problem("body_too_large", f"the limit is {self.max_bytes} bytes", status=413)
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0  # the server refuses any other spelling
+    return 0
+
+
+async def read(request: Request[Any]) -> bytes:
+    """The whole body. 408 when it takes longer than BODY_SECONDS, ClientDisconnect when it never ends."""
+    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+    chunks: list[bytes] = []
+    is_more = True
+    while is_more:
+        message = await _receive(request, deadline)
+        chunks.append(message.get("body", b""))
+        is_more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+async def _receive(request: Request[Any], deadline: float) -> Message:
+    try:
+        async with asyncio.timeout_at(deadline):
+            message = await request.receive()
+    except TimeoutError:
+        raise Problem(
+            "request_timeout", "the body took too long", status=408, headers={"Connection": "close"}
+        ) from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message
+
+
+async def read_json(request: Request[Any]) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises 415 for another media type, 400 `invalid_json` for what is not JSON, 422 for what is no object.
+    """
+    return (await _read_object(request, "application/json"))[0]
+
+
+async def read_json_as_written(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same, and the text of each member as it was written."""
+    value, body = await _read_object(request, *(accepted or ("application/json",)))
+    return value, strict_json.members(body.decode())
+
+
+async def _read_object(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], bytes]:
+    check_media_type(request, *accepted)
+    body = await read(request)
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise Invalid([Fault("", "must be an object")])
+    return value, body
+
+
+def check_media_type(request: Request[Any], *accepted: str) -> None:
+    """Raises 415. None at all is read as the first that is accepted; a charset other than UTF-8 is another type."""
+    sent = request.headers.get("content-type", accepted[0])
+    if (sent not in accepted and not _is_accepted(sent, accepted)) or _is_encoded(request):
+        raise Problem("unsupported_media_type", HINT, status=415)
+
+
+def _is_encoded(request: Request[Any]) -> bool:
+    return request.headers.get("content-encoding", "identity").lower() != "identity"
+
+
+def _is_accepted(sent: str, accepted: tuple[str, ...]) -> bool:
+    media_type, *parameters = (part.strip() for part in sent.lower().split(";"))
+    charsets = [one.partition("=")[2].strip('"') for one in parameters if one.startswith("charset=")]
+    return media_type in accepted and all(charset in ("utf-8", "utf8") for charset in charsets)
+
+
+def parse_json(body: bytes) -> Any:
+    """Any JSON value. Raises 400 `invalid_json`."""
+    try:
+        return strict_json.decode(body)
+    except strict_json.NotJSON as error:
+        raise BadRequest("invalid_json", str(error)) from None
+
+
+class Shape(Generic[T]):
+    """One dataclass of the wire with the check made ready: `parse` gives an instance or raises Invalid."""
+
+    def __init__(self, cls: type[T]) -> None:
+        self.cls = cls
+        self.schema = schema_of(cls)
+        self._check = validator(self.schema)
+
+    def parse(self, value: Mapping[str, Any]) -> T:
+        faults: list[Fault] = []
+        self._check(value, "", faults)
+        if faults:
+            raise Invalid(faults)
+        return self.cls(**value)

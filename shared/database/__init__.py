@@ -1,0 +1,85 @@
+"""One database, whatever engine: a unit of work is a plain function over a transaction.
+
+task = await database.write(lambda tx: queue.submit(tx, new_task))   # returns after the commit
+task = await database.read(lambda tx: queue.find(tx, task_id))
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+class Transaction(Protocol):
+    """What a unit of work sees. SQL takes its values by name (`:id`) and is written in the
+    subset that SQLite 3.35 and PostgreSQL 13 share."""
+
+    @property
+    def now(self) -> int:
+        """The database's clock in milliseconds since 1970, one value for the whole transaction."""
+
+    def all(self, sql: str, **values: Any) -> list[Row]: ...
+
+    def one(self, sql: str, **values: Any) -> Row | None: ...
+
+    def run(self, sql: str, **values: Any) -> int:
+        """How many rows it changed."""
+
+
+WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
+
+Unit = Callable[[Transaction], T]
+
+
+class Database(Protocol):
+    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
+        """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no
+        effect but its SQL; one that raises leaves nothing behind.
+
+        Raises Unavailable (503) when the database does not answer or has no room; whether the unit
+        was committed is then unknown only if it was under way.
+        """
+
+    async def read(self, unit: Unit[T]) -> T:
+        """For rows by key or index, few or bounded: runs where it is, so it has to be quick. Each statement sees the
+        newest commit."""
+
+    async def query(self, unit: Unit[T]) -> T:
+        """For whatever may take longer: runs aside, all its statements on one snapshot."""
+
+    def publish(self, hint: str) -> None:
+        """Tells every process on this database, this one included. A hint may get lost."""
+
+    def subscribe(self, callback: Callable[[str], None]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def database_unavailable(reason: object) -> Unavailable:
+    """The reason is for the log: it may name files or rows."""
+    log.warning("database.unavailable", extra={"reason": str(reason)})
+    return Unavailable("database_unavailable", "the database does not answer", retry_after_seconds=2)
+
+
+async def migrate(database: Database, name: str, directory: Path) -> None:
+    """Applies the numbered files of `directory` that `name` has not had yet, each in one transaction."""
+    for file in sorted(directory.glob("*.sql")):
+        await database.write(partial(_apply, name=f"{name}/{file.stem}", script=file.read_text()))
+
+
+def _apply(tx: Transaction, name: str, script: str) -> None:
+    tx.run("CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at BIGINT NOT NULL)")
+    if tx.one("SELECT 1 FROM migration WHERE name = :name", name=name):
+        return
+    for statement in script.split(";\n"):
+        if statement.strip():
+            tx.run(statement)
+    tx.run("INSERT INTO migration (name, applied_at) VALUES (:name, :now)", name=name, now=tx.now)

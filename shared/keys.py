@@ -1,0 +1,120 @@
+"""Keys: what tokens are signed with, what they are checked with, and what anybody may see of them."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from jose import jwk
+from jose.exceptions import JOSEError
+
+from shared.settings import Secret, Settings, SettingsError
+
+MIN_RSA_BITS = 2048
+PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "k"}
+ASYMMETRIC = {"EC": "ES256", "RSA": "RS256"}
+
+
+@dataclass(frozen=True)
+class Key:
+    algorithm: str
+    jose_key: Any
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """What tokens are made with; `public` is its JSON Web Key, None for a shared secret."""
+
+    key_id: str
+    algorithm: str
+    jose_key: Any
+    public: Mapping[str, str] | None
+
+
+def key_id(secret: bytes) -> str:
+    """The `kid` of a shared secret: says which one it is and nothing about it."""
+    return hashlib.sha256(b"kid:" + secret).hexdigest()[:16]
+
+
+def load_keys(settings: Settings) -> dict[str, Key]:
+    """Key id to key: the public keys of JWKS_FILE and of the signing key, else the shared secrets."""
+    keys = _jwks_keys(settings.jwks) if settings.jwks else {}
+    if settings.signing_key:
+        signing = load_signing_key(settings)
+        keys[signing.key_id] = Key(signing.algorithm, jwk.construct(dict(signing.public or {}), signing.algorithm))
+    if settings.jwks or settings.signing_key:
+        return keys  # and no secret beside them: RFC 8725 §3.1
+    return {key_id(secret.value): Key("HS256", jwk.construct(secret.value, "HS256")) for secret in settings.secret_key}
+
+
+def load_signing_key(settings: Settings) -> SigningKey:
+    """SIGNING_KEY_FILE's key, else the first shared secret. Raises SettingsError."""
+    if settings.signing_key is None:
+        secret = settings.secret_key[0].value
+        return SigningKey(key_id(secret), "HS256", jwk.construct(secret, "HS256"), None)
+    try:
+        key = serialization.load_pem_private_key(settings.signing_key.value, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SettingsError("SIGNING_KEY_FILE: must be an unencrypted private key in PEM") from None
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+        algorithm, names = "ES256", ["crv", "kty", "x", "y"]
+    elif isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:
+        algorithm, names = "RS256", ["e", "kty", "n"]
+    else:
+        raise SettingsError(f"SIGNING_KEY_FILE: must be an EC P-256 key or an RSA key of {MIN_RSA_BITS} bits or more")
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # the key alone, without comments
+    jose_key = jwk.construct(pem.decode(), algorithm)
+    described = jose_key.public_key().to_dict()
+    public = {name: _as_text(described[name]) for name in names}
+    return SigningKey(_thumbprint(public), algorithm, jose_key, public | {"kid": _thumbprint(public)})
+
+
+def _as_text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _thumbprint(public: Mapping[str, str]) -> str:
+    """RFC 7638."""
+    canonical = json.dumps(public, sort_keys=True, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(canonical).digest()).decode().rstrip("=")
+
+
+def published_keys(settings: Settings) -> dict[str, list[dict[str, Any]]]:
+    """The JSON Web Key Set that anybody may see: public keys, so none of a shared secret."""
+    entries = json.loads(settings.jwks.value)["keys"] if settings.jwks else []
+    if settings.signing_key:
+        signing = load_signing_key(settings)
+        entries = [signing.public, *(entry for entry in entries if entry["kid"] != signing.key_id)]
+    allowed = ("kty", "crv", "x", "y", "n", "e", "kid")
+    return {
+        "keys": [
+            {name: entry[name] for name in allowed if name in entry} | {"use": "sig", "alg": ASYMMETRIC[entry["kty"]]}
+            for entry in entries
+        ]
+    }
+
+
+def _jwks_keys(file: Secret) -> dict[str, Key]:
+    try:
+        entries = json.loads(file.value)["keys"]
+        keys = {entry["kid"]: _public_key(entry) for entry in entries}
+        if not keys or len(keys) != len(entries) or not all(isinstance(key_id, str) for key_id in keys):
+            raise ValueError("no key, a kid twice, or a kid that is no text")
+        return keys
+    except (JOSEError, ValueError, KeyError, TypeError, RecursionError):
+        raise SettingsError("JWKS_FILE: must be a JSON Web Key Set of public EC P-256 or RSA keys with a kid") from None
+
+
+def _public_key(entry: Mapping[str, Any]) -> Key:
+    algorithm = ASYMMETRIC[entry["kty"]]
+    if PRIVATE_MEMBERS & set(entry) or entry.get("crv", "P-256") != "P-256":
+        raise ValueError("private, or of another curve")
+    if algorithm == "RS256" and len(base64.urlsafe_b64decode(entry["n"] + "==")) * 8 < MIN_RSA_BITS:
+        raise ValueError("too short")
+    return Key(algorithm, jwk.construct(dict(entry), algorithm))

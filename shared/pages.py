@@ -1,0 +1,52 @@
+"""Cursors: where the next page begins, bound to who asked and what for."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from shared.errors import BadRequest, Invalid
+from shared.schemas import Fault
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+TAG_BYTES = 16
+
+
+class Cursors:
+    """Opaque cursors, signed so that a changed one, another caller's or another filter's is
+    refused. `secrets` come with the one that signs first; all of them verify."""
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        self._keys = [hmac.digest(secret, b"cursor", hashlib.sha256) for secret in secrets]
+
+    def write(self, position: str, *bound: str | None) -> str:
+        return base64.urlsafe_b64encode(self._tag(self._keys[0], position, bound) + position.encode()).decode()
+
+    def read(self, cursor: str, *bound: str | None) -> str:
+        """The position that `write` was given. Raises 400 `invalid_cursor`."""
+        try:
+            raw = base64.b64decode(cursor, altchars=b"-_", validate=True)
+            tag, position = raw[:TAG_BYTES], raw[TAG_BYTES:].decode()
+        except (binascii.Error, ValueError):
+            raise BadRequest("invalid_cursor", "not a cursor of this list") from None
+        if base64.urlsafe_b64encode(raw).decode() != cursor or not self._is_ours(tag, position, bound):
+            raise BadRequest("invalid_cursor", "not a cursor of this list")
+        return position
+
+    def _is_ours(self, tag: bytes, position: str, bound: tuple[str | None, ...]) -> bool:
+        return any(hmac.compare_digest(tag, self._tag(key, position, bound)) for key in self._keys)
+
+    @staticmethod
+    def _tag(key: bytes, position: str, bound: tuple[str | None, ...]) -> bytes:
+        return hmac.digest(key, repr((position, bound)).encode(), hashlib.sha256)[:TAG_BYTES]
+
+
+def limit_of(text: str | None) -> int:
+    """A `limit` from the query. Raises 422."""
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) < 4) or not 1 <= int(text) <= MAX_LIMIT:
+        raise Invalid([Fault("/limit", f"must be a whole number from 1 to {MAX_LIMIT}")])
+    return int(text)

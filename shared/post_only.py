@@ -1,0 +1,31 @@
+"""A service that speaks nothing but POST."""
+
+from collections.abc import Set
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared import errors
+
+
+class PostOnly:
+    """Answers 405 to every other method on any path, before any other check, and refuses
+    WebSockets. `get_paths` are open to GET too."""
+
+    def __init__(self, app: ASGIApp, get_paths: Set[str] = frozenset()) -> None:
+        self.app = app
+        self.get_paths = get_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "lifespan" or self._is_allowed(scope):
+            await self.app(scope, receive, send)
+        else:
+            problem = errors.Problem(
+                "method_not_allowed", "this service speaks POST only", status=405, headers={"Allow": "POST"}
+            )
+            await errors.response(problem, scope)(scope, receive, send)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        return scope["method"] == "POST" or (scope["method"] == "GET" and scope["path"] in self.get_paths)

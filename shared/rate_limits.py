@@ -1,0 +1,48 @@
+"""Rate limits within one process: a token bucket for each subject or address."""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+
+from shared.errors import TooManyRequests
+
+MAX_BUCKETS = 100_000  # the least recently seen go first: a caller that comes back starts afresh
+
+
+class RateLimit:
+    """`count` requests in `seconds`, refilled steadily (a token bucket of that size)."""
+
+    def __init__(self, count: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._count = count
+        self._seconds_each = seconds / count
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens left, and when that was
+
+    def take(self, who: str) -> None:
+        """Raises 429 with Retry-After when `who` has none left."""
+        now = self._clock()
+        left, then = self._buckets.get(who, (float(self._count), now))
+        left = min(float(self._count), left + (now - then) / self._seconds_each)
+        if left < 1:
+            raise TooManyRequests((1 - left) * self._seconds_each)
+        self._buckets[who] = (left - 1, now)
+        self._buckets.move_to_end(who)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+
+
+def address(request: Request[Any]) -> str:
+    """The client's address as the server saw it through the trusted proxies; an IPv6 one by its /64,
+    which is what one customer of a provider has."""
+    host = request.client.host if request.client else ""
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if parsed.version == 6 and parsed.ipv4_mapped:  # an IPv4 client of a socket that listens on ::
+        return str(parsed.ipv4_mapped)
+    return host if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,0 +1,51 @@
+"""An id for each request, and the headers that every response carries."""
+
+import random
+import re
+from contextvars import ContextVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ACCEPTED = re.compile(rb"[A-Za-z0-9._+/=-]{8,200}")
+
+current: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def standard_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"x-request-id", request_id.encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
+def new() -> str:
+    return f"{random.getrandbits(128):032x}"  # an id, not a secret
+
+
+def _choose(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and ACCEPTED.fullmatch(value):
+            return str(value, "ascii")
+    return new()
+
+
+class RequestId:
+    """Puts the id into the scope, the log's context and every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        request_id = scope["request_id"] = _choose(scope)
+        current.set(request_id)
+        headers = standard_headers(request_id)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

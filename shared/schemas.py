@@ -1,0 +1,273 @@
+"""Shapes: annotations to JSON Schema (2020-12), and values checked against it.
+
+The wire's own shapes (dataclasses) and the parameters of a task's handler go the same way:
+`schema_of` turns an annotation into a schema, `validator` a schema into a check that collects
+faults with JSON pointers, `build` a checked value into what the annotation asks for.
+"""
+
+import dataclasses
+import inspect
+import math
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+Schema = dict[str, Any]
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a value: a JSON pointer (RFC 6901) and a sentence."""
+
+    pointer: str
+    detail: str
+
+
+Check = Callable[[Any, str, list[Fault]], None]
+
+SCALARS: dict[Any, str] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+MAX_FAULTS = 100  # a body can have a million, and whoever mends these may ask again
+UNIONS = (Union, types.UnionType)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Bounds in an annotation: Annotated[int, Limits(minimum=0)]. Named as in JSON Schema."""
+
+    minimum: float | None = None
+    exclusiveMinimum: float | None = None
+    maximum: float | None = None
+    minLength: int | None = None
+    maxLength: int | None = None
+    minItems: int | None = None
+    maxItems: int | None = None
+
+    def schema(self) -> Schema:
+        return {name: bound for name, bound in vars(self).items() if bound is not None}
+
+
+class Unsupported(TypeError):
+    """An annotation that JSON has no shape for."""
+
+
+def schema_of(annotation: Any) -> Schema:
+    """The JSON Schema of an annotation: JSON's own types, list[…], dict[str, …], Literal,
+    unions, dataclasses, and Annotated[…, Limits(…)].
+
+    Raises Unsupported for anything else.
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (Any, object, inspect.Parameter.empty):
+        return {}
+    if annotation in SCALARS:
+        return {"type": SCALARS[annotation]}
+    if annotation is None:
+        return {"type": "null"}
+    if origin is Annotated:
+        return schema_of(arguments[0]) | _limits(arguments[1:])
+    if origin is Literal and all(isinstance(argument, (str, int, type(None))) for argument in arguments):
+        return {"enum": list(arguments)}
+    if origin is list:
+        return {"type": "array", "items": schema_of(arguments[0])}
+    if origin is dict and arguments[0] is str:
+        return {"type": "object", "additionalProperties": schema_of(arguments[1])}
+    if origin in UNIONS:
+        return {"anyOf": [schema_of(argument) for argument in arguments]}
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _schema_of_dataclass(annotation)
+    raise Unsupported(f"{annotation!r} is not one of JSON's types, list, dict[str, …], Literal, a union or a dataclass")
+
+
+def _limits(metadata: tuple[Any, ...]) -> Schema:
+    return {name: bound for one in metadata if isinstance(one, Limits) for name, bound in one.schema().items()}
+
+
+def _schema_of_dataclass(cls: type) -> Schema:
+    hints = get_type_hints(cls, include_extras=True)
+    properties, required = {}, []
+    for field in dataclasses.fields(cls):
+        properties[field.name] = schema_of(hints[field.name])
+        if field.default is not dataclasses.MISSING:
+            properties[field.name] |= default_schema(field.default)
+        elif field.default_factory is dataclasses.MISSING:
+            required.append(field.name)
+    return object_schema(properties, required)
+
+
+def default_schema(default: Any) -> Schema:
+    """Shown where JSON can say it."""
+    is_plain = isinstance(default, (str, int, type(None))) or (isinstance(default, float) and math.isfinite(default))
+    return {"default": default} if is_plain else {}
+
+
+def object_schema(properties: dict[str, Schema], required: list[str], additional: bool | Schema = False) -> Schema:
+    schema: Schema = {"type": "object", "properties": properties, "additionalProperties": additional}
+    return schema | {"required": required} if required else schema
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+TYPE_TESTS: dict[str, Callable[[Any], bool]] = {
+    "string": lambda value: type(value) is str,
+    "boolean": lambda value: type(value) is bool,
+    "integer": _is_integer,
+    "number": lambda value: type(value) is int or type(value) is float,
+    "array": lambda value: type(value) is list,
+    "object": lambda value: type(value) is dict,
+    "null": lambda value: value is None,
+}
+ARTICLES = {"integer": "an", "array": "an", "object": "an"}
+
+BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "minimum": (lambda value, bound: value >= bound, "must be at least {}"),
+    "exclusiveMinimum": (lambda value, bound: value > bound, "must be more than {}"),
+    "maximum": (lambda value, bound: value <= bound, "must be at most {}"),
+    "minLength": (lambda value, bound: len(value) >= bound, "must have at least {} characters"),
+    "maxLength": (lambda value, bound: len(value) <= bound, "must have at most {} characters"),
+    "minItems": (lambda value, bound: len(value) >= bound, "must have at least {} items"),
+    "maxItems": (lambda value, bound: len(value) <= bound, "must have at most {} items"),
+}
+
+
+def validator(schema: Schema) -> Check:
+    """A function (value, pointer, faults) that appends a Fault for each thing that is wrong."""
+    if "anyOf" in schema:
+        return _any_of([validator(option) for option in schema["anyOf"]], schema)
+    if "enum" in schema:
+        return _one_of(schema["enum"])
+    if "type" not in schema:
+        return lambda value, pointer, faults: None
+    return _typed(schema["type"], _inner(schema))
+
+
+def _inner(schema: Schema) -> list[Check]:
+    checks = [_bound(*BOUNDS[keyword], schema[keyword]) for keyword in BOUNDS if keyword in schema]
+    if "items" in schema:
+        checks.append(_items(validator(schema["items"])))
+    if "properties" in schema or "additionalProperties" in schema:
+        checks.append(_members(schema))
+    return checks
+
+
+def _typed(name: str, inner: list[Check]) -> Check:
+    test, detail = TYPE_TESTS[name], f"must be {ARTICLES.get(name, 'a')} {name}".replace("a null", "null")
+
+    def check(value: Any, pointer: str, faults: list[Fault]) -> None:
+        if not test(value):
+            faults.append(Fault(pointer, detail))
+            return
+        found = len(faults)
+        for one in inner:
+            one(value, pointer, faults)
+            if len(faults) > found:
+                return  # what is out of bounds may be endless
+
+    return check
+
+
+def _bound(holds: Callable[[Any, Any], bool], sentence: str, bound: Any) -> Check:
+    def check(value: Any, pointer: str, faults: list[Fault]) -> None:
+        if not holds(value, bound):
+            faults.append(Fault(pointer, sentence.format(bound)))
+
+    return check
+
+
+def _one_of(options: list[Any]) -> Check:
+    detail = "must be one of " + ", ".join(repr(option).replace("'", '"') for option in options)
+
+    def check(value: Any, pointer: str, faults: list[Fault]) -> None:
+        if not any(value == option and type(value) is type(option) for option in options):
+            faults.append(Fault(pointer, detail))
+
+    return check
+
+
+def _any_of(checks: list[Check], schema: Schema) -> Check:
+    names = " or ".join(option.get("type", "another value") for option in schema["anyOf"])
+
+    def check(value: Any, pointer: str, faults: list[Fault]) -> None:
+        meant: list[Fault] = []
+        for one in checks:
+            found: list[Fault] = []
+            one(value, pointer, found)
+            if not found:
+                return
+            # Faults further in say more than "none of these": they belong to the option that was meant.
+            if not meant and any(fault.pointer != pointer for fault in found):
+                meant = found
+        faults.extend(meant or [Fault(pointer, f"must be {names}")])
+
+    return check
+
+
+def _items(item: Check) -> Check:
+    def check(value: list[Any], pointer: str, faults: list[Fault]) -> None:
+        for index, element in enumerate(value):
+            item(element, f"{pointer}/{index}", faults)
+            if len(faults) >= MAX_FAULTS:
+                return
+
+    return check
+
+
+def _members(schema: Schema) -> Check:
+    properties = {name: validator(inner) for name, inner in schema.get("properties", {}).items()}
+    required = schema.get("required", ())
+    additional = schema.get("additionalProperties", True)
+    other = validator(additional) if isinstance(additional, dict) else None
+
+    def check(value: dict[str, Any], pointer: str, faults: list[Fault]) -> None:
+        for name in required:
+            if name not in value:
+                faults.append(Fault(f"{pointer}/{_escape(name)}", "required"))
+        for name, member in value.items():
+            inner = properties.get(name, other)
+            if inner is not None:
+                inner(member, f"{pointer}/{_escape(name)}", faults)
+            elif additional is False:
+                faults.append(Fault(f"{pointer}/{_escape(name)}", "unknown"))
+
+    return check
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def build(annotation: Any, value: Any) -> Any:
+    """A value that the annotation's schema accepts, as the annotation asks for it: dataclasses
+    made, and 1.0 as 1 where an int is meant (JSON Schema does not tell them apart)."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is int and type(value) is float:
+        return int(value)
+    if origin is Annotated:
+        return build(arguments[0], value)
+    if origin is list:
+        return [build(arguments[0], element) for element in value]
+    if origin is dict:
+        return {name: build(arguments[1], member) for name, member in value.items()}
+    if origin in UNIONS:
+        return build(_matching(arguments, value), value)
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        hints = get_type_hints(annotation, include_extras=True)
+        return annotation(**{name: build(hints[name], member) for name, member in value.items()})
+    return value
+
+
+def _matching(options: tuple[Any, ...], value: Any) -> Any:
+    for option in options:
+        faults: list[Fault] = []
+        validator(schema_of(option))(value, "", faults)
+        if not faults:
+            return option
+    return Any

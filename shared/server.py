@@ -1,0 +1,123 @@
+"""uvicorn as this project runs it."""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from shared.http_protocol import Protocol
+from shared.settings import Settings, SettingsError
+
+KEEP_ALIVE_SECONDS = 95  # Heroku's router reuses a connection for 90 s and can't repeat a POST
+GRACEFUL_SECONDS = 3  # foreman and overmind kill after 5
+EXIT_FAILURE = 3  # uvicorn's supervisor does not start a process again that ended with 3
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    app: ASGIApp,
+    settings: Settings,
+    host: str | None = None,
+    port: int | None = None,
+    protocol: type[Protocol] = Protocol,
+) -> None:
+    """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3."""
+    listener = _bind(host or settings.host, settings.port if port is None else port)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+    )
+    Server(config).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            log.info("server.listening", extra={"url": f"http://{host}:{port}"})
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except socket.gaierror as error:
+        fail(f"HOST: not an address of this machine ({error.strerror})")
+    except OSError as error:
+        variable = "HOST" if error.errno == errno.EADDRNOTAVAIL else "PORT"
+        fail(f"{variable}: can't listen on {host} port {port} ({error.strerror})")
+    except OverflowError:
+        fail("PORT: must be a whole number from 0 to 65535")
+    return listener
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def settings_or_fail(cls: type[S]) -> S:
+    try:
+        return cls.from_env(os.environ)
+    except SettingsError as error:
+        fail(str(error))
+
+
+def fail(line: str) -> NoReturn:
+    """Ends the start with one line for the operator."""
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(EXIT_FAILURE)
+
+
+def fail_now(line: str) -> NoReturn:
+    """The same from inside the server's start, which would turn an exception into a traceback."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(EXIT_FAILURE)
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` in the loop on SIGTERM and SIGINT, then whatever handled them before.
+
+    uvicorn gives a handler that waits no sign that it is stopping (Kludex/uvicorn#2829, #2913).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop)
+        before = previous[signal.Signals(number)]
+        if callable(before):
+            before(number, frame)
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)

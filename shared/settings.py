@@ -1,0 +1,222 @@
+"""Settings: from the environment only, into one frozen dataclass a service.
+
+A field made by `setting` is read from the variable of its name in capitals. Defaults stand in
+sight; a missing or bad value raises SettingsError, which names the variable and never its value.
+"""
+
+import dataclasses
+import hashlib
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+STATE_DIRECTORY = Path("var")
+DEVELOPMENT_SECRET = STATE_DIRECTORY / "secret_key"
+MIN_SECRET_BYTES = 32
+
+
+class SettingsError(Exception):
+    """One line for the operator: `VARIABLE: what is wrong`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Secret:
+    """A value that no repr and no log shows."""
+
+    value: bytes = dataclasses.field(repr=False)
+
+
+def text(raw: str) -> str:
+    return raw
+
+
+def integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        if not (raw.isascii() and raw.isdigit() and len(raw) < 20) or not minimum <= int(raw) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return int(raw)
+
+    return parse
+
+
+def boolean(raw: str) -> bool:
+    if raw.lower() not in ("true", "false", "1", "0"):
+        raise ValueError("must be true or false")
+    return raw.lower() in ("true", "1")
+
+
+def choice(*options: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in options:
+            raise ValueError("must be " + " or ".join(options))
+        return raw
+
+    return parse
+
+
+def names(raw: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in raw.split(",") if name.strip())
+
+
+def secret_list(raw: str) -> tuple[Secret, ...]:
+    values = [value.strip().encode() for value in raw.split(",")]
+    if any(len(value) < MIN_SECRET_BYTES for value in values):
+        raise ValueError(f"every secret must have at least {MIN_SECRET_BYTES} bytes")
+    if any(value.startswith((b"-----BEGIN", b"ssh-")) for value in values):
+        raise ValueError("is a key pair's; a private key goes into SIGNING_KEY_FILE")
+    return tuple(Secret(value) for value in values)
+
+
+def secret_file(raw: str) -> tuple[Secret, ...]:
+    try:
+        return secret_list(_read(raw).decode().strip())
+    except UnicodeDecodeError:
+        raise ValueError("the file is not text") from None
+
+
+def pem_or_jwks_file(raw: str) -> Secret:
+    return Secret(_read(raw))
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"the file can't be read ({error.strerror})") from None
+
+
+def networks(raw: str) -> tuple[str, ...]:
+    """A list of addresses and CIDR networks; `*` trusts every peer."""
+    parts = names(raw)
+    for part in parts:
+        if part != "*":
+            try:
+                ipaddress.ip_network(part)
+            except ValueError:
+                raise ValueError("must be a comma list of addresses or CIDR networks") from None
+    return parts
+
+
+def database_url(raw: str) -> str:
+    if urlsplit(raw).scheme != "sqlite" or not raw.startswith("sqlite:///") or raw == "sqlite:///":
+        raise ValueError("must be sqlite:///path or sqlite:///:memory:")
+    return raw
+
+
+Rate = tuple[int, int]  # requests, in so many seconds
+PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+
+
+@dataclasses.dataclass(frozen=True)
+class RateLimits:
+    """Logins and registrations are few and worth guessing at; all `other` requests are unlimited unless told."""
+
+    login: Rate | None = (10, 60)
+    register: Rate | None = (5, 60)
+    other: Rate | None = None
+
+
+def rate_limits(raw: str) -> RateLimits:
+    """`off`, or the limits to change: `login=10/minute,other=600/minute`."""
+    if raw == "off":
+        return RateLimits(None, None, None)
+    limits = {}
+    for part in names(raw):
+        name, _, rate = part.partition("=")
+        count, _, period = rate.partition("/")
+        if name not in vars(RateLimits()) or not re.fullmatch("[1-9][0-9]{0,8}", count) or period not in PERIODS:
+            raise ValueError("must be off or a list such as login=10/minute,other=600/minute")
+        limits[name] = (int(count), PERIODS[period])
+    return RateLimits(**limits)
+
+
+def setting(default: Any, parse: Callable[[str], Any] = text, variable: str = "") -> Any:
+    return dataclasses.field(default=default, metadata={"parse": parse, "variable": variable})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    app_env: str = setting("development", choice("development", "production"))
+    dyno: str = setting("")  # set by Heroku and Dokku; means that the disk does not last
+    host: str = setting("127.0.0.1")
+    port: int
+    database_url: str
+    secret_key: tuple[Secret, ...] = setting((), secret_list)
+    secret_key_file: tuple[Secret, ...] = setting((), secret_file)
+    signing_key: Secret | None = setting(None, pem_or_jwks_file, "SIGNING_KEY_FILE")
+    jwks: Secret | None = setting(None, pem_or_jwks_file, "JWKS_FILE")
+    rate_limits: RateLimits = setting(RateLimits(), rate_limits)
+    max_body_bytes: int = setting(1024 * 1024, integer(1024, 1024**3))
+    log_level: str = setting("info", choice("debug", "info", "warning", "error"))
+    log_format: str = setting("logfmt", choice("logfmt", "json"))
+    forwarded_allow_ips: tuple[str, ...] = setting(("127.0.0.1",), networks)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        given = {}
+        for field in dataclasses.fields(cls):
+            variable = field.metadata.get("variable") or field.name.upper()
+            raw = environ.get(variable, "")
+            if raw and "parse" in field.metadata:
+                try:
+                    given[field.name] = field.metadata["parse"](raw)
+                except ValueError as error:
+                    raise SettingsError(f"{variable}: {error}") from None
+        return cls(**cls.completed(given))
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The defaults that hang on other settings, and the combinations that can't be right."""
+        if given.get("dyno"):
+            given.setdefault("app_env", "production")
+            if "database_url" not in given:
+                raise SettingsError("DATABASE_URL: required on a host whose disk does not last (DYNO is set)")
+        is_production = given.get("app_env") == "production"
+        if is_production:
+            given.setdefault("host", "0.0.0.0")
+        if is_production and "*" in given.get("forwarded_allow_ips", ()):
+            raise SettingsError("FORWARDED_ALLOW_IPS: * lets any caller choose its address; name your proxies")
+        given["secret_key"] = given.get("secret_key") or given.get("secret_key_file") or _derived_secret(given)
+        if not given["secret_key"] and is_production:
+            raise SettingsError("SECRET_KEY: required in production, at least 32 bytes")
+        given["secret_key"] = given["secret_key"] or (development_secret(),)
+        return given
+
+
+def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
+    """Where key files are all there is, cursors are signed with what all hosts have: the same files."""
+    files = [given[name].value for name in ("signing_key", "jwks") if name in given]
+    return (Secret(hashlib.sha256(b"".join(files)).digest()),) if files else ()
+
+
+def development_secret(path: Path = DEVELOPMENT_SECRET) -> Secret:
+    """The secret of a laptop: made once, by whoever comes first, and read by all the others."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _publish(path, secrets.token_urlsafe(48).encode())
+        secret = Secret(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"SECRET_KEY: none is set and {path} can't be made ({error.strerror})") from None
+    if len(secret.value) < MIN_SECRET_BYTES:
+        raise SettingsError(f"SECRET_KEY: none is set and {path} was cut short; delete it and another is made")
+    return secret
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Whole or not at all, and never over a file that another process was quicker to make."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a process id is 1 in every container
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

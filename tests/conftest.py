@@ -1,0 +1,52 @@
+"""Fixtures: real processes, and what stops them again."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import TASKS, Process, Service, Worker
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One POST-only service with the default settings and the test tasks, shared by all tests that break nothing."""
+    service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": TASKS})
+    yield service
+    service.kill()
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts a service with settings of its own: `start_service(LEASE_SECONDS="2")`."""
+    yield from _starter(lambda **env: Service(tmp_path, {"TASK_MODULES": TASKS, **env}))
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts a worker process on the database of `start_service`."""
+    yield from _starter(lambda **env: Worker(tmp_path, {"TASK_MODULES": TASKS, **env}))
+
+
+def _starter(make: Start) -> Iterator[Start]:
+    started: list[Process] = []
+
+    def start(**env: str) -> Process:
+        process: Process = make(**env)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What a laptop may skip, CI has to have: a skip there is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,85 @@
+"""The storage engines under test, each an empty database that this process and others can open."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shared.database import Database, Transaction, connection
+
+T = TypeVar("T")
+ROOT = Path(__file__).parent.parent.parent
+
+SCHEMA = "CREATE TABLE note (id TEXT PRIMARY KEY, writer BIGINT NOT NULL);\n"
+ADD = "INSERT INTO note (id, writer) VALUES (:id, :writer)"
+
+
+def add(tx: Transaction, id: str, writer: int = 0) -> str:
+    tx.run(ADD, id=id, writer=writer)
+    return id
+
+
+def ids(tx: Transaction) -> list[str]:
+    return [row[0] for row in tx.all("SELECT id FROM note ORDER BY id")]
+
+
+@dataclass
+class Engine:
+    """`name` says which one; `url` is what DATABASE_URL would be."""
+
+    name: str
+    url: str
+    directory: Path
+
+    async def connect(self) -> Database:
+        return await connection.connect(self.url, {"notes": self.directory / "schema"})
+
+    def run(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
+        """The value of `work` over a database that is open for as long as it takes."""
+
+        async def over_a_database() -> T:
+            database = await self.connect()
+            try:
+                return await work(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(over_a_database())
+
+    def start(self, script: str, **values: Any) -> "subprocess.Popen[str]":
+        """Another process that runs `script`, an `async def main(engine, …)`."""
+        arguments = {"name": self.name, "url": self.url, "directory": str(self.directory)}
+        return subprocess.Popen(
+            [sys.executable, "-c", PREAMBLE + script + CALL, json.dumps(arguments), json.dumps(values)],
+            env={"PYTHONPATH": str(ROOT), "TMPDIR": tempfile.gettempdir()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+PREAMBLE = """
+import asyncio, json, sys
+from pathlib import Path
+from tests.shared.engines import Engine, add
+"""
+
+CALL = """
+given = json.loads(sys.argv[1])
+engine = Engine(given["name"], given["url"], Path(given["directory"]))
+asyncio.run(main(engine, **json.loads(sys.argv[2])))
+"""
+
+
+@contextmanager
+def sqlite_engine(directory: Path) -> Iterator[Engine]:
+    yield Engine("sqlite", f"sqlite:///{directory / 'notes.db'}", directory)
+
+
+ENGINES = {"sqlite": sqlite_engine}

@@ -1,0 +1,688 @@
+"""What every engine promises."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.database import WRITE_SECONDS, Database, Transaction, Unit, connection, migrate
+from shared.errors import Unavailable
+from shared.settings import SettingsError
+from tests.processes import eventually
+from tests.shared.engines import ADD, Engine, add, ids
+
+
+def adding(id: str) -> Unit[str]:
+    return lambda tx: add(tx, id)
+
+
+def test_a_write_gives_the_units_value(engine: Engine) -> None:
+    async def work(database: Database) -> str:
+        return await database.write(adding("a"))
+
+    assert engine.run(work) == "a"
+
+
+def test_what_was_written_is_seen_by_another_connection_at_once(engine: Engine) -> None:
+    async def work(database: Database) -> list[list[str]]:
+        other = await engine.connect()
+        seen = []
+        for id in "abcde":
+            await database.write(adding(id))
+            seen.append(await other.read(ids))
+        await other.close()
+        return seen
+
+    assert engine.run(work) == [list("abcde"[:count]) for count in range(1, 6)]
+
+
+def test_what_was_written_is_there_after_closing_and_opening(engine: Engine) -> None:
+    async def write(database: Database) -> None:
+        await database.write(adding("a"))
+
+    async def read(database: Database) -> list[str]:
+        return await database.read(ids)
+
+    engine.run(write)
+    assert engine.run(read) == ["a"]
+
+
+def test_rows_values_and_counts_come_back(engine: Engine) -> None:
+    def unit(tx: Transaction) -> list[Any]:
+        add(tx, "a", 2**63 - 1)
+        add(tx, "é😀'\";--", -(2**63))
+        return [
+            tx.all("SELECT id, writer FROM note ORDER BY writer"),
+            tx.one("SELECT writer FROM note WHERE id = :id", id="a"),
+            tx.one("SELECT writer FROM note WHERE id = :id", id="none"),
+            tx.one("UPDATE note SET writer = 1 WHERE id = :id RETURNING writer", id="a"),
+            tx.run("UPDATE note SET writer = 2"),
+            tx.run("DELETE FROM note WHERE id = :id", id="none"),
+        ]
+
+    async def work(database: Database) -> list[Any]:
+        return await database.write(unit)
+
+    rows = [("é😀'\";--", -(2**63)), ("a", 2**63 - 1)]
+    assert engine.run(work) == [rows, (2**63 - 1,), None, (1,), 2, 0]
+
+
+def test_a_unit_sees_what_it_wrote_itself(engine: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        return await database.write(lambda tx: [add(tx, "a"), *ids(tx)])
+
+    assert engine.run(work) == ["a", "a"]
+
+
+def test_the_clock_stands_still_within_a_unit_and_tells_the_time(engine: Engine) -> None:
+    def unit(tx: Transaction) -> tuple[int, int]:
+        before = tx.now
+        time.sleep(0.01)
+        return before, tx.now
+
+    async def work(database: Database) -> tuple[int, int]:
+        return await database.write(unit)
+
+    before, after = engine.run(work)
+    assert before == after
+    assert abs(before - time.time() * 1000) < 10_000
+
+
+def test_a_read_sees_the_clock_go_on(engine: Engine) -> None:
+    async def work(database: Database) -> tuple[int, int]:
+        first = await database.read(lambda tx: tx.now)
+        await asyncio.sleep(0.01)
+        return first, await database.read(lambda tx: tx.now)
+
+    first, second = engine.run(work)
+    assert first < second
+
+
+def test_all_statements_of_a_query_see_one_snapshot(engine: Engine) -> None:
+    is_between, may_go_on = threading.Event(), threading.Event()
+
+    def unit(tx: Transaction) -> list[list[str]]:
+        before = ids(tx)
+        is_between.set()
+        assert may_go_on.wait(10)
+        return [before, ids(tx)]
+
+    async def work(database: Database) -> list[list[str]]:
+        query = asyncio.create_task(database.query(unit))
+        await asyncio.to_thread(is_between.wait, 10)
+        await database.write(adding("a"))
+        may_go_on.set()
+        return await query
+
+    assert engine.run(work) == [[], []]
+
+
+def test_a_query_that_takes_long_stops_nobody_else(engine: Engine) -> None:
+    may_go_on = threading.Event()
+
+    async def work(database: Database) -> list[str]:
+        query = asyncio.create_task(database.query(lambda tx: may_go_on.wait(10)))
+        await asyncio.sleep(0)
+        await database.write(adding("a"))
+        seen = await database.read(ids)
+        may_go_on.set()
+        await query
+        return seen
+
+    assert engine.run(work) == ["a"]
+
+
+@pytest.mark.parametrize("way", ["read", "query"])
+def test_reading_can_not_write(engine: Engine, way: str) -> None:
+    async def work(database: Database) -> list[str]:
+        with pytest.raises(Unavailable):
+            await getattr(database, way)(adding("a"))
+        await database.write(adding("b"))
+        return await database.read(ids)
+
+    assert engine.run(work) == ["b"]
+
+
+@pytest.mark.parametrize("way", ["read", "query"])
+def test_an_exception_of_a_reading_unit_reaches_its_caller(engine: Engine, way: str) -> None:
+    def unit(tx: Transaction) -> None:
+        raise KeyError("mine")
+
+    async def work(database: Database) -> list[str]:
+        with pytest.raises(KeyError, match="mine"):
+            await getattr(database, way)(unit)
+        return list(await getattr(database, way)(ids))
+
+    assert engine.run(work) == []
+
+
+class Guilty(Exception):
+    pass
+
+
+def raises_at_once(tx: Transaction) -> None:
+    raise Guilty
+
+
+def raises_after_reading(tx: Transaction) -> None:
+    ids(tx)
+    raise Guilty
+
+
+def raises_after_writing(tx: Transaction) -> None:
+    add(tx, "guilty")
+    raise Guilty
+
+
+def raises_after_returning(tx: Transaction) -> None:
+    tx.one(ADD + " RETURNING id", id="guilty", writer=0)
+    raise Guilty
+
+
+def raises_after_making_a_table(tx: Transaction) -> None:
+    tx.run("CREATE TABLE guilty (id TEXT)")
+    raise Guilty
+
+
+def breaks_a_constraint(tx: Transaction) -> None:
+    add(tx, "guilty")
+    add(tx, "guilty")
+
+
+def breaks_the_language(tx: Transaction) -> None:
+    add(tx, "guilty")
+    tx.run("THIS IS NO SQL")
+
+
+def gives_a_number_too_large(tx: Transaction) -> None:
+    add(tx, "guilty")
+    tx.run(ADD, id="large", writer=2**63)
+
+
+OWN = [raises_at_once, raises_after_reading, raises_after_writing, raises_after_returning, raises_after_making_a_table]
+ALL = [*OWN, breaks_a_constraint, breaks_the_language, gives_a_number_too_large]
+
+
+@pytest.mark.parametrize("guilty", OWN)
+def test_an_exception_of_a_unit_reaches_its_caller(engine: Engine, guilty: Unit[None]) -> None:
+    async def work(database: Database) -> None:
+        with pytest.raises(Guilty):
+            await database.write(guilty)
+
+    engine.run(work)
+
+
+def tables(tx: Transaction, engine: Engine) -> set[str]:
+    names = {"sqlite": "SELECT name FROM sqlite_master"}.get(
+        engine.name, "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+    )
+    return {row[0] for row in tx.all(names)}
+
+
+async def grouped(database: Database, units: list[Unit[Any]]) -> list[Any]:
+    """What became of each of them, all given to the database while it was busy."""
+    is_busy, may_go_on = threading.Event(), threading.Event()
+
+    def busy(tx: Transaction) -> None:
+        is_busy.set()
+        assert may_go_on.wait(10)
+
+    first = asyncio.create_task(database.write(busy))
+    await asyncio.to_thread(is_busy.wait, 10)
+    others = [asyncio.create_task(database.write(unit)) for unit in units]
+    await asyncio.sleep(0.02)
+    may_go_on.set()
+    await first
+    return await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.parametrize("guilty", ALL)
+def test_a_unit_that_fails_leaves_nothing_and_its_neighbours_are_kept(engine: Engine, guilty: Unit[None]) -> None:
+    async def work(database: Database) -> tuple[list[Any], list[str], set[str]]:
+        outcomes = await grouped(database, [adding("a"), adding("b"), guilty, adding("c")])
+        found = await database.read(ids)
+        return outcomes, found, await database.read(lambda tx: tables(tx, engine))
+
+    outcomes, found, names = engine.run(work)
+    assert [outcomes[0], outcomes[1], outcomes[3]] == ["a", "b", "c"]
+    assert isinstance(outcomes[2], Exception)
+    assert found == ["a", "b", "c"]
+    assert "guilty" not in names
+
+
+def test_of_many_failing_units_each_sees_its_own_exception(engine: Engine) -> None:
+    def failing(number: int) -> Unit[None]:
+        def unit(tx: Transaction) -> None:
+            add(tx, f"guilty {number}")
+            raise Guilty(number)
+
+        return unit
+
+    async def work(database: Database) -> tuple[list[Any], list[str]]:
+        units: list[Unit[Any]] = [failing(n) if n % 2 else adding(f"{n:02}") for n in range(20)]
+        return await grouped(database, units), await database.read(ids)
+
+    outcomes, found = engine.run(work)
+    assert [error.args[0] for error in outcomes[1::2]] == list(range(1, 20, 2))
+    assert outcomes[::2] == found == [f"{n:02}" for n in range(0, 20, 2)]
+
+
+def test_a_unit_may_be_run_again_and_its_writes_count_once(engine: Engine) -> None:
+    runs = 0
+
+    def counted(tx: Transaction) -> int:
+        nonlocal runs
+        runs += 1
+        return tx.run(ADD, id="once", writer=0)
+
+    async def work(database: Database) -> tuple[list[Any], list[str]]:
+        return await grouped(database, [counted, raises_after_writing]), await database.read(ids)
+
+    outcomes, found = engine.run(work)
+    assert (outcomes[0], found) == (1, ["once"])
+    assert runs >= 1
+
+
+def test_a_caller_that_left_before_its_turn_changes_nothing(engine: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        is_busy, may_go_on = threading.Event(), threading.Event()
+
+        def busy(tx: Transaction) -> None:
+            is_busy.set()
+            assert may_go_on.wait(10)
+
+        first = asyncio.create_task(database.write(busy))
+        await asyncio.to_thread(is_busy.wait, 10)
+        left = asyncio.create_task(database.write(adding("left")))
+        guilty = asyncio.create_task(database.write(raises_after_writing))
+        stayed = asyncio.create_task(database.write(adding("stayed")))
+        await asyncio.sleep(0.02)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        may_go_on.set()
+        await asyncio.gather(first, guilty, stayed, return_exceptions=True)
+        return await database.read(ids)
+
+    if engine.name != "sqlite":
+        pytest.skip("a second writer may have taken it before its caller left")
+    assert engine.run(work) == ["stayed"]
+
+
+def test_thousands_of_writes_at_once_are_all_kept(engine: Engine) -> None:
+    async def work(database: Database) -> int:
+        await asyncio.gather(*(database.write(adding(str(number))) for number in range(3000)))
+        return len(await database.query(ids))
+
+    assert engine.run(work) == 3000
+
+
+WRITERS = 4
+EACH = 250
+
+WRITE_MANY = """
+async def main(engine, writer, each):
+    database = await engine.connect()
+    for start in range(0, each, 10):
+        numbers = range(start, start + 10)
+        await asyncio.gather(*(database.write(lambda tx, n=n: add(tx, f"{writer} {n}", writer)) for n in numbers))
+        await database.read(lambda tx: tx.one("SELECT count(*) FROM note"))
+    await database.close()
+    print("done")
+"""
+
+
+def test_writers_in_many_processes_lose_nothing_and_never_fail(engine: Engine) -> None:
+    engine.run(lambda database: asyncio.sleep(0))
+    processes = [engine.start(WRITE_MANY, writer=writer, each=EACH) for writer in range(WRITERS)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * WRITERS
+
+    async def work(database: Database) -> list[Any]:
+        return await database.query(lambda tx: tx.all("SELECT writer, count(*) FROM note GROUP BY writer ORDER BY 1"))
+
+    assert engine.run(work) == [(writer, EACH) for writer in range(WRITERS)]
+    assert_sound(engine)
+
+
+WRITE_UNTIL_KILLED = """
+async def main(engine):
+    database = await engine.connect()
+    for number in range(10**9):
+        await database.write(lambda tx: add(tx, f"{number:09}"))
+        print(f"{number:09}", flush=True)
+"""
+
+
+def test_what_a_killed_process_was_told_is_written_is_there(engine: Engine) -> None:
+    process = engine.start(WRITE_UNTIL_KILLED)
+    assert process.stdout is not None
+    told = [process.stdout.readline().strip() for _ in range(200)]
+    process.kill()
+    told += process.stdout.read().split()
+    process.wait()
+    process.stdout.close()
+    assert process.stdin is not None
+    process.stdin.close()
+
+    async def work(database: Database) -> list[str]:
+        await database.write(adding("z: and others go on"))
+        return await database.read(ids)
+
+    kept = engine.run(work)
+    assert set(told) <= set(kept)
+    assert len(kept) <= len(set(told)) + 2  # at most one more was on its way to its caller
+    assert_sound(engine)
+
+
+def assert_sound(engine: Engine) -> None:
+    if engine.name == "sqlite":
+        with contextlib.closing(sqlite3.connect(engine.url.removeprefix("sqlite:///"))) as file:
+            assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+START_AND_READ = """
+async def main(engine):
+    database = await engine.connect()
+    print((await database.read(lambda tx: tx.one("SELECT count(*) FROM note")))[0])
+    await database.close()
+"""
+
+
+def test_eight_that_start_at_once_apply_each_migration_once(engine: Engine) -> None:
+    second = "INSERT INTO note (id, writer) VALUES ('first', 1);\nINSERT INTO note (id, writer) VALUES ('second', 2);\n"
+    (engine.directory / "schema" / "0002.sql").write_text(second)
+    processes = [engine.start(START_AND_READ) for _ in range(8)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["2\n"] * 8
+
+
+def test_a_migration_that_comes_later_is_applied_to_what_is_there(engine: Engine) -> None:
+    async def write(database: Database) -> None:
+        await database.write(adding("a"))
+
+    async def read(database: Database) -> Any:
+        return await database.read(lambda tx: tx.one("SELECT id, colour FROM note"))
+
+    engine.run(write)
+    (engine.directory / "schema" / "0002.sql").write_text("ALTER TABLE note ADD COLUMN colour TEXT;\n")
+    assert engine.run(read) == ("a", None)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(engine: Engine, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0001.sql").write_text("CREATE TABLE half (id TEXT);\nTHIS IS NO SQL;\n")
+
+    async def work(database: Database) -> set[str]:
+        with pytest.raises(Unavailable):
+            await migrate(database, "broken", broken)
+        return await database.read(lambda tx: tables(tx, engine))
+
+    assert "half" not in engine.run(work)
+
+
+def test_after_close_a_write_is_refused_as_shutting_down(engine: Engine) -> None:
+    async def work() -> Unavailable:
+        database = await engine.connect()
+        await database.close()
+        with pytest.raises(Unavailable) as caught:
+            await database.write(adding("late"))
+        return caught.value
+
+    refused = asyncio.run(work())
+    assert (refused.status, refused.code) == (503, "shutting_down")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def test_close_waits_for_what_is_under_way(engine: Engine) -> None:
+    async def work() -> list[str]:
+        database = await engine.connect()
+        writes = [asyncio.create_task(database.write(adding(id))) for id in "abc"]
+        await asyncio.sleep(0)
+        await database.close()
+        return await asyncio.gather(*writes)
+
+    assert asyncio.run(work()) == ["a", "b", "c"]
+    assert engine.run(lambda database: database.read(ids)) == ["a", "b", "c"]
+
+
+PUBLISH = """
+async def main(engine, hint):
+    database = await engine.connect()
+    heard = asyncio.Event()
+    database.subscribe(lambda hint: heard.set() if hint == "enough" else None)
+    while not heard.is_set():
+        database.publish(hint)
+        await asyncio.sleep(0.02)
+    await database.close()
+"""
+
+
+async def heard_within(database: Database, hint: str, seconds: float = 10) -> None:
+    heard = asyncio.Event()
+    database.subscribe(lambda other: heard.set() if other == hint else None)
+    async with asyncio.timeout(seconds):
+        await heard.wait()
+
+
+def test_a_hint_reaches_its_own_process(engine: Engine) -> None:
+    async def work(database: Database) -> None:
+        heard = asyncio.create_task(heard_within(database, "queued"))
+        await asyncio.sleep(0)
+        database.publish("queued")
+        await heard
+
+    engine.run(work)
+
+
+def test_hints_reach_another_process_and_come_back(engine: Engine) -> None:
+    async def work(database: Database) -> None:
+        process = engine.start(PUBLISH, hint="ended é 1")
+        await heard_within(database, "ended é 1", 20)
+        while process.poll() is None:
+            database.publish("enough")
+            await asyncio.sleep(0.02)
+        process.communicate()
+        assert process.returncode == 0
+
+    engine.run(work)
+
+
+def test_a_thousand_hints_at_once_all_arrive_where_they_were_published(engine: Engine) -> None:
+    async def work(database: Database) -> set[str]:
+        heard: set[str] = set()
+        database.subscribe(heard.add)
+        for number in range(1000):
+            database.publish(f"ended {number}")
+        async with asyncio.timeout(10):
+            while len(heard) < 1000:
+                await asyncio.sleep(0.01)
+        return heard
+
+    assert engine.run(work) == {f"ended {number}" for number in range(1000)}
+
+
+@pytest.fixture
+def sqlite(engine: Engine) -> Engine:
+    if engine.name != "sqlite":
+        pytest.skip("a matter of files")
+    return engine
+
+
+OPEN_AND_WAIT = """
+async def main(engine):
+    database = await engine.connect()
+    print("open", flush=True)
+    await asyncio.sleep(60)
+"""
+
+
+def sockets() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob("hints-*/*"))
+
+
+def test_the_socket_of_a_killed_process_is_cleared_away(sqlite: Engine) -> None:
+    process = sqlite.start(OPEN_AND_WAIT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    process.kill()
+    process.communicate()
+    assert len(sockets()) == 1
+
+    async def work(database: Database) -> None:
+        database.publish("anyone?")
+        async with asyncio.timeout(10):
+            while len(sockets()) > 1:
+                await asyncio.sleep(0.01)
+
+    sqlite.run(work)
+    assert sockets() == []
+
+
+def hint_directories() -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob("hints-*"))
+
+
+def test_the_directory_of_hints_is_its_owners_alone_and_goes_with_the_last(sqlite: Engine) -> None:
+    async def modes(database: Database) -> list[int]:
+        return [directory.stat().st_mode & 0o777 for directory in hint_directories()]
+
+    assert sqlite.run(modes) == [0o700]
+    assert hint_directories() == []
+
+
+def test_hints_outlive_a_cleaner_of_temporary_files(sqlite: Engine) -> None:
+    async def hear_after_cleaning(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(heard.append)
+        for directory in hint_directories():
+            shutil.rmtree(directory)
+        database.publish("one")
+        await asyncio.sleep(0.6)  # a list of the others is looked at again after half a second
+        database.publish("two")
+        await asyncio.sleep(0.1)
+        assert [len(list(directory.iterdir())) for directory in hint_directories()] == [1]
+        return heard
+
+    assert sqlite.run(hear_after_cleaning) == ["one", "two"]
+
+
+@contextlib.contextmanager
+def held(engine: Engine) -> Iterator[None]:
+    """The lock beside the file, as another process holds it while it writes."""
+    descriptor = os.open(engine.url.removeprefix("sqlite:///") + "-lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_writer_stuck_behind_another_process_gives_up_in_bounded_time_and_works_again_after(sqlite: Engine) -> None:
+    async def work(database: Database) -> tuple[Unavailable, float, list[str]]:
+        started = time.monotonic()
+        with held(sqlite):
+            with pytest.raises(Unavailable) as caught:
+                await database.write(adding("too late"))
+            seconds = time.monotonic() - started
+        await database.write(adding("after"))
+        return caught.value, seconds, await database.read(ids)
+
+    refused, seconds, found = sqlite.run(work)
+    assert (refused.status, refused.code) == (503, "database_unavailable")
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert seconds < WRITE_SECONDS + 1
+    assert "after" in found
+
+
+def test_reading_goes_on_behind_a_stuck_writer(sqlite: Engine) -> None:
+    async def work(database: Database) -> list[list[str]]:
+        await database.write(adding("before"))
+        with held(sqlite):
+            stuck = asyncio.create_task(database.write(adding("stuck")))
+            await asyncio.sleep(0.02)
+            seen = [await database.read(ids), await database.query(ids)]
+        await stuck
+        return seen
+
+    assert sqlite.run(work) == [["before"], ["before"]]
+
+
+def test_close_ends_in_bounded_time_behind_another_process(sqlite: Engine) -> None:
+    async def work() -> float:
+        database = await sqlite.connect()
+        with held(sqlite):
+            started = time.monotonic()
+            await asyncio.wait_for(database.close(), WRITE_SECONDS + 5)
+            return time.monotonic() - started
+
+    assert asyncio.run(work()) < WRITE_SECONDS + 1
+
+
+def test_a_database_in_memory_works(sqlite: Engine) -> None:
+    async def work() -> tuple[list[str], list[str], int]:
+        database = await connection.connect("sqlite:///:memory:", {"notes": sqlite.directory / "schema"})
+        await asyncio.gather(*(database.write(adding(id)) for id in "abc"))
+        with pytest.raises(Guilty):
+            await database.write(raises_after_writing)
+        found = await database.read(ids), await database.query(ids), await database.read(lambda tx: tx.now)
+        await database.close()
+        return found
+
+    read, queried, now = asyncio.run(work())
+    assert read == queried == ["a", "b", "c"]
+    assert abs(now - time.time() * 1000) < 10_000
+
+
+def test_two_databases_in_memory_share_nothing(sqlite: Engine) -> None:
+    async def work() -> list[str]:
+        schemas = {"notes": sqlite.directory / "schema"}
+        one = await connection.connect("sqlite:///:memory:", schemas)
+        other = await connection.connect("sqlite:///:memory:", schemas)
+        await one.write(adding("a"))
+        found = await other.read(ids)
+        await one.close()
+        await other.close()
+        return found
+
+    assert asyncio.run(work()) == []
+
+
+def test_the_file_is_as_durable_as_promised(sqlite: Engine) -> None:
+    async def work(database: Database) -> tuple[Any, Any]:
+        return await database.write(lambda tx: (tx.one("PRAGMA journal_mode"), tx.one("PRAGMA synchronous")))
+
+    assert sqlite.run(work) == (("wal",), (2,))
+
+
+@pytest.mark.parametrize("content", [b"this is no database, but it is longer than the header of one " * 20])
+def test_a_file_that_is_no_database_is_one_line_that_names_the_setting(sqlite: Engine, content: bytes) -> None:
+    (sqlite.directory / "notes.db").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: "):
+        sqlite.run(lambda database: asyncio.sleep(0))
+
+
+def test_a_directory_that_can_not_be_made_is_one_line_that_names_the_setting(sqlite: Engine) -> None:
+    (sqlite.directory / "file").write_text("")
+    broken = Engine("sqlite", f"sqlite:///{sqlite.directory / 'file' / 'x.db'}", sqlite.directory)
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: "):
+        broken.run(lambda database: asyncio.sleep(0))
+
+
+def test_nothing_is_left_open_after_close(sqlite: Engine) -> None:
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    sqlite.run(lambda database: asyncio.sleep(0))
+    before = opened()
+    for _ in range(5):
+        sqlite.run(lambda database: database.write(lambda tx: ids(tx)))
+    eventually(lambda: opened() <= before, 2)

@@ -1,0 +1,217 @@
+"""The routes, and their handlers: parse, call one verb of the domain, answer."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from only_post_svc import models, queue
+from only_post_svc.backlog import Backlog
+from only_post_svc.health import Health
+from only_post_svc.models import Types, listed_json, task_json
+from only_post_svc.queue import NewTask, Task
+from only_post_svc.settings import Settings
+from only_post_svc.waiters import Waiters
+from shared.auth import TokenDoor, require
+from shared.bodies import check_media_type, parse_json, read, read_json
+from shared.database import Database, Transaction
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.idempotency import Answer, key_of, once
+from shared.pages import Cursors
+from shared.rate_limits import RateLimit, address
+from shared.schemas import Fault
+from shared.strict_json import encode
+
+
+class State(TypedDict):
+    """What the lifespan makes and every handler finds in `request.state`."""
+
+    settings: Settings
+    database: Database
+    token_door: TokenDoor
+    types: Types
+    backlog: Backlog
+    waiters: Waiters
+    health: Health
+    cursors: Cursors
+    rate_limit: RateLimit | None
+
+
+ANYONE = ""  # the caller where no token is asked for
+
+
+async def caller_of(request: Request[State]) -> str:
+    """The caller's id. Raises 401, 403 and 429."""
+    caller = ANYONE
+    if request.state["settings"].task_auth == "required":
+        caller = (await require(request, "tasks")).subject
+    if limit := request.state["rate_limit"]:
+        limit.take(caller or address(request))
+    return caller
+
+
+def json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body.encode(), status, headers, media_type="application/json")
+
+
+def task_response(task: Task, headers: dict[str, str] | None = None) -> Response:
+    """200 with a task that has ended, else 202 and when to ask again."""
+    if task.is_final:
+        return json_response(task_json(task), 200, headers)
+    return json_response(task_json(task), 202, {"Retry-After": "1", **(headers or {})})
+
+
+async def submit(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    body = await read_json(request)
+    wanted = models.SUBMIT.parse(body)
+    new = request.state["types"].new_task(wanted)
+    answer = await _submit_once(request, caller, body, [new], lambda tasks: task_json(tasks[0]))
+    if wanted.wait:
+        task_id = json.loads(answer.body)["task_id"]
+        with contextlib.suppress(Unavailable):  # it is on disk, whatever becomes of the waiting
+            task = await request.state["waiters"].until_final(caller, task_id, wanted.wait)
+            if task is not None:
+                return task_response(task, _replayed(answer))
+    return json_response(answer.body, answer.status, _replayed(answer))
+
+
+async def submit_batch(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    body = await read_json(request)
+    new = _batch(models.BATCH.parse(body).tasks, request.state["types"])
+    answer = await _submit_once(request, caller, body, new, _items)
+    return json_response(answer.body, answer.status, _replayed(answer))
+
+
+async def _submit_once(
+    request: Request[State], caller: str, body: Any, new: list[NewTask], write: Callable[[list[Task]], str]
+) -> Answer:
+    """The answer to a submit: the first one, when its key was used before. `write` says it in JSON."""
+    key = key_of(request, caller, body)
+    database, backlog = request.state["database"], request.state["backlog"]
+
+    def work(tx: Transaction) -> Answer:
+        backlog.admit(tx, len(new))
+        return Answer(202, write([queue.submit(tx, caller, one) for one in new]))
+
+    answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)))
+    database.publish("queued")
+    if any(one.is_for_later for one in new):
+        database.publish("scheduled")
+    return answer
+
+
+def _batch(entries: list[dict[str, Any]], types: Types) -> list[NewTask]:
+    """Raises Invalid with the faults of all entries at once."""
+    new: list[NewTask] = []
+    faults: list[Fault] = []
+    for index, entry in enumerate(entries):
+        try:
+            new.append(types.new_task(models.TASK.parse(entry)))
+        except Invalid as invalid:
+            faults += [Fault(f"/tasks/{index}{fault.pointer}", fault.detail) for fault in invalid.errors]
+    if faults:
+        raise Invalid(faults)
+    return new
+
+
+def _items(tasks: list[Task]) -> str:
+    return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
+
+
+def _replayed(answer: Answer) -> dict[str, str] | None:
+    return {"Idempotency-Replayed": "true"} if answer.is_replay else None
+
+
+async def result(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    wanted = models.RESULT.parse(await read_json(request))
+    return task_response(_found(await request.state["waiters"].until_final(caller, wanted.task_id, wanted.wait)))
+
+
+async def cancel(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    task_id = models.TASK_ID.parse(await read_json(request)).task_id
+
+    def unit(tx: Transaction) -> tuple[bool, Task | None]:
+        return queue.cancel(tx, caller, task_id), queue.find(tx, caller, task_id)
+
+    is_cancelled, found = await request.state["database"].write(unit)
+    task = _found(found)
+    if task.status != "cancelled":
+        raise Conflict("task_finished", f"the task has {task.status} already")
+    if is_cancelled:
+        request.state["database"].publish(f"cancelled {task.id}")
+    return task_response(task)
+
+
+async def retry(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    task_id = models.TASK_ID.parse(await read_json(request)).task_id
+
+    def unit(tx: Transaction) -> tuple[bool, Task | None]:
+        return queue.retry(tx, caller, task_id), queue.find(tx, caller, task_id)
+
+    is_queued, found = await request.state["database"].write(unit)
+    task = _found(found)
+    if task.status == "succeeded":
+        raise Conflict("task_succeeded", "only a failed or cancelled task can be tried again")
+    if not is_queued:
+        raise Conflict("task_not_finished", f"the task is {models.status_of(task)}")
+    request.state["database"].publish("queued")
+    return task_response(task)
+
+
+async def list_tasks(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    wanted = models.LIST.parse(await read_json(request))
+    bound = ("tasks", caller, wanted.status, wanted.type)
+    cursors, limit = request.state["cursors"], int(wanted.limit)
+    before = cursors.read(wanted.cursor, *bound) if wanted.cursor is not None else None
+    tasks = await request.state["database"].query(
+        lambda tx: queue.list_newest(tx, caller, status=wanted.status, type=wanted.type, before=before, limit=limit + 1)
+    )
+    items = tasks[:limit]
+    cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None
+    return json_response(f'{{"items":[{",".join(map(listed_json, items))}],"next_cursor":{encode(cursor)}}}')
+
+
+async def list_types(request: Request[State]) -> Response:
+    await caller_of(request)
+    models.EMPTY.parse(await read_json(request))
+    return json_response(encode({"items": request.state["types"].listing()}))
+
+
+async def health(request: Request[State]) -> Response:
+    if body := await read(request):  # none is fine
+        check_media_type(request, "application/json")
+        if not isinstance(parse_json(body), dict):
+            raise Invalid([Fault("", "must be an object")])
+    is_ok, report = await request.state["health"].report()
+    if not is_ok:
+        return json_response(encode(report), 503, {"Retry-After": "5"})
+    return json_response(encode(report))
+
+
+def _found(task: Task | None) -> Task:
+    if task is None:
+        raise NotFound("task_not_found", "there is no such task")
+    return task
+
+
+def routes(*, health_get: bool) -> list[Route]:
+    return [
+        Route("/api/task", submit, methods=["POST"]),
+        Route("/api/batch", submit_batch, methods=["POST"]),
+        Route("/api/result", result, methods=["POST"]),
+        Route("/api/cancel", cancel, methods=["POST"]),
+        Route("/api/retry", retry, methods=["POST"]),
+        Route("/api/tasks", list_tasks, methods=["POST"]),
+        Route("/api/types", list_types, methods=["POST"]),
+        Route("/health", health, methods=["POST", "GET"] if health_get else ["POST"]),
+    ]

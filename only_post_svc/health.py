@@ -1,0 +1,70 @@
+"""Whether the service makes progress, not only whether it lives."""
+
+import asyncio
+import time
+from typing import Any
+
+from only_post_svc import workers
+from only_post_svc.workers import Condition
+from shared import VERSION, times
+from shared.database import Database
+from shared.errors import Unavailable
+
+FRESH_SECONDS = 0.5  # /health is open to all; whoever asks more often gets the same answer
+STALLED_SECONDS = 15  # tasks have waited, and nobody has claimed one, for this long
+
+
+class Health:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._turn = asyncio.Lock()
+        self._report: tuple[bool, dict[str, Any]] = (False, {})
+        self._reported_at = -FRESH_SECONDS
+
+    async def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether all is well, and the answer's body."""
+        async with self._turn:
+            if time.monotonic() - self._reported_at >= FRESH_SECONDS:
+                self._report = await self._look()
+                self._reported_at = time.monotonic()
+            return self._report
+
+    async def _look(self) -> tuple[bool, dict[str, Any]]:
+        started = time.monotonic()
+        try:
+            await self._database.write(lambda tx: tx.now)  # reads may go on when nothing can be written
+            condition = await self._database.query(workers.condition)
+        except Unavailable as error:
+            database = {"status": "unavailable", "detail": error.detail}
+            return False, {"status": "degraded", "version": VERSION, "database": database, "queue": None, "workers": []}
+        milliseconds = round((time.monotonic() - started) * 1000, 1)
+        is_ok = not _is_stalled(condition)
+        return is_ok, {
+            "status": "ok" if is_ok else "degraded",
+            "version": VERSION,
+            "database": {"status": "ok", "milliseconds": milliseconds},
+            "queue": {
+                "queued": condition.queued,
+                "scheduled": condition.scheduled,
+                "running": condition.running,
+                "oldest_queued_seconds": _age_seconds(condition),
+            },
+            "workers": [_worker(row) for row in condition.workers],
+        }
+
+
+def _age_seconds(condition: Condition) -> float | None:
+    if condition.oldest_queued_at is None:
+        return None
+    return max(0, condition.now - condition.oldest_queued_at) / 1000
+
+
+def _is_stalled(condition: Condition) -> bool:
+    claims = [row["claimed_at"] for row in condition.workers if row["claimed_at"] is not None]
+    claimed_lately = bool(claims) and condition.now - max(claims) < STALLED_SECONDS * 1000
+    return (_age_seconds(condition) or 0) >= STALLED_SECONDS and not claimed_lately
+
+
+def _worker(row: dict[str, Any]) -> dict[str, Any]:
+    moments = ("started_at", "seen_at", "claimed_at")
+    return row | {name: row[name] and times.to_text(row[name]) for name in moments}

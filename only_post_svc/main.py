@@ -1,0 +1,114 @@
+"""The parts put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from only_post_svc import api
+from only_post_svc.api import State
+from only_post_svc.backlog import Backlog
+from only_post_svc.children import describe_types
+from only_post_svc.health import Health
+from only_post_svc.models import Types
+from only_post_svc.registry import TaskType
+from only_post_svc.settings import Settings
+from only_post_svc.waiters import Waiters
+from only_post_svc.worker import Worker
+from shared import logs, server
+from shared.access_log import AccessLog
+from shared.auth import TokenDoor
+from shared.bodies import BodyLimit
+from shared.database import Database, connection
+from shared.errors import EXCEPTION_HANDLERS
+from shared.http_protocol import PostOnlyProtocol
+from shared.keys import load_keys
+from shared.pages import Cursors
+from shared.post_only import PostOnly
+from shared.rate_limits import RateLimit
+from shared.request_id import RequestId
+from shared.settings import SettingsError
+from shared.shutting_down import ShuttingDown
+from shared.single_headers import SingleHeaders
+
+SCHEMA = Path(__file__).parent / "schema"
+
+
+def create_app(settings: Settings) -> Starlette:
+    health_paths = frozenset({"/health"} if settings.health_get else ())
+    app = Starlette(
+        routes=api.routes(health_get=settings.health_get),
+        middleware=[
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            Middleware(ShuttingDown),
+            Middleware(PostOnly, get_paths=health_paths),
+            Middleware(SingleHeaders),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lambda app: lifespan(settings),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@asynccontextmanager
+async def lifespan(settings: Settings) -> AsyncIterator[State]:
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        token_door = TokenDoor(load_keys(settings))
+    except SettingsError as error:
+        server.fail_now(str(error))
+    async with parts(settings) as (database, types):
+        waiters = Waiters(database)
+        worker = Worker(database, settings, types, settings.worker_processes)
+        worker.start()
+
+        def stop() -> None:
+            worker.stop()
+            waiters.stop()
+
+        with server.stop_signals(stop):
+            yield State(
+                settings=settings,
+                database=database,
+                token_door=token_door,
+                types=Types(types),
+                backlog=Backlog(settings.max_queued),
+                waiters=waiters,
+                health=Health(database),
+                cursors=Cursors([secret.value for secret in settings.secret_key]),
+                rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+            )
+        await worker.stopped()
+
+
+@asynccontextmanager
+async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, TaskType]]]:
+    """What the web process and the worker process both need. What can't be had ends the start."""
+    try:
+        types = await describe_types(settings)
+        database = await connection.connect(settings.database_url, {"only_post": SCHEMA})
+    except SettingsError as error:
+        server.fail_now(str(error))
+    try:
+        yield database, types
+    finally:
+        await database.close()
+
+
+def start_server(host: str | None = None, port: int | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, with the settings of the environment."""
+    settings = server.settings_or_fail(Settings)
+    server.serve(create_app(settings), settings, host, port, PostOnlyProtocol)
+
+
+def __getattr__(name: str) -> Any:
+    # `uvicorn only_post_svc.main:app` asks for it; an import alone reads no settings and opens nothing.
+    if name == "app":
+        return create_app(server.settings_or_fail(Settings))
+    raise AttributeError(name)

@@ -1,0 +1,160 @@
+"""The shapes on the wire."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from only_post_svc.queue import NewTask, Task
+from only_post_svc.registry import MAX_ATTEMPTS, TaskType
+from shared import times
+from shared.bodies import Shape
+from shared.errors import Invalid
+from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
+from shared.schemas import Check, Fault, Limits, validator
+from shared.strict_json import encode
+
+MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
+MAX_DELAY_SECONDS = 30 * 86400
+MAX_BATCH = 1000
+
+Wait = Annotated[float, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """One task of a batch. Seconds; `timeout` and `max_attempts` are the type's own when left out."""
+
+    type: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    delay: Annotated[float, Limits(minimum=0, maximum=MAX_DELAY_SECONDS)] = 0
+    run_at: str | None = None
+    priority: Annotated[int, Limits(minimum=-100, maximum=100)] = 0
+    timeout: Annotated[float, Limits(exclusiveMinimum=0)] | None = None
+    max_attempts: Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)] | None = None
+
+
+@dataclass(frozen=True)
+class SubmitRequest(TaskRequest):
+    wait: Wait = 0
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    tasks: Annotated[list[dict[str, Any]], Limits(minItems=1, maxItems=MAX_BATCH)]
+
+
+@dataclass(frozen=True)
+class ResultRequest:
+    task_id: str
+    wait: Wait = 0
+
+
+@dataclass(frozen=True)
+class TaskIdRequest:
+    task_id: str
+
+
+@dataclass(frozen=True)
+class ListRequest:
+    status: Status | None = None
+    type: str | None = None
+    limit: Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)] = DEFAULT_LIMIT
+    cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class EmptyRequest:
+    pass
+
+
+TASK = Shape(TaskRequest)
+SUBMIT = Shape(SubmitRequest)
+BATCH = Shape(BatchRequest)
+RESULT = Shape(ResultRequest)
+TASK_ID = Shape(TaskIdRequest)
+LIST = Shape(ListRequest)
+EMPTY = Shape(EmptyRequest)
+
+
+class Types:
+    """The task types of this service, each with the check of its payload made ready."""
+
+    def __init__(self, types: dict[str, TaskType]) -> None:
+        self._types = types
+        self._checks: dict[str, Check] = {name: validator(type.payload_schema) for name, type in types.items()}
+
+    def new_task(self, request: TaskRequest) -> NewTask:
+        """What the queue stores of a request. Raises Invalid."""
+        task_type = self._types.get(request.type)
+        if task_type is None:
+            raise Invalid([Fault("/type", "unknown task type; POST /api/types lists them")])
+        faults: list[Fault] = []
+        self._checks[request.type](request.payload, "/payload", faults)
+        timeout = task_type.timeout if request.timeout is None else request.timeout
+        if timeout > task_type.timeout:
+            faults.append(Fault("/timeout", f"must be at most {task_type.timeout:g}"))
+        run_at = _run_at(request, faults)
+        if faults:
+            raise Invalid(faults)
+        return NewTask(
+            type=request.type,
+            payload=encode(request.payload),
+            timeout_ms=max(1, int(timeout * 1000)),
+            max_attempts=int(request.max_attempts or task_type.max_attempts),
+            priority=int(request.priority),
+            delay_ms=int(request.delay * 1000),
+            run_at=run_at,
+        )
+
+    def listing(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "type": type.type,
+                "description": type.description,
+                "payload_schema": type.payload_schema,
+                "timeout": type.timeout,
+                "max_attempts": type.max_attempts,
+            }
+            for type in self._types.values()
+        ]
+
+
+def _run_at(request: TaskRequest, faults: list[Fault]) -> int | None:
+    if request.run_at is None:
+        return None
+    if request.delay:
+        faults.append(Fault("/run_at", "not together with delay"))
+    try:
+        return times.from_text(request.run_at)
+    except (ValueError, OverflowError):
+        faults.append(Fault("/run_at", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
+        return None
+
+
+def task_json(task: Task) -> str:
+    """A task as clients see it. What is JSON already (result, error, progress) goes in as it is."""
+    return _json(task, f'"result":{task.result or "null"},')
+
+
+def listed_json(task: Task) -> str:
+    """A task in a list, which has no results: two hundred may be large."""
+    return _json(task, "")
+
+
+def _json(task: Task, result: str) -> str:
+    return (
+        f'{{"task_id":"{task.id}","type":{json.dumps(task.type)},"status":"{status_of(task)}",'
+        f'{result}"error":{task.error or "null"},"progress":{task.progress or "null"},'
+        f'"attempt":{task.attempt},"max_attempts":{task.max_attempts},"priority":{task.priority},'
+        f'"created_at":{_time(task.created_at)},"run_at":{_time(task.run_at)},'
+        f'"started_at":{_time(task.started_at)},"finished_at":{_time(task.finished_at)}}}'
+    )
+
+
+def status_of(task: Task) -> str:
+    return "queued" if task.status == "scheduled" else task.status
+
+
+def _time(milliseconds: int | None) -> str:
+    return "null" if milliseconds is None else f'"{times.to_text(milliseconds)}"'

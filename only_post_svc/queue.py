@@ -1,0 +1,381 @@
+"""The life of a task, in SQL.
+
+    scheduled → queued → running → succeeded | failed | cancelled
+
+Every function is a unit of work over a transaction. Whatever a run writes is fenced by its lease:
+no row back means that the run is no longer the task's, and nothing was written.
+"""
+
+import random
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from shared import ids
+from shared.database import Transaction
+
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 600.0
+MAX_SWEPT = 500  # rows in one transaction of the upkeep, so that nobody waits long behind it
+
+
+class Task(NamedTuple):
+    """A row of the table, in the order of COLUMNS. Times in milliseconds since 1970."""
+
+    id: str
+    type: str
+    status: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    created_at: int
+    run_at: int
+    started_at: int | None
+    finished_at: int | None
+    progress: str | None  # JSON
+    error: str | None  # JSON
+    result: str | None = None  # JSON
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a client asked for, checked. Times in milliseconds; `run_at` None means `delay_ms` from now."""
+
+    type: str
+    payload: str  # JSON
+    timeout_ms: int
+    max_attempts: int
+    priority: int = 0
+    delay_ms: int = 0
+    run_at: int | None = None
+
+    @property
+    def is_for_later(self) -> bool:
+        return self.delay_ms > 0 or self.run_at is not None
+
+
+class Claim(NamedTuple):
+    """A run: the task, and the lease that everything it writes must show."""
+
+    id: str
+    type: str
+    attempt: int
+    max_attempts: int
+    timeout_ms: int
+    is_alone: bool
+    payload: str
+    lease: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended. `error` is JSON; `retry_after_seconds` None takes the usual backoff."""
+
+    result: str | None = None
+    error: str | None = None
+    can_retry: bool = True
+    retry_after_seconds: float | None = None
+    progress: str | None = None
+
+
+COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.max_attempts, task.created_at,
+    task.run_at, task.started_at, task.finished_at, task.progress, task.error"""
+
+
+INSERT = """
+INSERT INTO task (id, caller, type, status, priority, timeout_ms, attempt, max_attempts, is_alone, created_at, run_at)
+VALUES (:id, :caller, :type, :status, :priority, :timeout_ms, 0, :max_attempts, 0, :created_at, :run_at)
+"""
+
+INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
+
+
+def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
+    now = tx.now
+    run_at = max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
+    task = Task(
+        id=ids.new(),
+        type=new.type,
+        status="scheduled" if run_at > now else "queued",
+        priority=new.priority,
+        attempt=0,
+        max_attempts=new.max_attempts,
+        created_at=now,
+        run_at=run_at,
+        started_at=None,
+        finished_at=None,
+        progress=None,
+        error=None,
+    )
+    tx.run(
+        INSERT,
+        id=task.id,
+        caller=caller,
+        type=task.type,
+        status=task.status,
+        priority=task.priority,
+        timeout_ms=new.timeout_ms,
+        max_attempts=task.max_attempts,
+        created_at=now,
+        run_at=run_at,
+    )
+    tx.run(INSERT_PAYLOAD, id=task.id, payload=new.payload)
+    return task
+
+
+FIND = f"""
+SELECT {COLUMNS}, task_result.body
+FROM task LEFT JOIN task_result ON task_result.task_id = task.id
+WHERE task.id = :id AND task.caller = :caller
+"""
+
+
+def find(tx: Transaction, caller: str, task_id: str) -> Task | None:
+    row = tx.one(FIND, id=task_id, caller=caller)
+    return Task(*row) if row else None
+
+
+# Every filter walks an index that holds little else. Statuses are written out, since only so the planner sees that
+# a partial index fits.
+CONDITIONS = {
+    "scheduled": "AND finished_at IS NULL AND status = 'scheduled'",
+    "queued": "AND finished_at IS NULL AND status = 'queued'",
+    "running": "AND finished_at IS NULL AND status = 'running'",
+    "succeeded": "AND status = 'succeeded'",
+    "failed": "AND status = 'failed'",
+    "cancelled": "AND status = 'cancelled'",
+}
+
+
+def list_newest(
+    tx: Transaction, caller: str, *, status: str | None, type: str | None, before: str | None, limit: int
+) -> list[Task]:
+    """Up to `limit` tasks with ids below `before`, newest first, without results."""
+    sql = _list_sql(status, type, before)
+    if status == "queued":
+        scheduled = _list_sql("scheduled", type, before)
+        sql = f"SELECT * FROM ({sql}) AS queued UNION ALL SELECT * FROM ({scheduled}) AS scheduled"
+        sql += " ORDER BY 1 DESC LIMIT :limit"
+    return [Task(*row) for row in tx.all(sql, caller=caller, type=type, before=before, limit=limit)]
+
+
+def _list_sql(status: str | None, type: str | None, before: str | None) -> str:
+    filters = [CONDITIONS[status] if status else ""]
+    if type is not None:
+        # Of a status, a type is found among the few of the status and not among all of the type.
+        filters.append("AND coalesce(type, '') = :type" if status not in (None, "succeeded") else "AND type = :type")
+    if before is not None:
+        filters.append("AND id < :before")
+    return f"SELECT {COLUMNS} FROM task WHERE caller = :caller {' '.join(filters)} ORDER BY id DESC LIMIT :limit"
+
+
+COUNT_WAITING = """
+SELECT (SELECT count(*) FROM task WHERE status = 'queued')
+     + (SELECT count(*) FROM task WHERE status = 'scheduled')
+"""
+
+
+def count_waiting(tx: Transaction) -> int:
+    row = tx.one(COUNT_WAITING)
+    return int(row[0]) if row else 0
+
+
+# The run that holds the lease loses it here: it is stopped, and can't write any more.
+CANCEL = """
+UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
+WHERE id = :id AND caller = :caller AND status IN ('queued', 'scheduled', 'running')
+"""
+
+
+def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
+    """False when there was nothing to cancel."""
+    return tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) == 1
+
+
+RETRY = """
+UPDATE task SET status = 'queued', attempt = 0, run_at = :now, started_at = NULL, finished_at = NULL,
+    progress = NULL, error = NULL, is_alone = 0
+WHERE id = :id AND caller = :caller AND status IN ('failed', 'cancelled')
+"""
+
+
+def retry(tx: Transaction, caller: str, task_id: str) -> bool:
+    """False unless the task had failed or been cancelled."""
+    return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
+
+
+# One walk of the index for each type, so that types nobody here knows, or has hands for, are never
+# looked at.
+CANDIDATES = """
+SELECT * FROM (
+    SELECT priority, run_at, id, type, is_alone FROM task
+    WHERE status = 'queued' AND type = :type{n}
+    ORDER BY priority DESC, run_at, id LIMIT :limit{n}
+) AS candidates{n}
+"""
+
+CLAIM = """
+UPDATE task SET status = 'running', attempt = attempt + 1, lease = :lease, lease_until = :until,
+    started_at = :now, progress = NULL
+WHERE id = :id AND status = 'queued'
+RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
+    (SELECT body FROM task_payload WHERE task_id = task.id), lease
+"""
+
+
+def claim(
+    tx: Transaction, limits: Mapping[str, int], fits: Callable[[str, bool], bool], lease_seconds: int
+) -> list[Claim]:
+    """Takes queued tasks of the types in `limits`, up to as many of each: highest priority first, then by
+    run_at. `fits(type, is_alone)` says whether there is a hand for one more."""
+    sql = "UNION ALL".join(CANDIDATES.format(n=n) for n in range(len(limits)))
+    values: dict[str, str | int] = {f"type{n}": type for n, type in enumerate(limits)}
+    values |= {f"limit{n}": limit for n, limit in enumerate(limits.values())}
+    candidates = tx.all(f"{sql} ORDER BY 1 DESC, 2, 3", **values)
+    chosen = [id for _, _, id, type, is_alone in candidates if fits(type, bool(is_alone))]
+    until = tx.now + lease_seconds * 1000
+    claimed = [tx.one(CLAIM, id=id, lease=secrets.token_hex(8), now=tx.now, until=until) for id in chosen]
+    return [Claim(*row) for row in claimed if row]
+
+
+RENEW = "UPDATE task SET lease_until = :until WHERE id = :id AND lease = :lease"
+
+
+def renew(tx: Transaction, runs: Sequence[Claim], lease_seconds: int) -> list[Claim]:
+    """The runs whose lease was no longer theirs."""
+    until = tx.now + lease_seconds * 1000
+    return [run for run in runs if not tx.run(RENEW, id=run.id, lease=run.lease, until=until)]
+
+
+HOLDS = "SELECT 1 FROM task WHERE id = :id AND lease = :lease"
+
+
+def holds(tx: Transaction, run: Claim) -> bool:
+    return tx.one(HOLDS, id=run.id, lease=run.lease) is not None
+
+
+REPORT = "UPDATE task SET progress = :progress WHERE id = :id AND lease = :lease"
+
+
+def report(tx: Transaction, run: Claim, progress: str) -> bool:
+    return tx.run(REPORT, id=run.id, lease=run.lease, progress=progress) == 1
+
+
+FINISH = """
+UPDATE task SET status = :status, finished_at = :now, error = :error, progress = coalesce(:progress, progress),
+    lease = NULL, lease_until = NULL
+WHERE id = :id AND lease = :lease
+"""
+
+INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :result)"
+
+AGAIN = """
+UPDATE task SET status = 'scheduled', run_at = :run_at, error = :error, lease = NULL, lease_until = NULL
+WHERE id = :id AND lease = :lease
+"""
+
+
+def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
+    """Ends the run: its task succeeds, waits for another try, or fails. False when the lease was lost."""
+    if ending.error is None:
+        return _end(tx, run, "succeeded", ending)
+    if not ending.can_retry or run.attempt >= run.max_attempts:
+        return _end(tx, run, "failed", ending)
+    wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
+    run_at = tx.now + int(wait * 1000)
+    return tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
+
+
+def _end(tx: Transaction, run: Claim, status: str, ending: Ending) -> bool:
+    held = tx.run(
+        FINISH, id=run.id, lease=run.lease, status=status, now=tx.now, error=ending.error, progress=ending.progress
+    )
+    if held and ending.result is not None:
+        tx.run(INSERT_RESULT, id=run.id, result=ending.result)
+    return held == 1
+
+
+RELEASE = """
+UPDATE task SET status = 'queued', attempt = attempt - 1, is_alone = :is_alone, lease = NULL, lease_until = NULL,
+    started_at = NULL
+WHERE id = :id AND lease = :lease
+"""
+
+
+def release(tx: Transaction, run: Claim, *, is_alone: bool) -> bool:
+    """Puts the task back as if it had not been claimed; `is_alone`: to run with no other in its child."""
+    return tx.run(RELEASE, id=run.id, lease=run.lease, is_alone=int(is_alone)) == 1
+
+
+def backoff_seconds(attempt: int) -> float:
+    """Doubles with every attempt and is spread by half, so that what failed together does not return together."""
+    return min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+
+
+PROMOTE = """
+UPDATE task SET status = 'queued' WHERE id IN
+    (SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most)
+"""
+
+NEXT_DUE = "SELECT run_at FROM task WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
+
+
+def promote(tx: Transaction) -> int:
+    """Queues what is due: how many."""
+    return tx.run(PROMOTE, now=tx.now, most=MAX_SWEPT)
+
+
+def seconds_to_next_due(tx: Transaction) -> float | None:
+    row = tx.one(NEXT_DUE)
+    return (row[0] - tx.now) / 1000 if row else None
+
+
+EXPIRED = """
+SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease FROM task
+WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most
+"""
+
+EARLIEST_LEASE = "SELECT 1 FROM task WHERE status = 'running' AND (lease_until <= :now OR lease_until > :until) LIMIT 1"
+
+# A clock that was set back leaves leases that end in a year: none may end later than one that starts now.
+CLAMP = "UPDATE task SET lease_until = :until WHERE status = 'running' AND lease_until > :until"
+
+REQUEUE_LOST = """
+UPDATE task SET status = 'queued', error = :error, lease = NULL, lease_until = NULL WHERE id = :id AND lease = :lease
+"""
+
+
+def has_expired_leases(tx: Transaction, lease_seconds: int) -> bool:
+    return tx.one(EARLIEST_LEASE, now=tx.now, until=tx.now + lease_seconds * 1000) is not None
+
+
+def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:
+    """Takes back the runs whose lease is over: queued again, or failed with the error `lost` when
+    that was their last attempt. The ids."""
+    tx.run(CLAMP, until=tx.now + lease_seconds * 1000)
+    runs = [Claim(*row) for row in tx.all(EXPIRED, now=tx.now, most=MAX_SWEPT)]
+    for run in runs:
+        if run.attempt >= run.max_attempts:
+            _end(tx, run, "failed", Ending(error=lost))
+        else:
+            tx.run(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
+    return [run.id for run in runs]
+
+
+OLD = "SELECT id FROM task WHERE finished_at IS NOT NULL AND finished_at < :before ORDER BY finished_at LIMIT :most"
+
+
+def prune(tx: Transaction, result_ttl_seconds: int) -> int:
+    """Deletes tasks that ended longer ago than that: how many, MAX_SWEPT at most."""
+    old = tx.all(OLD, before=tx.now - result_ttl_seconds * 1000, most=MAX_SWEPT)
+    for (task_id,) in old:
+        tx.run("DELETE FROM task_payload WHERE task_id = :id", id=task_id)
+        tx.run("DELETE FROM task_result WHERE task_id = :id", id=task_id)
+        tx.run("DELETE FROM task WHERE id = :id", id=task_id)
+    return len(old)

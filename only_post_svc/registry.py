@@ -1,0 +1,155 @@
+"""Tasks: functions marked with @task, and the payload's schema that their signatures make.
+
+User code is loaded in child processes only, so the functions live there; the processes that
+answer HTTP get TaskTypes, which are plain data.
+"""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar, get_type_hints
+
+from shared.schemas import Schema, build, default_schema, object_schema, schema_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT = "context"
+BUILTIN = "only_post_svc.builtin"
+MAX_TIMEOUT_SECONDS = 24 * 3600
+MAX_ATTEMPTS = 25
+
+
+class Retry(Exception):
+    """Raised by a handler: try again `after` seconds from now (the usual backoff when left out)."""
+
+    after: float | None = None
+
+    def __init__(self, message: str = "", *, after: float | None = None) -> None:
+        super().__init__(message)
+        self.after = None if after is None else float(after)
+
+
+class Fail(Exception):
+    """Raised by a handler: end the task as failed, without another try."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler is told about its run. `deadline` is when it is stopped, in UTC."""
+
+    task_id: str
+    attempt: int
+    deadline: datetime
+    report: Callable[[float, str], None] = dataclasses.field(repr=False)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Shows how far the run is, 0.0 to 1.0, to whoever asks for the result."""
+        if not 0 <= fraction <= 1:
+            raise ValueError("fraction must be from 0 to 1")
+        self.report(float(fraction), str(message))
+
+
+@dataclass(frozen=True)
+class TaskType:
+    """What a client can know of a task. Times in seconds."""
+
+    type: str
+    description: str
+    payload_schema: Schema
+    timeout: float
+    max_attempts: int
+    is_async: bool
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A function and how to call it."""
+
+    function: Callable[..., Any]
+    task_type: TaskType
+    annotations: Mapping[str, Any]
+    takes_context: bool
+    others: Any = Any  # the annotation of what its `**` takes
+
+    def call(self, payload: Mapping[str, Any], context: Context) -> Any:
+        """The function's result, or its coroutine. `payload` was checked against the schema."""
+        arguments = {name: build(self.annotations.get(name, self.others), value) for name, value in payload.items()}
+        if self.takes_context:
+            arguments[CONTEXT] = context
+        return self.function(**arguments)
+
+
+class DefinitionError(Exception):
+    """A task that can't be offered: its name is taken, or its signature has no JSON shape."""
+
+
+handlers: dict[str, Handler] = {}
+
+
+def task(name: str, *, timeout: float = 30, max_attempts: int = 3) -> Callable[[F], F]:
+    """Offers a `def` or `async def` function as the task `name`.
+
+    `timeout` is both its default and its limit, in seconds. Raises DefinitionError.
+    """
+
+    def register(function: F) -> F:
+        if name in handlers:
+            raise DefinitionError(f"task {name!r} is defined twice")
+        if not name or not 0 < timeout <= MAX_TIMEOUT_SECONDS or not 1 <= max_attempts <= MAX_ATTEMPTS:
+            raise DefinitionError(
+                f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
+            )
+        handlers[name] = _handler(function, name, timeout, max_attempts)
+        return function
+
+    return register
+
+
+def _handler(function: Callable[..., Any], name: str, timeout: float, max_attempts: int) -> Handler:
+    parameters = inspect.signature(function).parameters
+    try:
+        annotations = get_type_hints(function, include_extras=True)
+        schema = _payload_schema(parameters.values(), annotations)
+    except (TypeError, NameError) as error:
+        raise DefinitionError(f"task {name!r}: {error}") from None
+    task_type = TaskType(
+        type=name,
+        description=inspect.getdoc(function) or "",
+        payload_schema=schema,
+        timeout=timeout,
+        max_attempts=max_attempts,
+        is_async=inspect.iscoroutinefunction(function),
+    )
+    named = {name: hint for name, hint in annotations.items() if name in schema["properties"]}
+    collector = next((name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD), "")
+    return Handler(function, task_type, named, CONTEXT in parameters, annotations.get(collector, Any))
+
+
+def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mapping[str, Any]) -> Schema:
+    properties, required = {}, []
+    additional: bool | Schema = False
+    for parameter in parameters:
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+            raise TypeError(f"{parameter}: a payload has names only")
+        schema = schema_of(annotations.get(parameter.name, Any)) if parameter.name != CONTEXT else {}
+        if parameter.kind is parameter.VAR_KEYWORD:
+            additional = schema or True
+        elif parameter.name != CONTEXT:
+            properties[parameter.name] = schema | default_schema(parameter.default)
+            if parameter.default is parameter.empty:
+                required.append(parameter.name)
+    return object_schema(properties, required, additional)
+
+
+def load(modules: Iterable[str]) -> None:
+    """Imports the tasks that ship and `modules`. Raises DefinitionError naming the module."""
+    for module in (BUILTIN, *modules):
+        try:
+            importlib.import_module(module)
+        except DefinitionError:
+            raise
+        except BaseException as error:
+            raise DefinitionError(f"{module} can't be imported ({type(error).__name__}: {error})") from error

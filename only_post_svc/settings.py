@@ -1,0 +1,30 @@
+"""What the POST-only service is told, on top of what both services are."""
+
+import dataclasses
+import os
+from typing import Any
+
+from shared import settings
+from shared.settings import boolean, choice, database_url, integer, names, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    port: int = setting(9003, integer(0, 65535))
+    database_url: str = setting("sqlite:///var/only_post.db", database_url)
+    task_auth: str = setting("off", choice("off", "required"))
+    task_modules: tuple[str, ...] = setting((), names)
+    worker_processes: int = setting(os.cpu_count() or 1, integer(0, 1024))
+    task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
+    task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
+    lease_seconds: int = setting(30, integer(1, 3600))
+    result_ttl: int = setting(7 * 86400, integer(1, 10 * 365 * 86400))  # seconds
+    max_queued: int = setting(100_000, integer(1, 10**9))
+    health_get: bool = setting(False, boolean)
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = super().completed(given)
+        if given.get("app_env") == "production":
+            given.setdefault("task_auth", "required")
+        return given

@@ -1,0 +1,436 @@
+"""The coordinator: claims tasks, hands them to child processes, keeps their leases, stores how they end.
+
+It never runs user code, so its heartbeat goes on whatever a task does. It lives in the web
+process, or alone in `python -m only_post_svc worker`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from only_post_svc import queue, workers
+from only_post_svc.children import Child
+from only_post_svc.clock_watch import ClockWatch
+from only_post_svc.hands import Hands
+from only_post_svc.queue import Claim, Ending
+from only_post_svc.registry import TaskType
+from only_post_svc.settings import Settings
+from shared import idempotency
+from shared.database import Database, Transaction, Unit
+from shared.errors import Unavailable
+from shared.strict_json import encode
+
+POLL_SECONDS = 1.0  # hints make it fast; this makes it right when one is lost
+RECOVER_SECONDS = 3.0  # a lost run starts again within its lease and this
+BEAT_SECONDS = 5.0
+PRUNE_SECONDS = 30.0
+GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
+DEPLOY_SECONDS = 2.0  # what runs have to finish after SIGTERM, of the 5 that foreman gives
+RELEASE_SECONDS = 1.0
+PROGRESS_SECONDS = 0.5
+MAX_RESTART_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Run:
+    """A claimed task on its way through a child."""
+
+    claim: Claim
+    child: Child | None = None
+    stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost
+    progress: str | None = None
+    is_reported: bool = True
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+
+class Worker:
+    def __init__(self, database: Database, settings: Settings, types: dict[str, TaskType], processes: int) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self._database = database
+        self._settings = settings
+        self._types = types
+        self._processes = processes
+        self._children: set[Child] = set()
+        self._runs: dict[str, Run] = {}  # by lease: a run may still be stopping while its task runs again
+        self._keep: Child | None = None
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._claiming = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._due = asyncio.Event()
+        self._is_stopping = False
+        self._stopped: asyncio.Task[None] | None = None
+        self._has_claimed = False
+        self._claims_told_at = -2 * BEAT_SECONDS
+        self._news = asyncio.Event()
+        self._restart_seconds = 0.1
+        self._clock = ClockWatch(settings.lease_seconds)
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        self._database.subscribe(self._take_hint)
+        for _ in range(self._processes):
+            self._spawn()
+        steps: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None, float]] = [
+            (self._claim, self._wake, POLL_SECONDS),
+            (self._promote, self._due, POLL_SECONDS),
+            (self._check_leases, None, POLL_SECONDS),
+            (self._renew, None, self._settings.lease_seconds / 3),
+            (self._store_progress, None, PROGRESS_SECONDS),
+            (self._recover, None, min(RECOVER_SECONDS, self._settings.lease_seconds / 3)),
+            (self._beat, self._news, min(BEAT_SECONDS, self._settings.lease_seconds / 3)),
+            (self._prune, None, PRUNE_SECONDS),
+        ]
+        self._loops = [self._loop.create_task(self._repeat(*step)) for step in steps]
+        log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
+
+    def stop(self) -> None:
+        """Claims nothing more, gives the running tasks a moment, then releases them. Returns at once."""
+        if self._stopped is None:
+            self._is_stopping = True
+            self._stopped = self._loop.create_task(self._stop())
+
+    async def stopped(self) -> None:
+        self.stop()
+        assert self._stopped is not None
+        await self._stopped
+
+    async def _stop(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEPLOY_SECONDS), self._claiming:  # a claim on its way is part of it
+                while self._runs or self._finishing:
+                    await asyncio.sleep(0.02)
+        for loop in self._loops:
+            loop.cancel()
+        for child in self._children:
+            child.kill()  # before the release: nothing of a run may go on when another takes over
+        released = [run.claim for run in self._runs.values()]
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._database.write(lambda tx: _sign_off(tx, self.id, released))
+            self._database.publish("queued")
+        except (Unavailable, TimeoutError):
+            log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
+        log.info("worker.stopped", extra={"worker": self.id, "released": len(released)})
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], event: asyncio.Event | None, seconds: float) -> None:
+        """Does one thing for ever: every so many seconds, or as soon as the event is set."""
+        while True:
+            if event is not None:
+                event.clear()
+            try:
+                await step()
+            except Unavailable as error:
+                if error.code == "database_unavailable":
+                    self._clock.distrust()
+                log.warning("worker.database_unavailable", extra={"reason": error.detail})
+            except Exception:  # a fault in one step must not end the upkeep for good
+                log.exception("worker.step_failed", extra={"step": step.__name__})
+            if event is None:
+                await asyncio.sleep(seconds)
+                continue
+            try:
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+            except TimeoutError:
+                pass
+
+    def _take_hint(self, hint: str) -> None:
+        kind, _, task_id = hint.partition(" ")
+        if kind == "queued":
+            self._wake.set()
+        elif kind == "scheduled":
+            self._due.set()
+        elif kind == "cancelled":
+            for run in [run for run in self._runs.values() if run.claim.id == task_id]:
+                self._interrupt(run, "cancelled")
+
+    async def _claim(self) -> None:
+        while not self._is_stopping:
+            hands = self._hands()
+            free = hands.shared + hands.exclusive
+            if free == 0:
+                return
+            async with self._claiming:
+                claims, lacks_exclusive = await self._database.write(self._claim_unit, seconds=None)
+                for claim in claims:
+                    self._start(claim)
+            self._drain(lacks_exclusive)
+            self._note_claims(len(claims))
+            if len(claims) < free:
+                return
+
+    def _note_claims(self, count: int) -> None:
+        """What /health has to know soon is said with the next beat; what it has waited for, at once."""
+        if count and not self._has_claimed and self._loop.time() - self._claims_told_at > 2 * BEAT_SECONDS:
+            self._news.set()
+        self._has_claimed |= count > 0
+
+    def _claim_unit(self, tx: Transaction) -> tuple[list[Claim], bool]:
+        """What was claimed, and whether an exclusive run found no idle child."""
+        hands = self._hands()
+        limits = {
+            name: max(1, hands.shared if task_type.is_async else hands.exclusive)
+            for name, task_type in self._types.items()
+        }
+        claims = queue.claim(
+            tx,
+            limits,
+            lambda type, is_alone: hands.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
+            self._settings.lease_seconds,
+        )
+        return claims, hands.lacks_exclusive
+
+    def _hands(self) -> Hands:
+        return Hands(list(self._children), self._settings.task_concurrency, self._keep)
+
+    def _is_exclusive(self, type: str, is_alone: bool) -> bool:
+        return is_alone or not self._types[type].is_async
+
+    def _drain(self, is_needed: bool) -> None:
+        """While an exclusive run waits for an idle child, one child takes no more shared ones."""
+        shared = [child for child in self._children if not child.is_idle and not child.is_exclusive]
+        if not is_needed or not shared:
+            self._keep = None
+        elif self._keep not in shared:
+            self._keep = min(shared, key=lambda child: len(child.run_ids))
+
+    def _start(self, claim: Claim) -> None:
+        run = Run(claim)
+        self._runs[claim.lease] = run
+        is_exclusive = self._is_exclusive(claim.type, claim.is_alone)
+        run.child = self._hands().take(is_exclusive=is_exclusive)
+        if run.child is None or self._is_stopping:  # a child died, or SIGTERM came, since the claim
+            run.child = None
+            self._in_background(self._release(run, is_alone=claim.is_alone))
+            return
+        seconds = claim.timeout_ms / 1000
+        message = {
+            "run": claim.lease,
+            "task_id": claim.id,
+            "type": claim.type,
+            "attempt": claim.attempt,
+            "deadline": time.time() + seconds,
+        }
+        run.child.start(message, claim.payload.encode(), is_exclusive=is_exclusive)
+        run.timers.append(self._loop.call_later(seconds, self._interrupt, run, "timeout"))
+
+    def _interrupt(self, run: Run, reason: str) -> None:
+        """Asks its code to stop; kills the child when it has not after the grace."""
+        if run.stopping or run.child is None:
+            return
+        run.stopping = reason
+        run.child.holding = ""
+        run.child.interrupt(run.claim.lease)
+        run.timers.append(self._loop.call_later(GRACE_SECONDS, self._kill, run))
+
+    def _kill(self, run: Run) -> None:
+        child = run.child
+        if child is None or run.claim.lease not in child.run_ids:
+            return
+        if child.holding not in ("", run.claim.lease):
+            run.stopping = ""  # it could not hear: another run has the event loop
+        child.kill()
+
+    def _spawn(self) -> None:
+        if self._is_stopping:
+            return
+        try:
+            self._children.add(Child(self._settings, self))
+        except (OSError, RuntimeError) as error:  # no descriptor, process or thread to be had just now
+            log.warning("child.not_started", extra={"reason": str(error)})
+            self._spawn_later()
+
+    def _spawn_later(self) -> None:
+        self._loop.call_later(self._restart_seconds, self._spawn)
+        self._restart_seconds = min(MAX_RESTART_SECONDS, self._restart_seconds * 2)
+
+    def child_ready(self, child: Child) -> None:
+        self._restart_seconds = 0.1
+        self._wake.set()
+
+    def child_exited(self, child: Child, reason: str) -> None:
+        self._children.discard(child)
+        if self._is_stopping:
+            return
+        for run_id in child.run_ids:
+            run = self._runs[run_id]
+            if child.holding not in ("", run_id):
+                run.stopping = ""  # it was late because another run had the event loop
+            self._lose(run, reason, is_only=len(child.run_ids) == 1)
+        if child.run_ids or not child.is_retired:
+            log.warning("child.exited", extra={"pid": child.pid, "reason": reason, "runs": len(child.run_ids)})
+        if child.is_ready:
+            self._spawn()
+        else:
+            self._spawn_later()
+
+    def _lose(self, run: Run, reason: str, *, is_only: bool) -> None:
+        """The child is gone. Who shared it with others may be innocent: it runs again, alone, at no cost."""
+        if run.stopping or is_only:
+            error = _error("worker_lost", f"the process that ran it {reason}")
+            self._finish(run, Ending(error=error, progress=run.progress))
+        else:
+            self._in_background(self._release(run, is_alone=True))
+
+    def run_progressed(self, run_id: str, progress: dict[str, Any]) -> None:
+        if run := self._runs.get(run_id):
+            run.progress = encode(progress)
+            run.is_reported = False
+
+    def run_ended(self, child: Child, message: dict[str, Any], result: bytes) -> None:
+        run = self._runs[message["end"]]
+        ending = Ending(
+            result=result.decode() if message["error"] is None else None,
+            error=encode(message["error"]) if message["error"] else None,
+            can_retry=message["can_retry"],
+            retry_after_seconds=message["retry_after"],
+            progress=encode(message["progress"]) if message["progress"] else None,
+        )
+        self._finish(run, ending)
+        self._wake.set()
+
+    def _finish(self, run: Run, ending: Ending) -> None:
+        for timer in run.timers:
+            timer.cancel()
+        run.child = None
+        if run.stopping == "timeout":
+            limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
+            ending = Ending(error=_error("timeout", limit), progress=ending.progress)
+        self._in_background(self._store(run, ending))
+
+    async def _store(self, run: Run, ending: Ending) -> None:
+        held = False
+        try:
+            if run.stopping in ("", "timeout"):
+                held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
+        finally:
+            del self._runs[run.claim.lease]
+        if held:
+            self._database.publish(f"ended {run.claim.id}")
+            if ending.error is not None:
+                self._due.set()  # it may be scheduled for another try
+        else:
+            log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
+
+    async def _release(self, run: Run, *, is_alone: bool) -> None:
+        for timer in run.timers:
+            timer.cancel()
+        run.child = None
+        try:
+            await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
+        finally:
+            del self._runs[run.claim.lease]
+        self._database.publish("queued")
+
+    async def _insist(self, unit: Unit[bool]) -> bool:
+        """Writes as soon as the database lets it; a lease that is over by then refuses it."""
+        while True:
+            try:
+                return await self._database.write(unit, seconds=None)
+            except Unavailable:
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def _promote(self) -> None:
+        while True:
+            seconds = await self._database.read(queue.seconds_to_next_due)
+            if seconds is None or seconds > POLL_SECONDS:
+                return
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+            if await self._database.write(queue.promote):
+                self._database.publish("queued")
+
+    async def _check_leases(self) -> None:
+        """Finds the runs that a client cancelled, or that others took for lost, when the hint got lost."""
+        for run in list(self._runs.values()):
+            if run.child and not await self._database.read(partial(queue.holds, run=run.claim)):
+                self._interrupt(run, "lost")
+
+    async def _renew(self) -> None:
+        runs = [run.claim for run in self._runs.values()]
+        if not runs:
+            return
+        lost = await self._database.write(lambda tx: queue.renew(tx, runs, self._settings.lease_seconds))
+        for claim in lost:
+            if run := self._runs.get(claim.lease):
+                self._interrupt(run, "lost")
+
+    async def _store_progress(self) -> None:
+        runs = [run for run in self._runs.values() if not run.is_reported]
+        if not runs:
+            return
+        latest = [(run.claim, run.progress or "null") for run in runs]
+        for run in runs:
+            run.is_reported = True
+        await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
+
+    async def _recover(self) -> None:
+        """Takes back what a dead worker held. After a jump of the clock, or while nothing could be written,
+        nobody is dead yet: wait for renewals."""
+        lease_seconds = self._settings.lease_seconds
+        now, is_any = await self._database.read(lambda tx: (tx.now, queue.has_expired_leases(tx, lease_seconds)))
+        if self._clock.has_jumped(now) or not is_any:
+            return
+        lost = _error("worker_lost", "its worker stopped renewing the lease")
+        mine = [run.claim for run in self._runs.values()]
+
+        def unit(tx: Transaction) -> list[str]:
+            queue.renew(tx, mine, lease_seconds)  # whatever has held it up, this worker is not dead
+            return queue.recover(tx, lost, lease_seconds)
+
+        recovered = await self._database.write(unit)
+        for task_id in recovered:
+            self._database.publish(f"ended {task_id}")
+        if recovered:
+            log.warning("worker.recovered", extra={"tasks": len(recovered)})
+            self._database.publish("queued")
+
+    async def _beat(self) -> None:
+        has_claimed, self._has_claimed = self._has_claimed, False
+        if has_claimed:
+            self._claims_told_at = self._loop.time()
+        await self._database.write(
+            lambda tx: workers.beat(
+                tx,
+                self.id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                processes=self._processes,
+                running=len(self._runs),
+                has_claimed=has_claimed,
+            )
+        )
+
+    async def _prune(self) -> None:
+        if self._clock.is_distrusted:
+            return
+        while await self._database.write(lambda tx: queue.prune(tx, self._settings.result_ttl)) >= queue.MAX_SWEPT:
+            await asyncio.sleep(0)
+        while await self._database.write(idempotency.prune) >= idempotency.MAX_PRUNED:
+            await asyncio.sleep(0)
+
+
+def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim]) -> None:
+    for run in runs:
+        queue.release(tx, run, is_alone=run.is_alone)
+    workers.sign_off(tx, worker_id)
+
+
+def _error(code: str, message: str) -> str:
+    return encode({"code": code, "type": None, "message": message})

@@ -1,0 +1,48 @@
+"""`def` and `async def` tasks that take turns in one child, as fast as they can."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from only_post_svc.frames import Unpacker, pack
+from shared import ids
+from tests.processes import ROOT, Service
+
+ROUNDS = 600
+
+
+def test_one_child_runs_both_kinds_of_task_in_turn(start_service: Callable[..., Service]) -> None:
+    """A run may reach the child while its event loop is still ending, with the last task's end sent already."""
+    service = start_service(WORKER_PROCESSES="1", TASK_CONCURRENCY="1")
+    entries = [
+        {"type": type, "payload": payload, "max_attempts": 1, "timeout": 5, "priority": priority % 100}
+        for priority in range(ROUNDS // 3)
+        for type, payload in (("echo", {}), ("echo", {"a": 1}), ("text.stats", {"text": "a"}))
+    ]
+    accepted = service.post("/api/batch", {"tasks": entries}).json()["items"]
+    ended = [service.ended(task["task_id"]) for task in accepted]
+    assert Counter((task["status"], str(task["error"])) for task in ended) == {("succeeded", "None"): ROUNDS}
+
+
+def test_a_def_run_that_comes_while_the_event_loop_ends_is_run_after_it() -> None:
+    ours, theirs = socket.socketpair()
+    options = {"socket": theirs.fileno(), "parent": os.getpid(), "modules": [], "max_result_bytes": 1024}
+    command = [sys.executable, "-m", "only_post_svc.runner", json.dumps(options | {"memory_bytes": 2**30})]
+    with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as child:
+        run = {"attempt": 1, "deadline": time.time() + 10, "task_id": ids.new()}
+        first = pack(run | {"run": "first", "type": "echo"}, b"{}")
+        second = pack(run | {"run": "second", "type": "text.stats"}, b'{"text": "a"}')
+        third = pack(run | {"run": "third", "type": "echo"}, b"{}")
+        ours.sendall(first + second + third)
+        ours.settimeout(10)
+        unpacker = Unpacker(2**20)
+        errors: dict[str, object] = {}
+        while len(errors) < 3:
+            errors |= {m["end"]: m["error"] for m, _ in unpacker.feed(ours.recv(65536)) if "end" in m}
+        child.kill()
+    assert errors == {"first": None, "second": None, "third": None}

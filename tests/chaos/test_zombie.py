@@ -1,0 +1,238 @@
+"""Runs that were given up for dead and come back, and what is left when a worker dies."""
+
+import contextlib
+import fcntl
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.traces import is_alive, lines, runners_in, start_of
+from tests.processes import TASKS, Process, Service, Worker, eventually
+
+LEASE_SECONDS = 2
+AGAIN_SECONDS = LEASE_SECONDS + 15  # CONTRACT: a killed worker's tasks run again within 45 s, for a lease of 30
+STOPPED_SECONDS = 15  # generous: the next renewal or look at the leases, and the grace of a second
+ORPHAN_SECONDS = 5
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Service]:
+    """A service that runs no tasks itself."""
+    service = Service(tmp_path, {"TASK_MODULES": TASKS, "LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": "0"})
+    yield service
+    service.kill()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a worker: `start("first", processes=2)`."""
+    started: list[Process] = []
+
+    def start(name: str, processes: int = 1) -> Worker:
+        settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": str(processes)}
+        worker = Worker(tmp_path, {"TASK_MODULES": TASKS, **settings}, name=name)
+        started.append(worker)
+        return worker
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+def open_gate(gate: Path, attempt: int, word: str = "return") -> None:
+    (ready := gate.with_name("opening")).write_text(word)
+    ready.rename(f"{gate}.{attempt}")
+
+
+def wait_for_start(gate: Path, attempt: int, seconds: float = 10) -> int:
+    """The process id of that attempt's run."""
+    return int(eventually(lambda: start_of(gate, attempt), seconds).mark)
+
+
+def has_logged(process: Process, event: str) -> bool:
+    return event in process.log.read_text()
+
+
+@pytest.mark.parametrize("word", ["return", "raise"])
+def test_a_late_result_or_failure_changes_nothing(web: Service, start: Start, gate: Path, word: str) -> None:
+    zombie = start("zombie")
+    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=3)["task_id"]
+    wait_for_start(gate, 1)
+    zombie.send(signal.SIGSTOP)
+    start("other")
+    wait_for_start(gate, 2, AGAIN_SECONDS)
+    open_gate(gate, 2)
+    final = web.ended(task_id)
+    assert (final["status"], final["attempt"], final["result"]) == ("succeeded", 2, 2)
+
+    open_gate(gate, 1, word)
+    zombie.send(signal.SIGCONT)
+    eventually(lambda: has_logged(zombie, "run.discarded"), STOPPED_SECONDS)
+    assert web.result(task_id) == final
+
+
+TAKE = "UPDATE task SET lease = 'another', attempt = 2, progress = NULL WHERE id = ?"
+
+
+@pytest.mark.parametrize("word", ["return", "raise", "wait"])
+def test_a_run_writes_nothing_between_the_loss_of_its_lease_and_the_moment_it_is_noticed(
+    web: Service, start: Start, gate: Path, word: str
+) -> None:
+    worker = start("worker")
+    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=2)["task_id"]
+    late = wait_for_start(gate, 1)
+    eventually(lambda: web.result(task_id)["progress"])
+    file = gate.parent / "var" / "only_post.db"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        with Path(f"{file}-lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the turn to write, as any process takes it
+            connection.execute(TAKE, [task_id])
+        if word != "wait":
+            open_gate(gate, 1, word)
+        eventually(lambda: has_logged(worker, "run.discarded") or not is_alive(late), STOPPED_SECONDS)
+    task = web.result(task_id)
+    assert (task["attempt"], task["progress"], task["result"]) == (2, None, None)
+    # Nobody renews it here, so that it may be lost by now.
+    assert task["status"] == "running" or task["error"]["code"] == "worker_lost"
+
+
+def test_a_run_that_comes_back_is_stopped_and_neither_reports_nor_renews(
+    web: Service, start: Start, gate: Path
+) -> None:
+    zombie = start("zombie")
+    task_id = web.submit("gate", {"path": str(gate)})["task_id"]
+    late = wait_for_start(gate, 1)
+    zombie.send(signal.SIGSTOP)
+    start("other")
+    current = wait_for_start(gate, 2, AGAIN_SECONDS)
+    eventually(lambda: web.result(task_id)["progress"] == {"fraction": 0.5, "message": "attempt 2"})
+
+    zombie.send(signal.SIGCONT)
+    seen = []
+
+    def is_stopped() -> bool:
+        seen.append(web.result(task_id))
+        return not is_alive(late)
+
+    eventually(is_stopped, STOPPED_SECONDS)
+    assert {(task["status"], task["attempt"], task["progress"]["message"]) for task in seen} == {
+        ("running", 2, "attempt 2")
+    }
+    assert is_alive(current)
+    open_gate(gate, 2)
+    assert web.ended(task_id)["result"] == 2
+
+
+def test_a_worker_that_takes_its_own_task_again_keeps_the_two_runs_apart(
+    web: Service, start: Start, gate: Path
+) -> None:
+    worker = start("worker", processes=2)
+    task_id = web.submit("gate", {"path": str(gate), "stubborn": 1})["task_id"]
+    late = wait_for_start(gate, 1)
+    worker.send(signal.SIGSTOP)
+    eventually(lambda: web.result(task_id)["status"] == "queued", AGAIN_SECONDS)
+
+    worker.send(signal.SIGCONT)
+    wait_for_start(gate, 2)
+    open_gate(gate, 1)
+    eventually(lambda: not is_alive(late) or has_logged(worker, "run.discarded"), STOPPED_SECONDS)
+    open_gate(gate, 2)
+    final = web.ended(task_id)
+    assert (final["attempt"], final["result"]) == (2, 2)
+
+
+def test_a_stopped_worker_that_was_not_replaced_ends_the_tasks_that_it_holds(
+    web: Service, start: Start, gate: Path
+) -> None:
+    worker = start("worker", processes=2)
+    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"]
+    wait_for_start(gate, 1)
+    web.kill()
+    worker.send(signal.SIGSTOP)
+    time.sleep(2 * LEASE_SECONDS)  # the lease is over, and there is nobody else to take the task
+    worker.send(signal.SIGCONT)
+    eventually(lambda: not start_of(gate, 2), 1)
+    open_gate(gate, 1)
+    again = Service(web.log.parent, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0", "LEASE_SECONDS": "2"})
+    try:
+        final = again.ended(task_id)
+    finally:
+        again.kill()
+    assert (final["status"], final["attempt"], final["result"]) == ("succeeded", 1, 1)
+
+
+def test_a_killed_workers_task_runs_again_in_time_and_the_kill_counts(web: Service, start: Start, gate: Path) -> None:
+    worker = start("killed")
+    task_id = web.submit("gate", {"path": str(gate)})["task_id"]
+    wait_for_start(gate, 1)
+    start("other")
+    worker.kill()
+    killed_at = time.monotonic()
+    wait_for_start(gate, 2, AGAIN_SECONDS)
+    assert time.monotonic() - killed_at < AGAIN_SECONDS
+    assert web.result(task_id)["error"]["code"] == "worker_lost"
+    open_gate(gate, 2)
+    final = web.ended(task_id)
+    assert (final["status"], final["attempt"], final["error"]) == ("succeeded", 2, None)
+
+
+def test_a_task_whose_workers_are_killed_in_every_attempt_fails_as_lost(web: Service, start: Start, gate: Path) -> None:
+    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=2)["task_id"]
+    for attempt in (1, 2):
+        worker = start(f"worker{attempt}")
+        wait_for_start(gate, attempt, AGAIN_SECONDS)
+        worker.kill()
+    final = web.ended(task_id, AGAIN_SECONDS)
+    assert (final["status"], final["attempt"], final["error"]["code"]) == ("failed", 2, "worker_lost")
+    assert [line.attempt for line in lines(gate)] == [1, 2]
+
+
+def test_a_sigterm_does_not_count(web: Service, start: Start, gate: Path) -> None:
+    worker = start("stopped")
+    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"]
+    late = wait_for_start(gate, 1)
+    start("other")
+    worker.terminate(5)
+    assert not is_alive(late)
+    eventually(lambda: len(lines(gate)) == 2, AGAIN_SECONDS)
+    open_gate(gate, 1)
+    final = web.ended(task_id)
+    assert (final["status"], final["attempt"], final["result"]) == ("succeeded", 1, 1)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def has_signals_blocked(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("SigBlk:")[2].split()[0], 16) > 2**32
+
+
+@pytest.mark.parametrize("type", ["zoo.hold", "zoo.blocked_signals", "zoo.spin", "zoo.spin.async"])
+def test_a_killed_coordinator_leaves_no_child_behind(web: Service, start: Start, tmp_path: Path, type: str) -> None:
+    worker = start("killed")
+    (child,) = eventually(lambda: has_logged(worker, "worker.started") and worker.children())
+    task_id = web.submit(type)["task_id"]
+    eventually(lambda: web.result(task_id)["status"] == "running", every=0.01)
+    if "spin" in type:
+        before = cpu_seconds(child)
+        eventually(lambda: cpu_seconds(child) > before + 0.1)
+    else:
+        eventually(lambda: has_signals_blocked(child), every=0.01)
+    worker.kill()
+    eventually(lambda: not is_alive(child), ORPHAN_SECONDS)
+    assert not runners_in(tmp_path)

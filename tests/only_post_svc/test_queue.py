@@ -1,0 +1,574 @@
+"""The life of a task in SQL, on every engine."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from only_post_svc import queue, workers
+from only_post_svc.main import SCHEMA
+from only_post_svc.queue import Claim, Ending, NewTask, Task
+from shared.database import Database, Row, Transaction, connection
+from tests.shared.engines import ENGINES
+
+T = TypeVar("T")
+LOST = '{"code":"worker_lost","type":null,"message":"gone"}'
+ERROR = '{"code":"task_error","type":"ValueError","message":"no"}'
+
+
+class At:
+    """A transaction at another time, which remembers what it was asked."""
+
+    def __init__(self, tx: Transaction, now: int) -> None:
+        self._tx = tx
+        self.now = now
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        self.asked.append((sql, values))
+        return self._tx.all(sql, **values)
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        self.asked.append((sql, values))
+        return self._tx.one(sql, **values)
+
+    def run(self, sql: str, **values: Any) -> int:
+        self.asked.append((sql, values))
+        return self._tx.run(sql, **values)
+
+
+class Store:
+    """A database, and the verbs of the queue on it at a time that the test sets."""
+
+    def __init__(self, database: Database, runner: asyncio.Runner) -> None:
+        self.database = database
+        self.runner = runner
+        self.now = 1_800_000_000_000
+
+    def do(self, unit: Callable[[At], T]) -> T:
+        return self.runner.run(self.database.write(lambda tx: unit(At(tx, self.now))))
+
+    def submit(self, type: str = "a", caller: str = "", **options: Any) -> str:
+        new = NewTask(**{"type": type, "payload": "{}", "timeout_ms": 1000, "max_attempts": 3, **options})
+        return self.do(lambda tx: queue.submit(tx, caller, new)).id
+
+    def claim(self, lease_seconds: int = 30, **limits: int) -> list[Claim]:
+        return self.do(lambda tx: queue.claim(tx, limits or {"a": 100}, lambda type, is_alone: True, lease_seconds))
+
+    def run(self, **options: Any) -> Claim:
+        """A task that is running, alone."""
+        task_id = self.submit("alone", **options)
+        (claim,) = self.claim(alone=100)
+        assert claim.id == task_id
+        return claim
+
+    def finish(self, run: Claim, **ending: Any) -> bool:
+        return self.do(lambda tx: queue.finish(tx, run, Ending(**ending)))
+
+    def find(self, task_id: str, caller: str = "") -> Task:
+        task = self.do(lambda tx: queue.find(tx, caller, task_id))
+        assert task is not None
+        return task
+
+    def later(self, seconds: float) -> None:
+        self.now += int(seconds * 1000)
+
+
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    with (
+        tempfile.TemporaryDirectory(prefix="h") as directory,
+        ENGINES[request.param](tmp_path) as engine,
+        asyncio.Runner() as runner,
+    ):
+        monkeypatch.setattr(tempfile, "tempdir", directory)  # a socket's path has to be short
+        database = runner.run(connection.connect(engine.url, {"only_post": SCHEMA}))
+        yield Store(database, runner)
+        runner.run(database.close())
+
+
+def test_a_new_task_is_what_was_asked_for(store: Store) -> None:
+    task = store.find(store.submit("a", priority=7, max_attempts=2))
+    assert (task.type, task.status, task.priority, task.attempt, task.max_attempts) == ("a", "queued", 7, 0, 2)
+    assert (task.created_at, task.run_at, task.is_final) == (store.now, store.now, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "ahead"),
+    [
+        ({"delay_ms": 5000}, "scheduled", 5000),
+        ({"run_at": 1_800_000_005_000}, "scheduled", 5000),
+        ({"run_at": 1_800_000_000_000}, "queued", 0),
+        ({"run_at": -1}, "queued", 0),
+    ],
+)
+def test_a_task_for_later_is_scheduled(store: Store, options: Any, status: str, ahead: int) -> None:
+    task = store.find(store.submit(**options))
+    assert (task.status, task.run_at - store.now) == (status, ahead)
+
+
+def test_a_task_is_found_by_its_own_caller_only(store: Store) -> None:
+    task_id = store.submit(caller="ann")
+    assert store.find(task_id, "ann").id == task_id
+    assert store.do(lambda tx: queue.find(tx, "bob", task_id)) is None
+
+
+def test_a_claim_takes_the_highest_priority_then_the_longest_waiting(store: Store) -> None:
+    first, later = store.submit(), store.submit(priority=-1)
+    store.later(1)
+    second, urgent = store.submit(), store.submit(priority=1)
+    assert [run.id for run in store.claim()] == [urgent, first, second, later]
+
+
+def test_a_claim_of_one_takes_the_highest_priority(store: Store) -> None:
+    store.submit()
+    urgent = store.submit(priority=1)
+    assert [run.id for run in store.claim(a=1)] == [urgent]
+
+
+def test_priority_goes_before_time_across_types_too(store: Store) -> None:
+    low, first = store.submit("a", priority=-1), store.submit("b")
+    store.later(1)
+    urgent, last = store.submit("b", priority=1), store.submit("a")
+    hands = iter([True, True, True, False])
+    claims = store.do(lambda tx: queue.claim(tx, {"a": 5, "b": 5}, lambda type, is_alone: next(hands), 30))
+    assert [run.id for run in claims] == [urgent, first, last]
+    assert store.find(low).status == "queued"
+
+
+def test_a_claim_takes_as_many_of_a_type_as_it_may(store: Store) -> None:
+    for _ in range(5):
+        store.submit("a")
+        store.submit("b")
+    claims = store.claim(a=2, b=3)
+    assert sorted(run.type for run in claims) == ["a", "a", "b", "b", "b"]
+
+
+def test_types_that_nobody_here_knows_are_left_alone(store: Store) -> None:
+    strange = store.submit("strange", priority=100)
+    known = store.submit("a")
+    assert [run.id for run in store.claim(a=10)] == [known]
+    assert store.find(strange).status == "queued"
+
+
+def test_a_claim_takes_only_what_fits(store: Store) -> None:
+    big, small = store.submit("big", priority=1), store.submit("small")
+    limits = {"big": 5, "small": 5}
+    claims = store.do(lambda tx: queue.claim(tx, limits, lambda type, is_alone: type == "small", 30))
+    assert [run.id for run in claims] == [small]
+    assert store.find(big).status == "queued"
+
+
+def test_a_claim_counts_the_attempt_and_gives_a_lease_of_its_own(store: Store) -> None:
+    for _ in range(3):
+        store.submit(payload='{"n": 1}')
+    claims = store.claim()
+    assert len({run.lease for run in claims}) == 3
+    assert {(run.attempt, run.payload) for run in claims} == {(1, '{"n": 1}')}
+    task = store.find(claims[0].id)
+    assert (task.status, task.attempt, task.started_at) == ("running", 1, store.now)
+
+
+def test_what_is_running_scheduled_or_over_is_not_claimed(store: Store) -> None:
+    store.submit(delay_ms=1000)
+    cancelled = store.submit()
+    store.do(lambda tx: queue.cancel(tx, "", cancelled))
+    store.submit()
+    (run,) = store.claim()
+    assert store.claim() == []
+    store.finish(run, result="1")
+    assert store.claim() == []
+
+
+def lose(store: Store, run: Claim) -> None:
+    """The run's lease is over, and somebody else holds the task."""
+    store.later(31)
+    assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == [run.id]
+    (again,) = store.claim(alone=1)
+    assert (again.id, again.attempt) == (run.id, 2)
+
+
+WRITES: dict[str, Callable[[Transaction, Claim], bool]] = {
+    "finish": lambda tx, run: queue.finish(tx, run, Ending(result="1")),
+    "fail": lambda tx, run: queue.finish(tx, run, Ending(error=ERROR, can_retry=False)),
+    "try again": lambda tx, run: queue.finish(tx, run, Ending(error=ERROR)),
+    "renew": lambda tx, run: queue.renew(tx, [run], 30) == [],
+    "report": lambda tx, run: queue.report(tx, run, "{}"),
+    "release": lambda tx, run: queue.release(tx, run, is_alone=False),
+    "holds": lambda tx, run: queue.holds(tx, run),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_who_holds_the_lease_may_write(store: Store, write: str) -> None:
+    run = store.run()
+    assert store.do(lambda tx: WRITES[write](tx, run)) is True
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_run_that_lost_its_lease_writes_nothing(store: Store, write: str) -> None:
+    run = store.run()
+    lose(store, run)
+    before = store.find(run.id)
+    assert store.do(lambda tx: WRITES[write](tx, run)) is False
+    assert store.find(run.id) == before
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_cancelled_run_writes_nothing(store: Store, write: str) -> None:
+    run = store.run()
+    assert store.do(lambda tx: queue.cancel(tx, "", run.id))
+    before = store.find(run.id)
+    assert store.do(lambda tx: WRITES[write](tx, run)) is False
+    assert store.find(run.id) == before
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_run_that_has_ended_does_not_end_twice(store: Store, write: str) -> None:
+    run = store.run()
+    store.finish(run, result="1")
+    before = store.find(run.id)
+    store.later(1)
+    assert store.do(lambda tx: WRITES[write](tx, run)) is False
+    assert store.find(run.id) == before
+
+
+def test_a_success_has_its_result(store: Store) -> None:
+    run = store.run()
+    store.later(2)
+    assert store.finish(run, result='{"n":1}', progress='{"fraction":1.0}')
+    task = store.find(run.id)
+    assert (task.status, task.result, task.error, task.finished_at) == ("succeeded", '{"n":1}', None, store.now)
+    assert task.progress == '{"fraction":1.0}'
+
+
+def test_a_failure_waits_for_its_next_attempt(store: Store) -> None:
+    run = store.run()
+    store.finish(run, error=ERROR, retry_after_seconds=5)
+    task = store.find(run.id)
+    assert (task.status, task.error, task.run_at, task.attempt) == ("scheduled", ERROR, store.now + 5000, 1)
+
+
+def test_the_last_attempt_fails_for_good(store: Store) -> None:
+    run = store.run(max_attempts=1)
+    store.finish(run, error=ERROR)
+    task = store.find(run.id)
+    assert (task.status, task.error, task.finished_at, task.attempt) == ("failed", ERROR, store.now, 1)
+
+
+def test_what_must_not_be_retried_fails_at_once(store: Store) -> None:
+    run = store.run(max_attempts=3)
+    store.finish(run, error=ERROR, can_retry=False)
+    assert store.find(run.id).status == "failed"
+
+
+def test_a_release_costs_no_attempt(store: Store) -> None:
+    run = store.run()
+    store.do(lambda tx: queue.release(tx, run, is_alone=True))
+    task = store.find(run.id)
+    assert (task.status, task.attempt, task.started_at) == ("queued", 0, None)
+    (again,) = store.claim(alone=1)
+    assert (again.attempt, again.is_alone) == (1, 1)
+
+
+def test_a_lease_that_is_renewed_is_not_recovered(store: Store) -> None:
+    run = store.run()
+    for _ in range(3):
+        store.later(20)
+        assert store.do(lambda tx: queue.renew(tx, [run], 30)) == []
+        assert not store.do(lambda tx: queue.has_expired_leases(tx, 30))
+        assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == []
+    assert store.find(run.id).status == "running"
+
+
+def test_a_lease_that_is_over_puts_its_task_back_with_the_attempt_counted(store: Store) -> None:
+    run = store.run()
+    store.later(30)
+    assert store.do(lambda tx: queue.has_expired_leases(tx, 30))
+    assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == [run.id]
+    task = store.find(run.id)
+    assert (task.status, task.attempt, task.error) == ("queued", 1, LOST)
+
+
+def test_a_lost_last_attempt_fails(store: Store) -> None:
+    run = store.run(max_attempts=1)
+    store.later(31)
+    store.do(lambda tx: queue.recover(tx, LOST, 30))
+    task = store.find(run.id)
+    assert (task.status, task.attempt, task.error, task.finished_at) == ("failed", 1, LOST, store.now)
+
+
+def test_a_lease_from_before_the_clock_was_set_back_ends_like_a_new_one(store: Store) -> None:
+    run = store.run()
+    store.later(-365 * 86400)
+    assert store.do(lambda tx: queue.has_expired_leases(tx, 30))
+    assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == []
+    store.later(31)
+    assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == [run.id]
+
+
+def test_only_so_many_are_recovered_in_one_transaction(store: Store) -> None:
+    store.do(lambda tx: fill(tx, queue.MAX_SWEPT + 7, status="running", lease="'l'", lease_until=tx.now - 1))
+    assert len(store.do(lambda tx: queue.recover(tx, LOST, 30))) == queue.MAX_SWEPT
+    assert len(store.do(lambda tx: queue.recover(tx, LOST, 30))) == 7
+
+
+def test_what_is_due_is_queued(store: Store) -> None:
+    soon, late = store.submit(delay_ms=1000), store.submit(delay_ms=5000)
+    assert store.do(queue.seconds_to_next_due) == 1.0
+    assert store.do(queue.promote) == 0
+    store.later(1)
+    assert store.do(queue.promote) == 1
+    assert (store.find(soon).status, store.find(late).status) == ("queued", "scheduled")
+    assert store.do(queue.seconds_to_next_due) == 4.0
+
+
+def test_an_empty_schedule_has_no_next(store: Store) -> None:
+    store.submit()
+    assert store.do(queue.seconds_to_next_due) is None
+
+
+@pytest.mark.parametrize("delay_ms", [0, 5000])
+def test_a_waiting_task_is_cancelled_by_its_own_caller_only(store: Store, delay_ms: int) -> None:
+    task_id = store.submit(caller="ann", delay_ms=delay_ms)
+    assert not store.do(lambda tx: queue.cancel(tx, "bob", task_id))
+    assert store.do(lambda tx: queue.cancel(tx, "ann", task_id))
+    assert not store.do(lambda tx: queue.cancel(tx, "ann", task_id))
+    task = store.find(task_id, "ann")
+    assert (task.status, task.finished_at) == ("cancelled", store.now)
+
+
+@pytest.mark.parametrize("ending", [{"result": "1"}, {"error": ERROR, "can_retry": False}])
+def test_what_has_ended_is_not_cancelled(store: Store, ending: Any) -> None:
+    run = store.run()
+    store.finish(run, **ending)
+    before = store.find(run.id)
+    assert not store.do(lambda tx: queue.cancel(tx, "", run.id))
+    assert store.find(run.id) == before
+
+
+def test_a_failed_task_starts_afresh(store: Store) -> None:
+    run = store.run()
+    store.finish(run, error=ERROR, can_retry=False, progress="{}")
+    store.later(60)
+    assert not store.do(lambda tx: queue.retry(tx, "bob", run.id))
+    assert store.do(lambda tx: queue.retry(tx, "", run.id))
+    task = store.find(run.id)
+    assert (task.status, task.attempt, task.run_at, task.created_at) == ("queued", 0, store.now, store.now - 60_000)
+    assert (task.started_at, task.finished_at, task.progress, task.error) == (None, None, None, None)
+
+
+def test_only_what_failed_or_was_cancelled_is_tried_again(store: Store) -> None:
+    queued, run, over = store.submit(), store.run(), store.run()
+    store.finish(over, result="1")
+    for task_id in (queued, run.id, over.id):
+        before = store.find(task_id)
+        assert not store.do(lambda tx, task_id=task_id: queue.retry(tx, "", task_id))  # type: ignore[misc]
+        assert store.find(task_id) == before
+
+
+def test_only_what_ended_long_ago_is_deleted_with_all_that_it_left(store: Store) -> None:
+    old, failed, waiting = store.run(), store.run(), store.submit()
+    store.finish(old, result="1")
+    store.finish(failed, error=ERROR)  # waits for its next attempt
+    store.later(100)
+    young = store.run()
+    store.finish(young, result="2")
+    assert store.do(lambda tx: queue.prune(tx, 100)) == 0
+    store.later(1)
+    assert store.do(lambda tx: queue.prune(tx, 100)) == 1
+    assert store.do(lambda tx: queue.find(tx, "", old.id)) is None
+    assert {store.find(one).status for one in (failed.id, waiting, young.id)} == {"scheduled", "queued", "succeeded"}
+    for table in ("task_payload", "task_result"):
+        assert store.do(lambda tx, table=table: tx.one(f"SELECT 1 FROM {table} WHERE task_id = :id", id=old.id)) is None  # type: ignore[misc]
+
+
+def test_waiting_tasks_are_counted(store: Store) -> None:
+    store.submit()
+    store.submit()
+    store.submit(delay_ms=1000)
+    store.run()
+    assert store.do(queue.count_waiting) == 3
+
+
+def test_the_condition_says_how_it_all_goes(store: Store) -> None:
+    store.submit()
+    store.later(9)
+    store.submit()
+    store.submit(delay_ms=1)
+    store.run()
+    condition = store.do(workers.condition)
+    assert (condition.queued, condition.scheduled, condition.running) == (2, 1, 1)
+    assert condition.now - (condition.oldest_queued_at or 0) == 9000
+
+
+def beat(store: Store, worker: str, *, has_claimed: bool) -> None:
+    values: Any = {"host": "h", "pid": 1, "processes": 2, "running": 0, "has_claimed": has_claimed}
+    store.do(lambda tx: workers.beat(tx, worker, **values))
+
+
+def test_a_worker_remembers_its_last_claim_until_it_signs_off(store: Store) -> None:
+    beat(store, "w", has_claimed=True)
+    claimed_at = store.now
+    store.later(5)
+    beat(store, "w", has_claimed=False)
+    (row,) = store.do(workers.condition).workers
+    assert (row["claimed_at"], row["seen_at"], row["started_at"]) == (claimed_at, store.now, claimed_at)
+    store.do(lambda tx: workers.sign_off(tx, "w"))
+    assert store.do(workers.condition).workers == []
+
+
+def test_a_worker_that_is_silent_is_forgotten(store: Store) -> None:
+    beat(store, "silent", has_claimed=False)
+    store.later(workers.WORKER_LIFE_SECONDS + 1)
+    beat(store, "alive", has_claimed=False)
+    assert [row["id"] for row in store.do(workers.condition).workers] == ["alive"]
+
+
+FILL = """
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+INSERT INTO task (id, caller, type, status, priority, timeout_ms, attempt, max_attempts, is_alone, created_at, run_at,
+    started_at, finished_at, lease, lease_until)
+SELECT {prefix} || i, '', CASE i % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' ELSE 'c' END, '{status}', i % 5, 1000, 0, 3, 0,
+    {now}, {run_at}, NULL, {finished_at}, {lease}, {lease_until} FROM n
+"""
+
+
+def fill(tx: At, count: int, status: str, **columns: Any) -> None:
+    """Rows of one status."""
+    given = {"run_at": tx.now, "finished_at": "NULL", "lease": "NULL", "lease_until": "NULL", **columns}
+    tx.run(FILL.format(count=count, status=status, prefix=f"'{status}-'", now=tx.now, **given))
+
+
+def populate(tx: At) -> None:
+    for status, count in (("succeeded", 20_000), ("failed", 50), ("cancelled", 50)):
+        fill(tx, count, status, finished_at=tx.now)
+    fill(tx, 100, "queued")
+    fill(tx, 100, "scheduled", run_at=tx.now + 1000)
+    fill(tx, 100, "running", lease="'l'", lease_until=tx.now + 1000)
+
+
+def listed(status: str | None, type: str | None, before: str | None) -> Callable[[Transaction], Any]:
+    return lambda tx: queue.list_newest(tx, "", status=status, type=type, before=before, limit=51)
+
+
+RUN = Claim("running-1", "a", 1, 3, 1000, False, "{}", "l")
+CLAIM_LIMITS = {"a": 5, "b": 5, "unknown": 5}
+
+# What is done: the indexes that its statements may take, in a database of mostly finished tasks.
+PLANS: dict[str, tuple[Callable[[Transaction], Any], set[str]]] = {
+    "claim": (
+        lambda tx: queue.claim(tx, CLAIM_LIMITS, lambda type, is_alone: True, 30),
+        {"task_claim", "sqlite_autoindex_task_1", "sqlite_autoindex_task_payload_1"},
+    ),
+    "promote": (lambda tx: queue.promote(At(tx, tx.now + 2000)), {"task_due", "sqlite_autoindex_task_1"}),
+    "next due": (queue.seconds_to_next_due, {"task_due"}),
+    "expired": (lambda tx: queue.has_expired_leases(tx, 30), {"task_lease"}),
+    "recover": (lambda tx: queue.recover(At(tx, tx.now + 2000), LOST, 30), {"task_lease", "sqlite_autoindex_task_1"}),
+    "prune": (
+        lambda tx: queue.prune(tx, -1),
+        {
+            "task_finished",
+            "sqlite_autoindex_task_1",
+            "sqlite_autoindex_task_payload_1",
+            "sqlite_autoindex_task_result_1",
+        },
+    ),
+    "count": (queue.count_waiting, {"task_claim", "task_due"}),
+    "condition": (workers.condition, {"task_claim", "task_due", "task_lease"}),
+    "find": (
+        lambda tx: queue.find(tx, "", "queued-1"),
+        {"task_list", "sqlite_autoindex_task_result_1"},  # caller and id, both exactly
+    ),
+    "cancel": (lambda tx: queue.cancel(tx, "", "queued-1"), {"sqlite_autoindex_task_1"}),
+    "retry": (lambda tx: queue.retry(tx, "", "failed-1"), {"sqlite_autoindex_task_1"}),
+    "renew": (lambda tx: queue.renew(tx, [RUN], 30), {"sqlite_autoindex_task_1"}),
+    "finish": (
+        lambda tx: queue.finish(tx, RUN, Ending(result="1")),
+        {"sqlite_autoindex_task_1"},
+    ),
+    "list": (listed(None, None, "x"), {"task_list"}),
+    "list a type": (listed(None, "a", "x"), {"task_list_by_type"}),
+    "list queued": (listed("queued", None, "x"), {"task_list_unfinished"}),
+    "list queued of a type": (listed("queued", "a", "x"), {"task_list_unfinished"}),
+    "list running": (listed("running", None, "x"), {"task_list_unfinished"}),
+    "list running of a type": (listed("running", "a", "x"), {"task_list_unfinished"}),
+    "list failed": (listed("failed", None, "x"), {"task_list_failed"}),
+    "list failed of a type": (listed("failed", "a", "x"), {"task_list_failed"}),
+    "list cancelled": (listed("cancelled", None, "x"), {"task_list_cancelled"}),
+    "list cancelled of a type": (listed("cancelled", "a", "x"), {"task_list_cancelled"}),
+    "list succeeded": (listed("succeeded", None, "x"), {"task_list"}),  # most are
+    "list succeeded of a type": (listed("succeeded", "a", "x"), {"task_list_by_type"}),
+}
+PLANS |= {
+    f"first page: {name}": (listed(*arguments, None), PLANS[name][1])
+    for name, arguments in {
+        "list": (None, None),
+        "list a type": (None, "a"),
+        "list queued": ("queued", None),
+        "list running": ("running", None),
+        "list failed": ("failed", None),
+        "list cancelled": ("cancelled", None),
+        "list succeeded": ("succeeded", None),
+        "list succeeded of a type": ("succeeded", "a"),
+    }.items()
+}
+PARTIAL = {"task_claim", "task_due", "task_lease"}  # small enough to be walked from end to end
+SORTED = ("USE TEMP B-TREE",)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with asyncio.Runner() as runner:
+        path = tmp_path_factory.mktemp("full") / "full.db"
+        database = runner.run(connection.connect(f"sqlite:///{path}", {"only_post": SCHEMA}))
+        store = Store(database, runner)
+        store.do(populate)
+        yield store
+        runner.run(database.close())
+
+
+class Undone(Exception):
+    """Takes back what was only tried."""
+
+
+def plan_of(store: Store, act: Callable[[Transaction], Any]) -> list[str]:
+    """SQLite's plans of all the statements with which a thing is done, one step a line."""
+    steps: list[str] = []
+
+    def explain(tx: At) -> None:
+        steps.clear()  # a unit that raises is run twice
+        act(tx)
+        for sql, values in list(tx.asked):
+            steps.extend(row[3] for row in tx.all(f"EXPLAIN QUERY PLAN {sql}", **values))
+        raise Undone
+
+    with pytest.raises(Undone):
+        store.do(explain)
+    return steps
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_statement_takes_the_index_that_was_made_for_it(full: Store, name: str) -> None:
+    act, allowed = PLANS[name]
+    steps = plan_of(full, act)
+    taken = {step.split(" INDEX ")[1].split()[0] for step in steps if " INDEX " in step}
+    assert taken and taken <= allowed, steps
+    scans = [step for step in steps if step.startswith("SCAN task") and not any(index in step for index in PARTIAL)]
+    # Of a list, what was taken from the partial indexes is walked to be sorted.
+    assert scans == ["SCAN task"] * steps.count("MATERIALIZE listed"), steps
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PLANS if "list" in name and "queued" not in name and "running" not in name]
+)
+def test_a_page_of_what_may_be_many_comes_out_of_its_index_in_order(full: Store, name: str) -> None:
+    assert not [step for step in plan_of(full, PLANS[name][0]) if step.startswith(SORTED)]
+
+
+def test_a_claim_sorts_candidates_and_nothing_else(full: Store) -> None:
+    steps = plan_of(full, PLANS["claim"][0])
+    assert sum("SEARCH task USING" in step and "task_claim" in step for step in steps) == len(CLAIM_LIMITS)

@@ -1,0 +1,235 @@
+"""The ways to start the service, and the ways in which that fails."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.processes import ROOT, START_SECONDS, Process, Service, eventually, free_port
+
+EXIT_FAILURE = 3
+SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """`start("-m", "only_post_svc", PORT="1")`"""
+    started: list[Process] = []
+
+    def start(*arguments: str, **env: str) -> Process:
+        started.append(Process(tmp_path, *arguments, env={"WORKER_PROCESSES": "1", **env}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def answers(process: Process, port: int, host: str = "127.0.0.1") -> None:
+    """It is up, and runs tasks."""
+
+    def is_up() -> bool:
+        assert process.is_running, process.log.read_text()
+        try:
+            return requests.post(f"http://{host}:{port}/health", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    eventually(is_up, START_SECONDS, every=0.05)
+    body = {"type": "echo", "payload": {"n": 1}, "wait": 20}
+    task = requests.post(f"http://{host}:{port}/api/task", json=body, timeout=30).json()
+    assert task["result"] == {"n": 1}
+
+
+def test_start_server_serves(start: Callable[..., Process]) -> None:
+    port = free_port()
+    call = f'from only_post_svc.main import start_server; start_server(host="localhost", port={port})'
+    answers(start("-c", call), port, "localhost")
+
+
+def test_start_server_takes_the_settings_of_the_environment(start: Callable[..., Process]) -> None:
+    port = free_port()
+    process = start("-c", "from only_post_svc.main import start_server; start_server()", PORT=str(port))
+    answers(process, port)
+
+
+def test_uvicorn_serves_the_app(start: Callable[..., Process]) -> None:
+    port = free_port()
+    process = start("-m", "uvicorn", "only_post_svc.main:app", "--port", str(port))
+    answers(process, port)
+    process.terminate()
+    assert "Traceback" not in process.log.read_text()
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"]])
+def test_the_module_serves_on_port_and_host_of_the_environment(
+    start: Callable[..., Process], arguments: list[str]
+) -> None:
+    port = free_port()
+    answers(start("-m", "only_post_svc", *arguments, PORT=str(port), HOST="localhost"), port)
+
+
+@pytest.mark.parametrize("arguments", [["--port"], ["serve", "--port"]])
+def test_options_go_before_the_environment(start: Callable[..., Process], arguments: list[str]) -> None:
+    port = free_port()
+    answers(start("-m", "only_post_svc", *arguments, str(port), PORT="1"), port)
+
+
+def test_it_is_not_open_to_the_network_unless_it_is_told(start: Callable[..., Process]) -> None:
+    closed, opened = free_port(), free_port()
+    answers(start("-m", "only_post_svc", PORT=str(closed)), closed)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", closed), 5)
+    answers(start("-m", "only_post_svc", PORT=str(opened), HOST="0.0.0.0"), opened, "127.0.0.2")
+
+
+def test_production_with_a_secret_listens_to_the_network_and_asks_for_a_token(start: Callable[..., Process]) -> None:
+    port = free_port()
+    process = start("-m", "only_post_svc", PORT=str(port), APP_ENV="production", SECRET_KEY=SECRET)
+    url = f"http://127.0.0.2:{port}"
+    eventually(lambda: b"startup complete" in process.log.read_bytes() or not process.is_running, START_SECONDS)
+    assert requests.post(f"{url}/health", timeout=9).status_code == 200
+    assert requests.post(f"{url}/api/types", json={}, timeout=9).status_code == 401
+    assert SECRET not in process.log.read_text()
+
+
+def test_an_import_opens_nothing_and_reads_no_settings(tmp_path: Path) -> None:
+    code = "import only_post_svc.main, os, threading; print(os.listdir('.'), threading.active_count())"
+    env = {"PYTHONPATH": str(ROOT), "PORT": "no port", "APP_ENV": "nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[] 1\n", "")
+
+
+def test_help_names_the_commands(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "only_post_svc", "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "serve" in done.stdout and "worker" in done.stdout
+
+
+def complaint(process: Process) -> str:
+    """The one line that a start which failed has said."""
+    assert process.wait(START_SECONDS) == EXIT_FAILURE, process.log.read_text()
+    said = process.log.read_text()
+    assert said.endswith("\n") and said.count("\n") == 1, said
+    return said
+
+
+def test_a_port_that_is_taken_is_named_and_its_owner_is_not_disturbed(
+    service: Service, start: Callable[..., Process]
+) -> None:
+    said = complaint(start("-m", "only_post_svc", "--port", str(service.port)))
+    assert said.startswith("PORT: ") and str(service.port) in said and "in use" in said
+    assert service.run("echo", {"n": 1})["status"] == "succeeded"
+
+
+BAD = [
+    ("PORT", "hunter2"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("HOST", "hunter2.invalid"),
+    ("DATABASE_URL", "mysql://hunter2:hunter2@localhost/x"),
+    ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "sqlite:////dev/null/hunter2/x.db"),
+    ("APP_ENV", "hunter2"),
+    ("SECRET_KEY", "hunter2"),
+    ("SECRET_KEY", f"{SECRET},hunter2"),
+    ("SECRET_KEY_FILE", "/nowhere/hunter2"),
+    ("SIGNING_KEY_FILE", "/nowhere/hunter2"),
+    ("JWKS_FILE", "/nowhere/hunter2"),
+    ("TASK_AUTH", "hunter2"),
+    ("WORKER_PROCESSES", "hunter2"),
+    ("WORKER_PROCESSES", "-1"),
+    ("TASK_CONCURRENCY", "0"),
+    ("LEASE_SECONDS", "0"),
+    ("RESULT_TTL", "1.5"),
+    ("MAX_QUEUED", "hunter2"),
+    ("HEALTH_GET", "hunter2"),
+    ("RATE_LIMITS", "other=hunter2"),
+    ("MAX_BODY_BYTES", "1M"),
+    ("LOG_LEVEL", "hunter2"),
+    ("LOG_FORMAT", "hunter2"),
+    ("FORWARDED_ALLOW_IPS", "hunter2"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), BAD)
+def test_a_bad_setting_is_named_and_never_shown(start: Callable[..., Process], variable: str, value: str) -> None:
+    said = complaint(start("-m", "only_post_svc", **{"PORT": str(free_port()), variable: value}))
+    assert said.startswith(f"{variable}: ")
+    assert "hunter2" not in said and f" {value} " not in f" {said} "
+
+
+@pytest.mark.parametrize(
+    ("env", "variable"),
+    [
+        ({"APP_ENV": "production"}, "SECRET_KEY"),
+        ({"DYNO": "web.1", "SECRET_KEY": SECRET}, "DATABASE_URL"),
+        ({"APP_ENV": "production", "SECRET_KEY": SECRET, "FORWARDED_ALLOW_IPS": "*"}, "FORWARDED_ALLOW_IPS"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments", [["only_post_svc"], ["only_post_svc", "worker"], ["uvicorn", "only_post_svc.main:app"]]
+)
+def test_settings_that_can_not_go_together_are_named(
+    start: Callable[..., Process], arguments: list[str], env: dict[str, str], variable: str
+) -> None:
+    assert complaint(start("-m", *arguments, **env)).startswith(f"{variable}: ")
+
+
+def test_a_jwks_file_that_is_none_is_named(start: Callable[..., Process], tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text('{"hunter2": 1}')
+    said = complaint(start("-m", "only_post_svc", PORT=str(free_port()), JWKS_FILE="keys"))
+    assert said.startswith("JWKS_FILE: ") and "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        None,
+        "raise ValueError('one line\\nand another')",
+        "def broken(:",
+        "raise SystemExit",
+        "import os; os._exit(0)",
+        "from only_post_svc import task\ntask('echo')(lambda: None)",
+        "from only_post_svc import task\n@task('t')\ndef t(value: set[int]) -> None: ...",
+    ],
+    ids=["missing", "raises", "syntax", "exits", "vanishes", "taken name", "no shape"],
+)
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_task_modules_that_can_not_be_loaded_are_named(
+    start: Callable[..., Process], tmp_path: Path, command: str, source: str | None
+) -> None:
+    if source is not None:
+        (tmp_path / "jobs.py").write_text(source)
+    said = complaint(start("-m", "only_post_svc", command, PORT=str(free_port()), TASK_MODULES="jobs"))
+    assert said.startswith("TASK_MODULES: ")
+
+
+def test_a_start_that_fails_leaves_no_process(start: Callable[..., Process], tmp_path: Path) -> None:
+    process = start("-m", "only_post_svc", PORT=str(free_port()), DATABASE_URL="sqlite:////dev/null/x.db")
+    complaint(process)
+
+    def at_home() -> list[str]:
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink(f"/proc/{pid}/cwd") == str(tmp_path):
+                    found.append(pid)
+            except OSError:  # it has just gone
+                continue
+        return found
+
+    eventually(lambda: at_home() == [], 3)

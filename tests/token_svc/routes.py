@@ -1,0 +1,21 @@
+"""The service's own table of routes, so that no test forgets a new one."""
+
+from token_svc import api
+
+OPEN = {
+    ("POST", "/register"),
+    ("POST", "/token"),
+    ("POST", "/revoke"),
+    *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/.well-known/jwks.json")),
+    *((method, "/.well-known/oauth-authorization-server") for method in ("GET", "HEAD")),
+}
+
+
+def every() -> list[tuple[str, str]]:
+    """Method and path, with the names of its parameters in braces."""
+    return [(method, route.path) for route in api.routes() for method in sorted(route.methods or ())]
+
+
+def guarded() -> list[tuple[str, str]]:
+    """All that need a token: a new route does, unless it is added to OPEN."""
+    return [route for route in every() if route not in OPEN]

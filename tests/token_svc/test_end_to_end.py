@@ -1,0 +1,85 @@
+"""Both services together: a token of the one, a task on the other."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.processes import Service, TokenService
+from tests.token_svc.users import User
+from tests.tokens import SECRET, token
+
+OTHER_SECRET = "another secret of the tests as long as it has to be"
+
+
+def post(service: Service, path: str, body: object, user: User) -> requests.Response:
+    return service.post(path, body, headers={"Authorization": str(user.headers["Authorization"])})
+
+
+def submitted(service: Service, user: User, text: str) -> str:
+    task = {"type": "text.stats", "payload": {"text": text}, "wait": 20}
+    answer = post(service, "/api/task", task, user)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["result"]["words"] == len(text.split())
+    return str(answer.json()["task_id"])
+
+
+@pytest.fixture
+def start_tasks(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts the POST-only service that wants a token."""
+    started: list[Service] = []
+
+    def start(**env: str) -> Service:
+        settings = {"TASK_AUTH": "required", "WORKER_PROCESSES": "1", **env}
+        started.append(Service(tmp_path / "tasks", settings))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.kill()
+
+
+def assert_tasks_are_their_owners(tasks: Service, tokens: TokenService) -> None:
+    ada, bob = User(tokens), User(tokens)
+    task_id = submitted(tasks, ada, "one two three")
+    assert post(tasks, "/api/result", {"task_id": task_id}, ada).status_code == 200
+    assert post(tasks, "/api/result", {"task_id": task_id}, bob).json()["code"] == "task_not_found"
+    assert post(tasks, "/api/tasks", {}, bob).json()["items"] == []
+    assert len(post(tasks, "/api/tasks", {}, ada).json()["items"]) == 1
+    assert tasks.post("/api/task", {"type": "echo"}).status_code == 401
+    ada.take(ada.login(scope="data").json())
+    refused = post(tasks, "/api/tasks", {}, ada)
+    assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
+
+
+def test_one_secret_lets_the_users_of_one_service_submit_to_the_other(
+    start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service]
+) -> None:
+    assert_tasks_are_their_owners(start_tasks(SECRET_KEY=SECRET), start_tokens(SECRET_KEY=SECRET))
+
+
+def test_with_a_key_pair_the_other_service_needs_the_public_half_alone(
+    start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service], tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = serialization.PrivateFormat.PKCS8
+    pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(pem)
+    tokens = start_tokens(SIGNING_KEY_FILE="key.pem")
+    (tmp_path / "jwks.json").write_bytes(tokens.get("/.well-known/jwks.json").content)
+    tasks = start_tasks(JWKS_FILE=str(tmp_path / "jwks.json"), SECRET_KEY=SECRET)
+    assert_tasks_are_their_owners(tasks, tokens)
+    forged = {"Authorization": f"Bearer {token()}"}  # signed with the secret, which is for cursors here
+    assert tasks.post("/api/tasks", {}, headers=forged).status_code == 401
+
+
+def test_a_token_of_another_secret_is_refused(
+    start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service]
+) -> None:
+    tasks, user = start_tasks(SECRET_KEY=SECRET), User(start_tokens(SECRET_KEY=OTHER_SECRET))
+    answer = post(tasks, "/api/task", {"type": "echo"}, user)
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+    assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]

@@ -1,0 +1,306 @@
+"""Other people's software against the service: an OAuth 2 client, and a JWT library that verifies by JWKS."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from oauthlib.oauth2 import InvalidGrantError, LegacyApplicationClient
+from requests_oauthlib import OAuth2Session
+
+from shared.auth import AUDIENCE, ISSUER
+from tests.processes import HTTPService, TokenService
+from tests.token_svc.answers import is_bad_token
+from tests.token_svc.users import User
+from tests.tokens import sign
+
+CLIENT = "an-app"
+
+
+@pytest.fixture(autouse=True)
+def http_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+
+
+def logged_in(user: User) -> OAuth2Session:
+    session = OAuth2Session(client=LegacyApplicationClient(CLIENT))
+    session.fetch_token(f"{user.service.url}/token", username=user.username, password=user.password, timeout=60)
+    return session
+
+
+def test_a_standard_client_logs_in_and_calls(user: User) -> None:
+    with logged_in(user) as session:
+        assert session.get(f"{user.service.url}/me", timeout=60).json() == user.profile
+
+
+def test_a_standard_client_asks_for_a_scope(user: User) -> None:
+    with OAuth2Session(client=LegacyApplicationClient(CLIENT, scope="data"), scope="data") as session:
+        url = f"{user.service.url}/token"
+        found = session.fetch_token(url, username=user.username, password=user.password, timeout=60)
+        assert found["scope"] == ["data"]
+
+
+def test_a_standard_client_reads_why_a_login_failed(user: User) -> None:
+    with OAuth2Session(client=LegacyApplicationClient(CLIENT)) as session, pytest.raises(InvalidGrantError) as caught:
+        session.fetch_token(f"{user.service.url}/token", username=user.username, password="wrong", timeout=60)
+    assert caught.value.description
+
+
+def test_a_standard_client_refreshes(user: User) -> None:
+    with logged_in(user) as session:
+        before = dict(session.token)
+        session.refresh_token(f"{user.service.url}/token", client_id=CLIENT, timeout=60)
+        assert session.token["refresh_token"] != before["refresh_token"]
+        assert session.get(f"{user.service.url}/me", timeout=60).json() == user.profile
+
+
+def test_a_standard_client_revokes(user: User) -> None:
+    with logged_in(user) as session:
+        url, headers, body = LegacyApplicationClient(CLIENT).prepare_token_revocation_request(
+            f"{user.service.url}/revoke", session.token["refresh_token"], "refresh_token"
+        )
+        assert user.service.request("POST", url.removeprefix(user.service.url), data=body, headers=headers).ok
+        assert is_bad_token(session.get(f"{user.service.url}/me", timeout=60))
+
+
+def pem(key: Any) -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+
+
+def ec_key() -> bytes:
+    return pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+def rsa_key(bits: int = 2048) -> bytes:
+    return pem(rsa.generate_private_key(public_exponent=65537, key_size=bits))
+
+
+KEYS = {"ES256": ec_key, "RS256": rsa_key}
+PUBLIC = {"ES256": {"kty", "crv", "x", "y"}, "RS256": {"kty", "n", "e"}}
+
+
+def published(service: TokenService) -> list[dict[str, str]]:
+    return list(service.get("/.well-known/jwks.json").json()["keys"])
+
+
+def verified(service: TokenService, access_token: str) -> dict[str, Any]:
+    """The claims of a token, checked with nothing but what the service tells everybody."""
+    jwks_uri = service.get("/.well-known/oauth-authorization-server").json()["jwks_uri"]
+    with_keys = jwt.PyJWKClient(jwks_uri)
+    key = with_keys.get_signing_key_from_jwt(access_token)
+    claims = jwt.decode(access_token, key, algorithms=["ES256", "RS256"], audience=AUDIENCE, issuer=ISSUER)
+    return dict(claims)
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_another_library_verifies_a_token_by_the_published_key(
+    start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
+) -> None:
+    (tmp_path / "key.pem").write_bytes(KEYS[algorithm]())
+    service = start_tokens(SIGNING_KEY_FILE="key.pem")
+    user = User(service)
+    assert jwt.get_unverified_header(user.pair["access_token"]) == {
+        "alg": algorithm,
+        "typ": "at+jwt",
+        "kid": published(service)[0]["kid"],
+    }
+    claims = verified(service, user.pair["access_token"])
+    assert (claims["sub"], claims["scope"]) == (user.profile["id"], "data tasks")
+    assert user.get("/me").status_code == 200
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_of_a_key_only_its_public_members_are_published(
+    start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
+) -> None:
+    (tmp_path / "key.pem").write_bytes(KEYS[algorithm]())
+    (entry,) = published(start_tokens(SIGNING_KEY_FILE="key.pem"))
+    assert entry.keys() == PUBLIC[algorithm] | {"kid", "use", "alg"}
+    assert (entry["alg"], entry["use"]) == (algorithm, "sig")
+
+
+def test_a_token_signed_with_the_published_key_as_a_secret_is_refused(
+    start_tokens: Callable[..., TokenService], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_bytes(rsa_key())
+    service = start_tokens(SIGNING_KEY_FILE="key.pem")
+    user = User(service)
+    (entry,) = published(service)
+    claims = jwt.decode(user.pair["access_token"], options={"verify_signature": False})
+    public = jwt.PyJWK(entry).key
+    text = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+    for secret in (text, text.strip(), json.dumps(entry), entry["n"]):
+        forged = sign({"alg": "HS256", "typ": "at+jwt", "kid": entry["kid"]}, claims, secret)
+        assert is_bad_token(service.get("/me", headers={"Authorization": f"Bearer {forged}"}))
+
+
+OLD, NEW = (f"{age} secret of this test that is as long as it has to be" for age in ("old", "new"))
+
+
+def restarted(user: User, start_tokens: Callable[..., TokenService], **env: str) -> TokenService:
+    """The service of `user` again, with other settings."""
+    user.service.terminate()
+    user.service = start_tokens(**env)
+    return user.service
+
+
+def test_the_first_secret_signs_all_verify_and_a_retired_one_is_refused(
+    start_tokens: Callable[..., TokenService],
+) -> None:
+    user = User(start_tokens(SECRET_KEY=OLD))
+    for n in range(2):
+        user.add(n)
+    cursor = user.get("/data?limit=1").json()["next_cursor"]
+    restarted(user, start_tokens, SECRET_KEY=f"{NEW},{OLD}")
+    assert user.get("/me").status_code == 200
+    assert user.get(f"/data?cursor={cursor}").json()["items"][0]["data"] == 1
+    renewed = user.login().json()["access_token"]
+    restarted(user, start_tokens, SECRET_KEY=NEW)
+    assert is_bad_token(user.get("/me"))
+    user.headers["Authorization"] = f"Bearer {renewed}"
+    assert user.get("/me").status_code == 200
+
+
+def test_a_signing_key_is_rotated_by_keeping_the_old_ones_public_half(
+    start_tokens: Callable[..., TokenService], tmp_path: Path
+) -> None:
+    (tmp_path / "old.pem").write_bytes(rsa_key())
+    (tmp_path / "new.pem").write_bytes(ec_key())
+    user = User(start_tokens(SIGNING_KEY_FILE="old.pem"))
+    old = user.pair["access_token"]
+    (tmp_path / "jwks.json").write_bytes(user.service.get("/.well-known/jwks.json").content)
+    service = restarted(user, start_tokens, SIGNING_KEY_FILE="new.pem", JWKS_FILE="jwks.json")
+    assert [entry["alg"] for entry in published(service)] == ["ES256", "RS256"]
+    assert user.get("/me").status_code == 200
+    user.take(user.login().json())
+    for token in (old, user.pair["access_token"]):
+        assert verified(service, token)["sub"] == user.profile["id"]
+    restarted(user, start_tokens, SIGNING_KEY_FILE="new.pem")
+    assert user.get("/me").status_code == 200
+    user.headers["Authorization"] = f"Bearer {old}"
+    assert is_bad_token(user.get("/me"))
+
+
+def bad_files() -> dict[str, tuple[str, bytes]]:
+    encrypted = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"a passphrase"),
+    )
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    public_pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    private = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
+    good = ECAlgorithm.to_jwk(public, as_dict=True) | {"kid": "x"}
+    p384 = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP384R1()).public_key(), as_dict=True)
+    weak = RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True)
+
+    def jwks(*keys: Any) -> tuple[str, bytes]:
+        return "JWKS_FILE", json.dumps({"keys": keys}).encode()
+
+    return {
+        "no PEM": ("SIGNING_KEY_FILE", b"not a key"),
+        "empty": ("SIGNING_KEY_FILE", b""),
+        "public key": ("SIGNING_KEY_FILE", public_pem),
+        "encrypted": ("SIGNING_KEY_FILE", encrypted),
+        "weak RSA": ("SIGNING_KEY_FILE", rsa_key(1024)),
+        "another curve": ("SIGNING_KEY_FILE", pem(ec.generate_private_key(ec.SECP384R1()))),
+        "cut short": ("SIGNING_KEY_FILE", ec_key()[:-60]),
+        "JWKS of nothing": ("JWKS_FILE", b"{}"),
+        "JWKS with a private key": jwks({**private, "kid": "x"}),
+        "JWKS with a private key among good ones": jwks(good, {**private, "kid": "y"}),
+        "JWKS of no key": jwks(),
+        "JWKS with a kid twice": jwks(good, good),
+        "JWKS without a kid": jwks({name: value for name, value in good.items() if name != "kid"}),
+        "JWKS with a kid that is no text": jwks({**good, "kid": 5}),
+        "JWKS with a kid that is a list": jwks({**good, "kid": []}),
+        "JWKS of another curve": jwks({**p384, "kid": "x"}),
+        "JWKS of weak RSA": jwks({**weak, "kid": "x"}),
+        "JWKS of a secret": jwks({"kty": "oct", "k": "c2VjcmV0", "kid": "x"}),
+        "JWKS of texts": jwks("key"),
+        "JWKS that nests deeply": ("JWKS_FILE", b'{"keys":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        "JWKS that is not UTF-8": ("JWKS_FILE", b"\xff" * 40),
+        "short secret": ("SECRET_KEY_FILE", b"too short"),
+        "secret that is no text": ("SECRET_KEY_FILE", b"\xff" * 40),
+        "secret that is a private key": ("SECRET_KEY_FILE", ec_key()),
+    }
+
+
+def refusal(directory: Path, **env: str) -> str:
+    """The one line that a start ends with."""
+    process = TokenService(directory, env, wait=False)
+    try:
+        assert process.wait(20) == 3
+    finally:
+        process.kill()
+    (line,) = process.log.read_text().splitlines()
+    return line
+
+
+BAD_FILES = bad_files()
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_weak_or_broken_key_file_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    variable, content = BAD_FILES[name]
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "good.pem").write_bytes(ec_key())
+    others = {"SIGNING_KEY_FILE": "good.pem"} if variable == "JWKS_FILE" else {}
+    assert refusal(tmp_path, **others, **{variable: "file"}).startswith(f"{variable}: ")
+
+
+def test_a_key_set_without_a_signing_key_ends_the_start(
+    start_tokens: Callable[..., TokenService], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_bytes(ec_key())
+    service = start_tokens(SIGNING_KEY_FILE="key.pem")
+    (tmp_path / "jwks.json").write_bytes(service.get("/.well-known/jwks.json").content)
+    # What it would sign with its secret it would refuse itself.
+    assert refusal(tmp_path / "b", JWKS_FILE=str(tmp_path / "jwks.json"), SECRET_KEY=NEW).startswith("SIGNING_KEY_FILE")
+
+
+SETTINGS = {
+    "SECRET_KEY": "short",
+    "ACCESS_TOKEN_SECONDS": "half an hour",
+    "PASSWORD_MIN_LENGTH": "007.5",
+    "MAX_ITEMS_PER_USER": "many",
+    "REGISTRATION": "perhaps",
+    "RATE_LIMITS": "login=0/minute",
+    "FORWARDED_ALLOW_IPS": "somewhere",
+    "DATABASE_URL": "mysql://name:pass-word@host/db",
+}
+
+
+@pytest.mark.parametrize("variable", SETTINGS)
+def test_a_bad_setting_ends_the_start_with_one_line_that_shows_no_value(tmp_path: Path, variable: str) -> None:
+    line = refusal(tmp_path, **{variable: SETTINGS[variable]})
+    assert line.startswith(f"{variable}: ")
+    assert SETTINGS[variable] not in line
+
+
+PAIRS = {
+    "PEM": ec_key().decode(),
+    "ssh": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ada@example.org",
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_secret_that_is_half_of_a_key_pair_ends_the_start(tmp_path: Path, kind: str) -> None:
+    line = refusal(tmp_path, SECRET_KEY=PAIRS[kind])
+    assert line.startswith("SECRET_KEY: ")
+    assert not any(part in line for part in PAIRS[kind].split())
+
+
+def test_production_needs_a_secret(tmp_path: Path) -> None:
+    assert refusal(tmp_path, APP_ENV="production").startswith("SECRET_KEY: ")
+
+
+def test_a_port_in_use_is_one_line(tokens: HTTPService, tmp_path: Path) -> None:
+    process = TokenService(tmp_path, port=tokens.port, wait=False)
+    assert process.wait(20) == 3
+    assert process.log.read_text().startswith("PORT: ")

@@ -1,0 +1,1 @@
+"""Users, OAuth 2 bearer tokens, and each user's own JSON data."""

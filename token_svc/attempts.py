@@ -1,0 +1,156 @@
+"""Logins that failed, and registrations, counted in the database that all processes share.
+
+A login counts before the password is looked at, so that of two at the same moment only one slips through. Above its
+limit it has to wait, twice as long with every further failure. An account as a whole makes only strangers wait, and
+not for long: an address that has logged in before has a count of its own, so nobody can lock the owner out; and
+refresh tokens go on working in any case.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from shared import times
+from shared.database import Transaction
+from shared.errors import TooManyRequests
+from shared.settings import Rate
+
+MAX_DELAY_SECONDS = 900
+MAX_ACCOUNT_DELAY_SECONDS = 60
+ACCOUNT_FAILURES = 50  # NIST SP 800-63B-4 §3.2.2 allows 100
+KEPT_SECONDS = 2 * MAX_DELAY_SECONDS  # without a failure, and the count starts again
+KNOWN_SECONDS = 30 * 86400
+MAX_PRUNED = 500
+
+
+class Limit(NamedTuple):
+    """So many failures, then a delay that starts at `delay_seconds` and doubles up to `most_seconds`."""
+
+    key: str
+    allowed: int
+    delay_seconds: float
+    most_seconds: float
+
+
+class LoginLimits(NamedTuple):
+    """What one login counts against: the `address` once it has failed, its `own` from the start."""
+
+    address: list[Limit]
+    own: list[Limit]
+
+
+NO_LIMITS = LoginLimits([], [])
+
+
+def login_limits(tx: Transaction, rate: Rate, username_key: str, address: str) -> LoginLimits:
+    allowed, seconds = rate
+    delay = seconds / allowed
+    own = [Limit(f"login {address} {username_key}", allowed, delay, MAX_DELAY_SECONDS)]
+    if not is_known(tx, username_key, address):
+        own.append(Limit(f"login * {username_key}", ACCOUNT_FAILURES, 1, MAX_ACCOUNT_DELAY_SECONDS))
+    return LoginLimits([Limit(f"login {address}", allowed, delay, MAX_DELAY_SECONDS)], own)
+
+
+def begin(tx: Transaction, limits: LoginLimits) -> None:
+    """Counts a login as failed. Raises 429, counting nothing, when one of its limits has to wait."""
+    for limit in (*limits.address, *limits.own):
+        failures, last_at = _find(tx, limit.key)
+        _need_over(tx, last_at + _delay_seconds(failures, limit) * 1000)
+    _count(tx, limits.own)
+
+
+def fail(tx: Transaction, limits: LoginLimits) -> None:
+    _count(tx, limits.address)
+
+
+def forgive(tx: Transaction, limits: LoginLimits) -> None:
+    """The login was a good one."""
+    for limit in limits.own[:1]:  # of this address for this account
+        tx.run("DELETE FROM attempt WHERE key = :key", key=limit.key)
+    for limit in limits.own[1:]:
+        tx.run("UPDATE attempt SET failures = failures - 1 WHERE key = :key AND failures > 0", key=limit.key)
+
+
+def take_registration(tx: Transaction, rate: Rate, address: str) -> None:
+    """Counts one registration, or guess at who is registered. Raises 429 above `rate`."""
+    allowed, seconds = rate
+    key = f"register {address}"
+    count, since = _find(tx, key)
+    if count >= allowed:
+        _need_over(tx, since + seconds * 1000)
+    is_new = count == 0 or tx.now >= since + seconds * 1000
+    _put(tx, key, 1 if is_new else count + 1, since=tx.now if is_new else since, kept_seconds=seconds)
+
+
+def remember(tx: Transaction, username_key: str, address: str) -> None:
+    """The address is one that the account's owner logs in from."""
+    _put(tx, f"known {address} {username_key}", 0, since=tx.now, kept_seconds=KNOWN_SECONDS)
+
+
+def is_known(tx: Transaction, username_key: str, address: str) -> bool:
+    return tx.one(FIND, key=f"known {address} {username_key}", now=tx.now) is not None
+
+
+OF_A_NAME = "key LIKE :like ESCAPE '!'"
+
+
+def _like(username_key: str) -> str:
+    """Matches what is counted under a name, and not what is counted under an address that looks like it."""
+    return "% % " + username_key.replace("_", "!_")  # a name has neither % nor !
+
+
+def forget(tx: Transaction, username_key: str) -> None:
+    tx.run(f"DELETE FROM attempt WHERE {OF_A_NAME}", like=_like(username_key))
+
+
+OF = f"SELECT key, failures, last_at FROM attempt WHERE {OF_A_NAME} ORDER BY key"
+
+
+def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
+    rows = tx.all(OF, like=_like(username_key))
+    return [
+        {"kind": kind, "address": address, "failures": failures, "at": times.to_text(at)}
+        for (kind, address, _), failures, at in ((key.split(" ", 2), failures, at) for key, failures, at in rows)
+    ]
+
+
+FIND = "SELECT failures, last_at FROM attempt WHERE key = :key AND expires_at > :now"
+
+PUT = """
+INSERT INTO attempt (key, failures, last_at, expires_at) VALUES (:key, :failures, :since, :expires_at)
+ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, last_at = excluded.last_at,
+    expires_at = excluded.expires_at
+"""
+
+PRUNE = """
+DELETE FROM attempt WHERE key IN
+    (SELECT key FROM attempt WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
+"""
+
+
+def prune(tx: Transaction) -> int:
+    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)
+
+
+def _count(tx: Transaction, limits: Sequence[Limit]) -> None:
+    for limit in limits:
+        _put(tx, limit.key, _find(tx, limit.key)[0] + 1, since=tx.now, kept_seconds=KEPT_SECONDS)
+
+
+def _find(tx: Transaction, key: str) -> tuple[int, int]:
+    row = tx.one(FIND, key=key, now=tx.now)
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def _put(tx: Transaction, key: str, failures: int, *, since: int, kept_seconds: int) -> None:
+    tx.run(PUT, key=key, failures=failures, since=since, expires_at=tx.now + kept_seconds * 1000)
+
+
+def _need_over(tx: Transaction, until: float) -> None:
+    if until > tx.now:
+        raise TooManyRequests((until - tx.now) / 1000)
+
+
+def _delay_seconds(failures: int, limit: Limit) -> float:
+    if failures < limit.allowed:
+        return 0
+    return min(limit.most_seconds, limit.delay_seconds * 2.0 ** min(30, failures - limit.allowed))

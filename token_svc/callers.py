@@ -1,0 +1,67 @@
+"""Who sent a request, and what its handlers share."""
+
+from typing import Any, NamedTuple, TypedDict
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import auth
+from shared.auth import Caller, TokenDoor
+from shared.database import Database
+from shared.errors import Unauthorized
+from shared.pages import Cursors
+from shared.rate_limits import RateLimit, address
+from shared.strict_json import encode
+from token_svc import sessions
+from token_svc.accounts import Account
+from token_svc.grants import Grants
+from token_svc.settings import Settings
+
+
+class State(TypedDict):
+    """What the lifespan makes and every handler finds in `request.state`."""
+
+    settings: Settings
+    database: Database
+    token_door: TokenDoor
+    grants: Grants
+    cursors: Cursors
+    keys: dict[str, Any]
+    rate_limit: RateLimit | None
+
+
+class Holder(NamedTuple):
+    """An account, and the token that speaks for it. Whatever it writes asks again with `sessions.need_holder`:
+    the body may come in long after the headers."""
+
+    account: Account
+    caller: Caller
+
+
+async def holder_of(request: Request[State], scope: str = "") -> Holder:
+    """Who sent the request, as the account is now. Raises 401, 403 and 429."""
+    try:
+        caller = await auth.require(request)
+        account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, caller.claims))
+    except Unauthorized:
+        take(request, address(request))
+        raise
+    if scope:
+        auth.need_scope(caller, scope)
+    take(request, account.id)
+    return Holder(account, caller)
+
+
+def take(request: Request[State], who: str) -> None:
+    """Counts a request against the limit of a subject or an address. Raises 429."""
+    if limit := request.state["rate_limit"]:
+        limit.take(who)
+
+
+def written_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer that is JSON already."""
+    return Response(body.encode(), status, headers, media_type="application/json")
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return written_response(encode(value), status, headers)

@@ -1,0 +1,45 @@
+"""The audit trail: what happened to an account, in the log and in the user's own export."""
+
+import logging
+
+from shared import ids, times
+from shared.database import Row, Transaction
+
+NOBODY = "-"  # who is meant by a name that does not exist
+MAX_PRUNED = 500
+KEPT_MS = 365 * 24 * 3600 * 1000
+
+log = logging.getLogger("audit")
+
+
+def record(tx: Transaction, account_id: str, kind: str, address: str) -> None:
+    """`kind`: registered, login, login_failed, password_changed, email_changed, session_ended,
+    refresh_replayed, disabled, enabled, granted. Logged by `announce`, once it is on disk."""
+    tx.run(
+        "INSERT INTO event (id, account_id, kind, address, at) VALUES (:id, :account_id, :kind, :address, :now)",
+        id=ids.new(),
+        account_id=account_id,
+        kind=kind,
+        address=address,
+        now=tx.now,
+    )
+
+
+def announce(kind: str, account_id: str, address: str) -> None:
+    log.info(f"audit.{kind}", extra={"sub": account_id, "client": address})
+
+
+PRUNE = """
+DELETE FROM event WHERE id IN (SELECT id FROM event WHERE {condition} LIMIT :most)
+"""
+
+
+def prune(tx: Transaction) -> int:
+    """Deletes old ones, and guesses at names that nobody has: up to MAX_PRUNED of each, how many."""
+    guesses = tx.run(PRUNE.format(condition="account_id = :nobody"), nobody=NOBODY, most=MAX_PRUNED)
+    return max(guesses, tx.run(PRUNE.format(condition="at <= :before"), before=tx.now - KEPT_MS, most=MAX_PRUNED))
+
+
+def of(tx: Transaction, account_id: str) -> list[dict[str, str]]:
+    rows: list[Row] = tx.all("SELECT kind, address, at FROM event WHERE account_id = :id ORDER BY id", id=account_id)
+    return [{"event": kind, "address": address, "at": times.to_text(at)} for kind, address, at in rows]

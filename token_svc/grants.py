@@ -1,0 +1,213 @@
+"""What a login takes: the limits, the password, and the session that it starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.database import Database, Transaction
+from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem
+from shared.schemas import Fault
+from token_svc import accounts, attempts, events, models, sessions
+from token_svc.accounts import Account
+from token_svc.attempts import NO_LIMITS, LoginLimits
+from token_svc.models import RegisterRequest
+from token_svc.passwords import Passwords, needs_renewal
+from token_svc.sessions import Issuer, Session
+from token_svc.settings import Settings
+
+
+class InvalidGrant(Problem):
+    """One and the same for every reason: RFC 6749 §5.2, with 401 where no OAuth client asked."""
+
+    status = 400
+    code = "invalid_grant"
+
+    def __init__(self) -> None:
+        super().__init__(detail="the username, the password or the token is not right")
+
+
+@dataclass(frozen=True)
+class Grants:
+    database: Database
+    passwords: Passwords
+    issuer: Issuer
+    settings: Settings
+
+    async def register(self, wanted: RegisterRequest, address: str) -> dict[str, Any]:
+        """A new account and its first session. Raises 403, 409, 422, 429."""
+        if self.settings.registration == "closed":
+            raise Forbidden("registration_closed", "this service takes no new users")
+        _need_good(
+            {
+                "/username": accounts.username_fault(wanted.username),
+                "/email": accounts.email_fault(wanted.email),
+                "/password": self.passwords.fault(wanted.password, wanted.username, wanted.email),
+            }
+        )
+        await self._count_registration(address)
+        await self.database.read(lambda tx: _check_free(tx, wanted.username, wanted.email))
+        password_hash = await self.passwords.hash(wanted.password)
+
+        def unit(tx: Transaction) -> tuple[Account, Session, str]:
+            _check_free(tx, wanted.username, wanted.email)
+            account = accounts.create(tx, wanted.username, wanted.email, password_hash)
+            attempts.remember(tx, accounts.fold(account.username), address)
+            events.record(tx, account.id, "registered", address)
+            return account, *sessions.start(tx, account, account.scope)
+
+        account, session, refresh_token = await self.database.write(unit)
+        events.announce("registered", account.id, address)
+        return self._answer(account, session, refresh_token) | {"user": models.account_json(account)}
+
+    async def _count_registration(self, address: str) -> None:
+        if rate := self.settings.rate_limits.register:
+            await self.database.write(lambda tx: attempts.take_registration(tx, rate, address))
+
+    async def by_password(self, username: str, password: str, scope: str | None, address: str) -> dict[str, Any]:
+        """A new session. Raises InvalidGrant, after the same work whatever is wrong, 429 and 503."""
+        account, limits = await self.database.write(lambda tx: self._begin(tx, username, address))
+        is_right = await self.passwords.verify(password, account.password_hash if account else None)
+        if account is None or not is_right or account.is_disabled:
+            await self._failed(account, limits, address)
+            raise InvalidGrant
+        if not _is_within(account.scope, scope):
+            await self.database.write(lambda tx: attempts.forgive(tx, limits))  # the password was right
+        renewed = await self.passwords.hash(password) if needs_renewal(account.password_hash) else None
+
+        granted = _granted(account.scope, scope)
+
+        def unit(tx: Transaction) -> tuple[Account, Session, str]:
+            current = accounts.by_id(tx, account.id)
+            if current is None or current.is_disabled or current.version != account.version:
+                raise InvalidGrant  # changed while the password was being checked
+            if renewed:
+                accounts.renew_hash(tx, account, renewed)
+            self._succeed(tx, account, limits, address)
+            return current, *sessions.start(tx, current, granted)
+
+        current, session, refresh_token = await self.database.write(unit)
+        events.announce("login", account.id, address)
+        return self._answer(current, session, refresh_token)
+
+    def _begin(self, tx: Transaction, username: str, address: str) -> tuple[Account | None, LoginLimits]:
+        """The account, if there is one, and what this attempt counts against: it is counted already."""
+        rate = self.settings.rate_limits.login
+        limits = attempts.login_limits(tx, rate, accounts.fold(username), address) if rate else NO_LIMITS
+        attempts.begin(tx, limits)
+        return accounts.by_username(tx, username), limits
+
+    def _succeed(self, tx: Transaction, account: Account, limits: LoginLimits, address: str) -> None:
+        attempts.forgive(tx, limits)
+        attempts.remember(tx, accounts.fold(account.username), address)
+        events.record(tx, account.id, "login", address)
+
+    async def _failed(self, account: Account | None, limits: LoginLimits, address: str) -> None:
+        """The same work for a name that nobody has."""
+        account_id = account.id if account else events.NOBODY
+
+        def unit(tx: Transaction) -> None:
+            attempts.fail(tx, limits)
+            is_there = accounts.by_id(tx, account_id) is not None  # it may have been deleted meanwhile
+            events.record(tx, account_id if is_there else events.NOBODY, "login_failed", address)
+
+        await self.database.write(unit)
+        events.announce("login_failed", account_id, address)
+
+    async def confirm(self, account: Account, password: str, address: str) -> None:
+        """The password once more, before something that can't be undone. Raises 403, 429."""
+        _, limits = await self.database.write(lambda tx: self._begin(tx, account.username, address))
+        if not await self.passwords.verify(password, account.password_hash):
+            await self._failed(account, limits, address)
+            raise Forbidden("wrong_password", "current_password is not right")
+        await self.database.write(lambda tx: attempts.forgive(tx, limits))
+
+    async def by_refresh_token(self, token: str, scope: str | None, address: str) -> dict[str, Any]:
+        """The same session, with a new pair. Raises InvalidGrant."""
+
+        def unit(tx: Transaction) -> sessions.Rotation | None:
+            rotation = sessions.rotate(tx, token)
+            if rotation is None:
+                return None
+            if not rotation.refresh_token:
+                events.record(tx, rotation.account.id, "refresh_replayed", address)
+                return rotation
+            # A narrower scope is the access token's alone: the session keeps its own (RFC 6749 §6).
+            granted = _granted(rotation.session.scope, scope)
+            return rotation._replace(session=rotation.session._replace(scope=granted))
+
+        rotation = await self.database.write(unit)
+        if rotation is None:
+            raise InvalidGrant
+        if not rotation.refresh_token:
+            events.announce("refresh_replayed", rotation.account.id, address)
+            raise InvalidGrant
+        return self._answer(rotation.account, rotation.session, rotation.refresh_token)
+
+    async def change(
+        self, account: Account, claims: Mapping[str, Any], email: str | None, password: str | None, address: str
+    ) -> Account:
+        """The account with a new email, a new password, or both. A new password ends every other session and
+        every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
+        found = {}
+        if email is not None:
+            found["/email"] = accounts.email_fault(email)
+            await self._count_registration(address)  # the answer tells whether somebody else has it
+        if password is not None:
+            found["/password"] = self.passwords.fault(password, account.username, email or account.email)
+        _need_good(found)
+        password_hash = await self.passwords.hash(password) if password is not None else None
+
+        def unit(tx: Transaction) -> Account:
+            current = sessions.need_holder(tx, claims)
+            if email is not None:
+                self._set_email(tx, current, email, address)
+            if password_hash is not None:
+                self._set_password(tx, current, claims["sid"], password_hash, address)
+            return accounts.by_id(tx, current.id) or current
+
+        changed = await self.database.write(unit)
+        for kind, new in (("email_changed", email), ("password_changed", password)):
+            if new is not None:
+                events.announce(kind, account.id, address)
+        return changed
+
+    def _set_email(self, tx: Transaction, account: Account, email: str, address: str) -> None:
+        if accounts.fold(email) != accounts.fold(account.email):
+            _check_free(tx, None, email)
+        accounts.set_email(tx, account.id, email)
+        events.record(tx, account.id, "email_changed", address)
+
+    def _set_password(
+        self, tx: Transaction, account: Account, session_id: str, password_hash: str, address: str
+    ) -> None:
+        accounts.set_password(tx, account.id, password_hash)
+        sessions.end_others(tx, account.id, keep=session_id)
+        attempts.forget(tx, accounts.fold(account.username))  # who knew the old one is a stranger again
+        attempts.remember(tx, accounts.fold(account.username), address)
+        events.record(tx, account.id, "password_changed", address)
+
+    def _answer(self, account: Account, session: Session, refresh_token: str) -> dict[str, Any]:
+        access_token = self.issuer.access_token(account, session)
+        return models.token_json(access_token, refresh_token, self.issuer.seconds, session)
+
+
+def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:
+    if what := accounts.taken(tx, username, email):
+        raise Conflict(f"{what}_taken", f"this {what} is taken")
+
+
+def _need_good(found: Mapping[str, str]) -> None:
+    """Raises 422 with what was found wrong, by pointer; '' is nothing."""
+    if faults := [Fault(pointer, detail) for pointer, detail in found.items() if detail]:
+        raise Invalid(faults)
+
+
+def _is_within(allowed: str, wanted: str | None) -> bool:
+    return set((wanted or allowed).split()) <= set(allowed.split())
+
+
+def _granted(allowed: str, wanted: str | None) -> str:
+    """The scope that is asked for, all that is allowed when none is. Raises 400 `invalid_scope`."""
+    if not _is_within(allowed, wanted):
+        raise BadRequest("invalid_scope", "more than this user has")
+    return " ".join(dict.fromkeys((wanted or allowed).split()))

@@ -1,0 +1,91 @@
+"""Items: each user's own JSON, kept as the text that was sent.
+
+Every statement names the owner, so that another's item is as absent as one that does not exist.
+"""
+
+from typing import NamedTuple
+
+from shared import ids
+from shared.database import Transaction
+
+
+class Item(NamedTuple):
+    id: str
+    data: str  # JSON
+    version: int
+    created_at: int  # milliseconds since 1970
+    updated_at: int
+
+
+COLUMNS = "id, data, version, created_at, updated_at"
+
+# The count stands in the account, so that a new item costs the same beside ten thousand.
+MAKE_ROOM = "UPDATE account SET item_count = item_count + 1 WHERE id = :owner AND item_count < :most"
+
+INSERT = """
+INSERT INTO item (id, account_id, data, version, created_at, updated_at)
+VALUES (:id, :owner, :data, 1, :now, :now)
+"""
+
+
+def create(tx: Transaction, owner: str, data: str, most: int) -> Item | None:
+    """None when the owner has `most` items already."""
+    if not tx.run(MAKE_ROOM, owner=owner, most=most):
+        return None
+    item = Item(ids.new(), data, 1, tx.now, tx.now)
+    tx.run(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
+    return item
+
+
+def find(tx: Transaction, owner: str, item_id: str) -> Item | None:
+    row = tx.one(f"SELECT {COLUMNS} FROM item WHERE id = :id AND account_id = :owner", id=item_id, owner=owner)
+    return Item(*row) if row else None
+
+
+def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[Item]:
+    sql = f"SELECT {COLUMNS} FROM item WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit"
+    return [Item(*row) for row in tx.all(sql, owner=owner, after=after, limit=limit)]
+
+
+MAX_PAGE_BYTES = 4 * 1024 * 1024  # two hundred items of a megabyte need not fit into memory, so a page may end early
+CHUNK = 20
+
+
+def page(tx: Transaction, owner: str, after: str, limit: int) -> tuple[list[Item], bool]:
+    """Up to `limit` items behind `after`, and whether there are more."""
+    found: list[Item] = []
+    size = 0
+    while True:
+        some = list_oldest(tx, owner, found[-1].id if found else after, min(CHUNK, limit + 1 - len(found)))
+        for item in some:
+            if len(found) == limit or size >= MAX_PAGE_BYTES:
+                return found, True
+            found.append(item)
+            size += len(item.data.encode())
+        if len(some) < CHUNK:
+            return found, False
+
+
+REPLACE = f"""
+UPDATE item SET data = :data, version = version + 1, updated_at = :now
+WHERE id = :id AND account_id = :owner AND version = :version
+RETURNING {COLUMNS}
+"""
+
+
+def replace(tx: Transaction, owner: str, item: Item, data: str) -> Item | None:
+    """None when it has moved on from `item`'s version."""
+    row = tx.one(REPLACE, id=item.id, owner=owner, version=item.version, data=data, now=tx.now)
+    return Item(*row) if row else None
+
+
+def delete(tx: Transaction, owner: str, item: Item) -> bool:
+    deleted = tx.run(
+        "DELETE FROM item WHERE id = :id AND account_id = :owner AND version = :version",
+        id=item.id,
+        owner=owner,
+        version=item.version,
+    )
+    if deleted:
+        tx.run("UPDATE account SET item_count = item_count - 1 WHERE id = :owner", owner=owner)
+    return deleted == 1

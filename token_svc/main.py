@@ -1,0 +1,105 @@
+"""The parts put together."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from shared import idempotency, logs, server
+from shared.access_log import AccessLog
+from shared.auth import TokenDoor
+from shared.bodies import BodyLimit
+from shared.database import Database, connection
+from shared.errors import EXCEPTION_HANDLERS, AlsoDescribe, Unavailable
+from shared.keys import load_keys, load_signing_key, published_keys
+from shared.pages import Cursors
+from shared.rate_limits import RateLimit
+from shared.request_id import RequestId
+from shared.settings import SettingsError
+from shared.shutting_down import ShuttingDown
+from shared.single_headers import SingleHeaders
+from token_svc import api, attempts, events, forms, oauth, sessions
+from token_svc.callers import State
+from token_svc.grants import Grants
+from token_svc.passwords import Passwords
+from token_svc.sessions import Issuer
+from token_svc.settings import Settings
+
+SCHEMA = Path(__file__).parent / "schema"
+PRUNE_SECONDS = 60
+PRUNERS = (sessions.prune, attempts.prune, events.prune, idempotency.prune)
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> Starlette:
+    app = Starlette(
+        routes=api.routes(),
+        middleware=[
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            Middleware(ShuttingDown),
+            Middleware(AlsoDescribe, paths=oauth.PATHS, describe=forms.members),
+            Middleware(SingleHeaders),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lambda app: lifespan(settings),
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@asynccontextmanager
+async def lifespan(settings: Settings) -> AsyncIterator[State]:
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        issuer = Issuer(load_signing_key(settings), settings.access_token_seconds)
+        door = TokenDoor(load_keys(settings))
+        database = await connection.connect(settings.database_url, {"token": SCHEMA})
+    except SettingsError as error:
+        server.fail_now(str(error))
+    passwords = Passwords(settings.password_min_length)
+    upkeep = asyncio.create_task(_prune(database))
+    yield State(
+        settings=settings,
+        database=database,
+        token_door=door,
+        grants=Grants(database, passwords, issuer, settings),
+        cursors=Cursors([secret.value for secret in settings.secret_key]),
+        keys=published_keys(settings),
+        rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+    )
+    upkeep.cancel()
+    passwords.close()
+    await database.close()
+
+
+async def _prune(database: Database) -> None:
+    """Deletes what is over, a little at a time."""
+    while True:
+        try:
+            for prune in PRUNERS:
+                while await database.write(prune) >= idempotency.MAX_PRUNED:
+                    await asyncio.sleep(0)
+        except Unavailable as error:
+            log.warning("prune.database_unavailable", extra={"reason": error.detail})
+        await asyncio.sleep(PRUNE_SECONDS)
+
+
+def start_server(host: str | None = None, port: int | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, with the settings of the environment."""
+    settings = server.settings_or_fail(Settings)
+    server.serve(create_app(settings), settings, host, port)
+
+
+def __getattr__(name: str) -> Any:
+    # `uvicorn token_svc.main:app` asks for it; an import alone reads no settings and opens nothing.
+    if name == "app":
+        return create_app(server.settings_or_fail(Settings))
+    raise AttributeError(name)

@@ -1,0 +1,71 @@
+"""The handlers of one's own account: made, read, changed, deleted, taken along."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from shared import bodies
+from shared.database import Database, Transaction
+from shared.rate_limits import address
+from token_svc import accounts, attempts, events, items, models, sessions
+from token_svc.callers import State, holder_of, json_response, take
+
+EXPORT_ITEMS = 20  # in memory at once
+
+
+async def register(request: Request[State]) -> Response:
+    take(request, address(request))
+    wanted = models.REGISTER.parse(await bodies.read_json(request))
+    return json_response(await request.state["grants"].register(wanted, address(request)), 201)
+
+
+async def show(request: Request[State]) -> Response:
+    account, _ = await holder_of(request)
+    return json_response(models.account_json(account))
+
+
+async def change(request: Request[State]) -> Response:
+    account, caller = await holder_of(request)
+    wanted = models.CHANGE.parse(await bodies.read_json(request))
+    grants = request.state["grants"]
+    await grants.confirm(account, wanted.current_password, address(request))
+    changed = await grants.change(account, caller.claims, wanted.email, wanted.password, address(request))
+    return json_response(models.account_json(changed))
+
+
+async def delete(request: Request[State]) -> Response:
+    account, caller = await holder_of(request)
+    wanted = models.PASSWORD.parse(await bodies.read_json(request))
+    await request.state["grants"].confirm(account, wanted.current_password, address(request))
+
+    def unit(tx: Transaction) -> None:
+        current = sessions.need_holder(tx, caller.claims)
+        accounts.delete(tx, current.id)
+        attempts.forget(tx, accounts.fold(current.username))
+
+    await request.state["database"].write(unit)
+    events.announce("deleted", account.id, address(request))
+    return Response(status_code=204)
+
+
+async def export(request: Request[State]) -> Response:
+    account, _ = await holder_of(request)
+
+    def unit(tx: Transaction) -> str:
+        known = attempts.of(tx, accounts.fold(account.username))
+        return models.export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
+
+    head = await request.state["database"].query(unit)
+    return StreamingResponse(_export(request.state["database"], account.id, head), media_type="application/json")
+
+
+async def _export(database: Database, owner: str, head: str) -> AsyncIterator[bytes]:
+    """Item by item, since ten thousand of them need not fit into memory."""
+    yield head.encode()
+    after, separator = "", ""
+    while some := await database.query(partial(items.list_oldest, owner=owner, after=after, limit=EXPORT_ITEMS)):
+        yield (separator + ",".join(map(models.item_json, some))).encode()
+        after, separator = some[-1].id, ","
+    yield b"]}"

@@ -1,0 +1,136 @@
+"""The handlers of OAuth 2: tokens, their end, what they say, and how to find all that."""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import auth
+from shared.auth import BadToken
+from shared.database import Transaction
+from shared.errors import BadRequest, Invalid, Problem
+from shared.rate_limits import address
+from shared.schemas import Fault
+from token_svc import accounts, events, forms, models, sessions
+from token_svc.callers import State, holder_of, json_response, take
+from token_svc.grants import InvalidGrant
+from token_svc.sessions import Session
+
+PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
+GRANT_TYPES = ("password", "refresh_token")
+
+
+async def token(request: Request[State]) -> Response:
+    take(request, address(request))
+    is_form = forms.is_form(request)
+    body = await forms.read(request, set(models.TOKEN.schema["properties"]))
+    if not is_form:
+        body.setdefault("grant_type", "password")
+    try:
+        with forms.faults_of(request):
+            return json_response(await _grant(request, body))
+    except InvalidGrant as problem:
+        if is_form:
+            raise
+        raise Problem(problem.code, problem.detail, status=401, headers=auth.CHALLENGE) from None
+
+
+async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any]:
+    if _given(body.get("grant_type"), "grant_type") not in GRANT_TYPES:
+        raise BadRequest("unsupported_grant_type", "grant_type must be password or refresh_token")
+    wanted = models.TOKEN.parse(body)
+    grants = request.state["grants"]
+    if wanted.grant_type == "refresh_token":
+        refresh_token = _given(wanted.refresh_token, "refresh_token")
+        return await grants.by_refresh_token(refresh_token, wanted.scope, address(request))
+    username, password = _given(wanted.username, "username"), _given(wanted.password, "password")
+    return await grants.by_password(username, password, wanted.scope, address(request))
+
+
+def _given(value: str | None, name: str) -> str:
+    if value is None:
+        raise Invalid([Fault(f"/{name}", "required")])
+    return value
+
+
+async def revoke(request: Request[State]) -> Response:
+    """RFC 7009: a token of either kind ends its session; one that is none is revoked enough."""
+    take(request, address(request))
+    wanted = await _token_of(request)
+    claims = _claims_of(request, wanted.token)
+
+    def unit(tx: Transaction) -> Session | None:
+        session = sessions.by_refresh_token(tx, wanted.token) or (claims and sessions.by_claims(tx, claims))
+        if session:
+            sessions.end(tx, session.id)
+            events.record(tx, session.account_id, "session_ended", address(request))
+        return session or None
+
+    if session := await request.state["database"].write(unit):
+        events.announce("session_ended", session.account_id, address(request))
+    return json_response({})
+
+
+async def introspect(request: Request[State]) -> Response:
+    """RFC 7662."""
+    await holder_of(request, "introspect")
+    wanted = await _token_of(request)
+    claims = _claims_of(request, wanted.token)
+
+    def unit(tx: Transaction) -> dict[str, Any]:
+        return _described(tx, claims) if claims else _described_refresh(tx, wanted.token)
+
+    return json_response(await request.state["database"].read(unit))
+
+
+async def _token_of(request: Request[State]) -> models.TokenOnlyRequest:
+    body = await forms.read(request, set(models.TOKEN_ONLY.schema["properties"]))
+    with forms.faults_of(request):
+        return models.TOKEN_ONLY.parse(body)
+
+
+def _claims_of(request: Request[State], token: str) -> dict[str, Any]:
+    """The claims of an access token, none when it is none."""
+    try:
+        return dict(request.state["token_door"].check(token).claims)
+    except BadToken:
+        return {}
+
+
+def _described(tx: Transaction, claims: dict[str, Any]) -> dict[str, Any]:
+    account = sessions.holder(tx, claims)
+    if account is None:
+        return {"active": False}
+    return {"active": True, "token_type": "Bearer", "username": account.username, **claims}
+
+
+def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
+    session = sessions.by_refresh_token(tx, refresh_token, is_usable=True)
+    account = accounts.by_id(tx, session.account_id) if session else None
+    if session is None or account is None or account.is_disabled:
+        return {"active": False}
+    about = {"scope": session.scope, "sub": account.id, "username": account.username}
+    return {"active": True, "token_type": "refresh_token", **about}
+
+
+async def metadata(request: Request[State]) -> Response:
+    """RFC 8414."""
+    base = str(request.base_url).rstrip("/")
+    return json_response(
+        {
+            "issuer": base,
+            "token_endpoint": f"{base}/token",
+            "revocation_endpoint": f"{base}/revoke",
+            "introspection_endpoint": f"{base}/introspect",
+            "jwks_uri": f"{base}/.well-known/jwks.json",
+            "scopes_supported": sorted(accounts.SCOPES),
+            "response_types_supported": [],
+            "grant_types_supported": list(GRANT_TYPES),
+            "token_endpoint_auth_methods_supported": ["none"],
+            "revocation_endpoint_auth_methods_supported": ["none"],
+        }
+    )
+
+
+async def jwks(request: Request[State]) -> Response:
+    return json_response(request.state["keys"])

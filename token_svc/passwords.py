@@ -1,0 +1,133 @@
+"""Passwords: which are taken, how they are stored, and how many are checked at once.
+
+argon2id with 19 MiB, t=2, p=1 (OWASP's password storage cheat sheet, first choice). Hashing lets go
+of the interpreter, so it runs in a few threads of its own; what waits for them is bounded.
+"""
+
+import asyncio
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from passlib.context import CryptContext
+
+from shared.errors import Unavailable
+
+T = TypeVar("T")
+
+MAX_LENGTH = 1024
+MEMORY_KIB = 19 * 1024
+TIME_COST = 2
+PARALLELISM = 1
+WAITING_PER_THREAD = 16  # more would wait longer than their clients do
+MAX_STORED_LENGTH = 512
+MAX_MEMORY_KIB = 1024 * 1024  # a stored hash that asks for more is not computed
+MAX_PASSES = 4  # over so much memory
+MAX_ROUNDS = 10_000_000
+
+# The 19,640 most frequent of Have I Been Pwned, by Royce Williams, as shipped with Django 5.2 (BSD):
+# https://gist.github.com/roycewilliams/226886fd01572964e1431ac8afc999ce
+COMMON = Path(__file__).parent / "common_passwords.txt"
+
+ARGON2 = re.compile(r"\$argon2id\$v=19\$m=(\d{1,9}),t=(\d{1,4}),p=\d{1,3}\$")
+
+ARGON2_COST = re.compile(r"\$argon2\w*\$(?:v=\d+\$)?m=(\d+),t=(\d+)")
+SCRYPT_COST = re.compile(r"\$scrypt\$ln=(\d+),r=(\d+),p=(\d+)")
+PBKDF2_COST = re.compile(r"\$pbkdf2-\w+\$(\d+)\$")
+
+CONTEXT = CryptContext(
+    schemes=["argon2", "scrypt", "pbkdf2_sha256", "pbkdf2_sha512"],
+    argon2__type="ID",
+    argon2__memory_cost=MEMORY_KIB,
+    argon2__time_cost=TIME_COST,
+    argon2__parallelism=PARALLELISM,
+)
+
+
+class Passwords:
+    def __init__(self, min_length: int, threads: int = os.cpu_count() or 1) -> None:
+        self._min_length = min_length
+        self._common = frozenset(COMMON.read_text(encoding="utf-8").split("\n"))
+        self._threads = ThreadPoolExecutor(threads, "passwords")
+        self._limit = threads * (1 + WAITING_PER_THREAD)
+        self._under_way = 0
+        self._nobodys = CONTEXT.hash(os.urandom(16).hex())  # what the password of an unknown user is checked against
+
+    def fault(self, password: str, *names: str) -> str:
+        """What is wrong with a new password, '' when nothing is. `names` are the user's own."""
+        if len(password) < self._min_length:
+            return f"must have at least {self._min_length} characters"
+        if len(password) > MAX_LENGTH:
+            return f"must have at most {MAX_LENGTH} characters"
+        if not password.strip() or _plain(password) in self._common:
+            return "is one of the most common passwords"
+        if any(_is_made_of(password.casefold(), name.casefold()) for name in names):
+            return "must not be made of the username or the email"
+        return ""
+
+    async def hash(self, password: str) -> str:
+        """Raises Unavailable when too many wait already."""
+        return str(await self._aside(CONTEXT.hash, normal(password)))
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Whether it is the password of `stored`; with None the same work for nothing."""
+        if len(password) > MAX_LENGTH:
+            return False
+        return await self._aside(_verify, normal(password), stored or self._nobodys) and stored is not None
+
+    async def _aside(self, work: Callable[..., T], *arguments: str) -> T:
+        if self._under_way >= self._limit:
+            raise Unavailable("busy", "too many passwords are being checked", 2)
+        self._under_way += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        finally:
+            self._under_way -= 1
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _plain(password: str) -> str:
+    return unicodedata.normalize("NFKC", password).casefold()
+
+
+def normal(password: str) -> str:
+    """NFC, so that it is the same password from every keyboard (NIST SP 800-63B-4 §3.1.1.2)."""
+    return unicodedata.normalize("NFC", password)
+
+
+def needs_renewal(stored: str) -> bool:
+    """Whether a hash is weaker than today's. A stronger one stays as it is."""
+    found = ARGON2.match(stored)
+    return found is None or int(found[1]) < MEMORY_KIB or int(found[2]) < TIME_COST
+
+
+def _verify(password: str, stored: str) -> bool:
+    if len(stored) > MAX_STORED_LENGTH or _costs_too_much(stored):
+        return False
+    try:
+        return bool(CONTEXT.verify(password, stored))
+    except (ValueError, TypeError):  # a corrupt hash, or one of a scheme that is not known
+        return False
+
+
+def _costs_too_much(stored: str) -> bool:
+    if found := ARGON2_COST.match(stored):
+        memory_kib, passes = map(int, found.groups())
+    elif found := SCRYPT_COST.match(stored):
+        log2, block_size, passes = map(int, found.groups())
+        memory_kib = (block_size << min(log2, 64)) // 8
+    else:
+        rounds = PBKDF2_COST.match(stored)
+        return rounds is None or int(rounds[1]) > MAX_ROUNDS
+    return memory_kib > MAX_MEMORY_KIB or memory_kib * passes > MAX_MEMORY_KIB * MAX_PASSES
+
+
+def _is_made_of(password: str, name: str) -> bool:
+    rest = password.replace(name, "").replace(name.partition("@")[0] or name, "")
+    return len(rest) < len(password) and len(rest) < 4

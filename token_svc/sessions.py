@@ -1,0 +1,201 @@
+"""Sessions: access tokens, refresh tokens that rotate, and what ends them.
+
+An access token is checked by its signature and, here, against the session and the account as they are
+now. A refresh token is a random string whose SHA-256 alone is stored; its use gives the session another.
+"""
+
+import hashlib
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jose import jwt
+
+from shared import ids
+from shared.auth import AUDIENCE, ISSUER, TOKEN_TYPE, bad_token
+from shared.database import Transaction
+from shared.keys import SigningKey
+from token_svc import accounts
+from token_svc.accounts import Account
+
+REFRESH_MS = 30 * 86400 * 1000
+GRACE_MS = 10_000  # an answer that got lost, or two tabs that refresh at once
+MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
+MAX_PRUNED = 500
+
+
+class Session(NamedTuple):
+    id: str
+    account_id: str
+    scope: str
+
+
+class Issuer:
+    """Makes access tokens (RFC 9068) that live `seconds`."""
+
+    def __init__(self, key: SigningKey, seconds: int) -> None:
+        self._key = key
+        self.seconds = seconds
+
+    def access_token(self, account: Account, session: Session) -> str:
+        now = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": account.id,
+            "iat": now,
+            "nbf": now,
+            "exp": now + self.seconds,
+            "jti": uuid.uuid4().hex,
+            "sid": session.id,
+            "scope": session.scope,
+            "ver": account.version,
+        }
+        headers = {"typ": TOKEN_TYPE, "kid": self._key.key_id}
+        return str(jwt.encode(claims, self._key.jose_key, self._key.algorithm, headers=headers))
+
+
+INSERT = """
+INSERT INTO session (id, account_id, scope, created_at, expires_at) VALUES (:id, :account_id, :scope, :now, :end)
+"""
+
+
+SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DESC LIMIT 100 OFFSET :most"
+
+
+def start(tx: Transaction, account: Account, scope: str) -> tuple[Session, str]:
+    """A new session and its first refresh token. The oldest of too many ends."""
+    session = Session(ids.new(), account.id, scope)
+    tx.run(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
+    for (oldest,) in tx.all(SURPLUS, account_id=account.id, most=MAX_SESSIONS):
+        end(tx, oldest)
+    return session, _new_refresh_token(tx, session.id)
+
+
+def _new_refresh_token(tx: Transaction, session_id: str) -> str:
+    token = secrets.token_urlsafe(32)
+    tx.run(
+        "INSERT INTO refresh_token (digest, session_id, expires_at) VALUES (:digest, :session_id, :expires_at)",
+        digest=_digest(token),
+        session_id=session_id,
+        expires_at=tx.now + REFRESH_MS,
+    )
+    return token
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+FIND_REFRESH = """
+SELECT session.id, session.account_id, session.scope, refresh_token.used_at
+FROM refresh_token JOIN session ON session.id = refresh_token.session_id
+WHERE refresh_token.digest = :digest AND refresh_token.expires_at > :now
+"""
+
+
+def by_refresh_token(tx: Transaction, token: str, *, is_usable: bool = False) -> Session | None:
+    """The session of a refresh token, also of a used one unless it has to be usable."""
+    row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
+    if row is None or (is_usable and _is_spent(tx, row[3])):
+        return None
+    return Session(*row[:3])
+
+
+def _is_spent(tx: Transaction, used_at: int | None) -> bool:
+    return used_at is not None and tx.now - used_at > GRACE_MS
+
+
+def by_claims(tx: Transaction, claims: Mapping[str, Any]) -> Session | None:
+    """The session of an access token that still works."""
+    if holder(tx, claims) is None:
+        return None
+    row = tx.one("SELECT id, account_id, scope FROM session WHERE id = :id", id=claims["sid"])
+    return Session(*row) if row else None
+
+
+class Rotation(NamedTuple):
+    """What a refresh token gave. `refresh_token` '' means that it had been used before: the session is over."""
+
+    account: Account
+    session: Session
+    refresh_token: str
+
+
+def rotate(tx: Transaction, token: str) -> Rotation | None:
+    """Uses a refresh token. None when it is not one, or its account is disabled."""
+    row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
+    account = accounts.by_id(tx, row[1]) if row else None
+    if row is None or account is None or account.is_disabled:
+        return None
+    session = Session(row[0], row[1], _still_granted(row[2], account))
+    if _is_spent(tx, row[3]):
+        end(tx, session.id)  # whoever has it second may have stolen it (RFC 9700 §4.14.2)
+        return Rotation(account, session, "")
+    tx.run(
+        "UPDATE refresh_token SET used_at = coalesce(used_at, :now) WHERE digest = :digest",
+        digest=_digest(token),
+        now=tx.now,
+    )
+    tx.run("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
+    return Rotation(account, session, _new_refresh_token(tx, session.id))
+
+
+def _still_granted(scope: str, account: Account) -> str:
+    return " ".join(name for name in scope.split() if name in account.scopes)
+
+
+def end(tx: Transaction, session_id: str) -> None:
+    tx.run("DELETE FROM refresh_token WHERE session_id = :id", id=session_id)
+    tx.run("DELETE FROM session WHERE id = :id", id=session_id)
+
+
+OTHERS = "SELECT id FROM session WHERE account_id = :id AND id <> :keep"
+
+
+def end_others(tx: Transaction, account_id: str, keep: str = "") -> None:
+    """Ends the account's sessions but `keep`."""
+    for (session_id,) in tx.all(OTHERS, id=account_id, keep=keep):
+        end(tx, session_id)
+
+
+HOLDER = f"""
+SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}
+FROM account JOIN session ON session.account_id = account.id
+WHERE account.id = :sub AND account.version = :ver AND account.is_disabled = 0
+    AND session.id = :sid AND session.expires_at > :now
+"""
+
+
+def holder(tx: Transaction, claims: Mapping[str, Any]) -> Account | None:
+    """The account that an access token speaks for, if it still may."""
+    row = tx.one(HOLDER, sub=claims["sub"], ver=claims["ver"], sid=claims["sid"], now=tx.now)
+    return Account(*row) if row else None
+
+
+def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> Account:
+    """The same. Raises 401 when it may not."""
+    account = holder(tx, claims)
+    if account is None:
+        raise bad_token()
+    return account
+
+
+def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
+    names = ("id", "scope", "created_at", "expires_at")
+    rows = tx.all(f"SELECT {', '.join(names)} FROM session WHERE account_id = :id ORDER BY id", id=account_id)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def prune(tx: Transaction) -> int:
+    """Deletes what is over, up to MAX_PRUNED of each kind: how many."""
+    tokens = tx.run(PRUNE.format(table="refresh_token", key="digest"), now=tx.now, most=MAX_PRUNED)
+    return max(tokens, tx.run(PRUNE.format(table="session", key="id"), now=tx.now, most=MAX_PRUNED))
+
+
+PRUNE = """
+DELETE FROM {table} WHERE {key} IN
+    (SELECT {key} FROM {table} WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
+"""

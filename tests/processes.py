@@ -166,5 +166,9 @@ class Worker(Process):
 
     def __init__(self, directory: Path, env: Mapping[str, str] | None = None, name: str = "worker"):
         super().__init__(directory, "-m", "only_post_svc", "worker", env=env, name=name)
-        eventually(lambda: b"worker.started" in self.log.read_bytes() or not self.is_running, START_SECONDS)
-        assert self.is_running, self.log.read_text()
+        try:
+            eventually(lambda: b"worker.started" in self.log.read_bytes() or not self.is_running, START_SECONDS)
+            assert self.is_running, self.log.read_text()
+        except AssertionError:
+            self.kill()
+            raise

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -65,12 +65,33 @@ def has_logged(process: Process, event: str) -> bool:
     return event in process.log.read_text()
 
 
+def freeze(worker: Worker, directory: Path) -> None:
+    """SIGSTOP, though not in the middle of a commit: one file has one writer, and nobody else can write until the
+    one that was stopped there goes on or is killed."""
+    with (directory / "var" / "only_post.db-lock").open() as lock:
+        while True:
+            worker.send(signal.SIGSTOP)
+            with contextlib.suppress(AssertionError):
+                eventually(lambda: is_free(lock), 1)
+                return
+            worker.send(signal.SIGCONT)
+
+
+def is_free(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return True
+
+
 @pytest.mark.parametrize("word", ["return", "raise"])
 def test_a_late_result_or_failure_changes_nothing(web: Service, start: Start, gate: Path, word: str) -> None:
     zombie = start("zombie")
     task_id = web.submit("gate", {"path": str(gate)}, max_attempts=3)["task_id"]
     wait_for_start(gate, 1)
-    zombie.send(signal.SIGSTOP)
+    freeze(zombie, gate.parent)
     start("other")
     wait_for_start(gate, 2, AGAIN_SECONDS)
     open_gate(gate, 2)
@@ -114,7 +135,7 @@ def test_a_run_that_comes_back_is_stopped_and_neither_reports_nor_renews(
     zombie = start("zombie")
     task_id = web.submit("gate", {"path": str(gate)})["task_id"]
     late = wait_for_start(gate, 1)
-    zombie.send(signal.SIGSTOP)
+    freeze(zombie, gate.parent)
     start("other")
     current = wait_for_start(gate, 2, AGAIN_SECONDS)
     eventually(lambda: web.result(task_id)["progress"] == {"fraction": 0.5, "message": "attempt 2"})
@@ -141,7 +162,7 @@ def test_a_worker_that_takes_its_own_task_again_keeps_the_two_runs_apart(
     worker = start("worker", processes=2)
     task_id = web.submit("gate", {"path": str(gate), "stubborn": 1})["task_id"]
     late = wait_for_start(gate, 1)
-    worker.send(signal.SIGSTOP)
+    freeze(worker, gate.parent)
     eventually(lambda: web.result(task_id)["status"] == "queued", AGAIN_SECONDS)
 
     worker.send(signal.SIGCONT)
@@ -160,7 +181,7 @@ def test_a_stopped_worker_that_was_not_replaced_ends_the_tasks_that_it_holds(
     task_id = web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"]
     wait_for_start(gate, 1)
     web.kill()
-    worker.send(signal.SIGSTOP)
+    freeze(worker, gate.parent)
     time.sleep(2 * LEASE_SECONDS)  # the lease is over, and there is nobody else to take the task
     worker.send(signal.SIGCONT)
     eventually(lambda: not start_of(gate, 2), 1)

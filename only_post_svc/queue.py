@@ -7,13 +7,12 @@ no row back means that the run is no longer the task's, and nothing was written.
 """
 
 import random
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared import ids
-from shared.database import Transaction
+from shared.database import Transaction, listed
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 BACKOFF_SECONDS = 1.0
@@ -113,7 +112,7 @@ def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
         progress=None,
         error=None,
     )
-    tx.run(
+    tx.put(
         INSERT,
         id=task.id,
         caller=caller,
@@ -125,7 +124,7 @@ def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
         created_at=now,
         run_at=run_at,
     )
-    tx.run(INSERT_PAYLOAD, id=task.id, payload=new.payload)
+    tx.put(INSERT_PAYLOAD, id=task.id, payload=new.payload)
     return task
 
 
@@ -186,6 +185,9 @@ def count_waiting(tx: Transaction) -> int:
     return int(row[0]) if row else 0
 
 
+# What is found out about it stays true until the transaction ends.
+HOLD = "SELECT 1 FROM task WHERE id = :id AND caller = :caller FOR UPDATE"
+
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
 CANCEL = """
 UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
@@ -195,6 +197,7 @@ WHERE id = :id AND caller = :caller AND status IN ('queued', 'scheduled', 'runni
 
 def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     """False when there was nothing to cancel."""
+    tx.one(HOLD, id=task_id, caller=caller)
     return tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) == 1
 
 
@@ -207,6 +210,7 @@ WHERE id = :id AND caller = :caller AND status IN ('failed', 'cancelled')
 
 def retry(tx: Transaction, caller: str, task_id: str) -> bool:
     """False unless the task had failed or been cancelled."""
+    tx.one(HOLD, id=task_id, caller=caller)
     return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
 
 
@@ -216,48 +220,71 @@ CANDIDATES = """
 SELECT * FROM (
     SELECT priority, run_at, id, type, is_alone FROM task
     WHERE status = 'queued' AND type = :type{n}
-    ORDER BY priority DESC, run_at, id LIMIT :limit{n}
+    ORDER BY priority DESC, run_at, id LIMIT :limit{n} FOR UPDATE SKIP LOCKED
 ) AS candidates{n}
 """
 
 CLAIM = """
-UPDATE task SET status = 'running', attempt = attempt + 1, lease = :lease, lease_until = :until,
+UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id, lease_until = :until,
     started_at = :now, progress = NULL
-WHERE id = :id AND status = 'queued'
+WHERE id IN {ids} AND status = 'queued'
 RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
     (SELECT body FROM task_payload WHERE task_id = task.id), lease
 """
 
 
 def claim(
-    tx: Transaction, limits: Mapping[str, int], fits: Callable[[str, bool], bool], lease_seconds: int
+    tx: Transaction, token: str, limits: Mapping[str, int], fits: Callable[[str, bool], bool], lease_seconds: int
 ) -> list[Claim]:
     """Takes queued tasks of the types in `limits`, up to as many of each: highest priority first, then by
-    run_at. `fits(type, is_alone)` says whether there is a hand for one more."""
+    run_at. `fits(type, is_alone)` says whether there is a hand for one more. Leases begin with `token`, a
+    secret that is used once."""
     sql = "UNION ALL".join(CANDIDATES.format(n=n) for n in range(len(limits)))
     values: dict[str, str | int] = {f"type{n}": type for n, type in enumerate(limits)}
     values |= {f"limit{n}": limit for n, limit in enumerate(limits.values())}
     candidates = tx.all(f"{sql} ORDER BY 1 DESC, 2, 3", **values)
     chosen = [id for _, _, id, type, is_alone in candidates if fits(type, bool(is_alone))]
+    if not chosen:
+        return []
+    ids, values = listed("id", chosen)
     until = tx.now + lease_seconds * 1000
-    claimed = [tx.one(CLAIM, id=id, lease=secrets.token_hex(8), now=tx.now, until=until) for id in chosen]
-    return [Claim(*row) for row in claimed if row]
+    rows = tx.all(CLAIM.format(ids=ids), token=token, now=tx.now, until=until, **values)
+    return sorted((Claim(*row) for row in rows), key=lambda claim: chosen.index(claim.id))
 
 
-RENEW = "UPDATE task SET lease_until = :until WHERE id = :id AND lease = :lease"
+RELEASE_CLAIM = """
+UPDATE task SET status = 'queued', attempt = attempt - 1, lease = NULL, lease_until = NULL, started_at = NULL
+WHERE status = 'running' AND lease >= :token AND lease < :token || 'g'
+"""
+
+
+def release_claim(tx: Transaction, token: str) -> int:
+    """Puts back what a claim took whose answer got lost: nobody has run any of it. How many."""
+    return tx.run(RELEASE_CLAIM, token=token)
+
+
+RENEW = "UPDATE task SET lease_until = :until WHERE id IN {ids} AND lease IN {leases} RETURNING lease"
+
+HELD = "SELECT lease FROM task WHERE id IN {ids} AND lease IN {leases}"
 
 
 def renew(tx: Transaction, runs: Sequence[Claim], lease_seconds: int) -> list[Claim]:
     """The runs whose lease was no longer theirs."""
-    until = tx.now + lease_seconds * 1000
-    return [run for run in runs if not tx.run(RENEW, id=run.id, lease=run.lease, until=until)]
+    return _without(tx, RENEW, runs, until=tx.now + lease_seconds * 1000)
 
 
-HOLDS = "SELECT 1 FROM task WHERE id = :id AND lease = :lease"
+def lost(tx: Transaction, runs: Sequence[Claim]) -> list[Claim]:
+    """The runs whose lease is no longer theirs."""
+    return _without(tx, HELD, runs)
 
 
-def holds(tx: Transaction, run: Claim) -> bool:
-    return tx.one(HOLDS, id=run.id, lease=run.lease) is not None
+def _without(tx: Transaction, sql: str, runs: Sequence[Claim], **values: int) -> list[Claim]:
+    if not runs:
+        return []
+    ids, by_id = listed("id", [run.id for run in runs])
+    leases, by_lease = listed("lease", [run.lease for run in runs])
+    held = {lease for (lease,) in tx.all(sql.format(ids=ids, leases=leases), **by_id, **by_lease, **values)}
+    return [run for run in runs if run.lease not in held]
 
 
 REPORT = "UPDATE task SET progress = :progress WHERE id = :id AND lease = :lease"
@@ -297,7 +324,7 @@ def _end(tx: Transaction, run: Claim, status: str, ending: Ending) -> bool:
         FINISH, id=run.id, lease=run.lease, status=status, now=tx.now, error=ending.error, progress=ending.progress
     )
     if held and ending.result is not None:
-        tx.run(INSERT_RESULT, id=run.id, result=ending.result)
+        tx.put(INSERT_RESULT, id=run.id, result=ending.result)
     return held == 1
 
 
@@ -320,7 +347,9 @@ def backoff_seconds(attempt: int) -> float:
 
 PROMOTE = """
 UPDATE task SET status = 'queued' WHERE id IN
-    (SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most)
+    (SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most
+     FOR UPDATE SKIP LOCKED)
+    AND status = 'scheduled'
 """
 
 NEXT_DUE = "SELECT run_at FROM task WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
@@ -338,7 +367,7 @@ def seconds_to_next_due(tx: Transaction) -> float | None:
 
 EXPIRED = """
 SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease FROM task
-WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most
+WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most FOR UPDATE SKIP LOCKED
 """
 
 EARLIEST_LEASE = "SELECT 1 FROM task WHERE status = 'running' AND (lease_until <= :now OR lease_until > :until) LIMIT 1"
@@ -364,18 +393,22 @@ def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:
         if run.attempt >= run.max_attempts:
             _end(tx, run, "failed", Ending(error=lost))
         else:
-            tx.run(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
+            tx.put(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
     return [run.id for run in runs]
 
 
-OLD = "SELECT id FROM task WHERE finished_at IS NOT NULL AND finished_at < :before ORDER BY finished_at LIMIT :most"
+OLD = """
+SELECT id FROM task WHERE finished_at IS NOT NULL AND finished_at < :before ORDER BY finished_at LIMIT :most
+FOR UPDATE SKIP LOCKED
+"""
 
 
 def prune(tx: Transaction, result_ttl_seconds: int) -> int:
     """Deletes tasks that ended longer ago than that: how many, MAX_SWEPT at most."""
-    old = tx.all(OLD, before=tx.now - result_ttl_seconds * 1000, most=MAX_SWEPT)
-    for (task_id,) in old:
-        tx.run("DELETE FROM task_payload WHERE task_id = :id", id=task_id)
-        tx.run("DELETE FROM task_result WHERE task_id = :id", id=task_id)
-        tx.run("DELETE FROM task WHERE id = :id", id=task_id)
+    old = [task_id for (task_id,) in tx.all(OLD, before=tx.now - result_ttl_seconds * 1000, most=MAX_SWEPT)]
+    if old:
+        ids, values = listed("id", old)
+        tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
+        tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
+        tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
     return len(old)

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from only_post_svc import queue, workers
@@ -68,6 +68,7 @@ class Worker:
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
         self._due = asyncio.Event()
+        self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
         self._has_claimed = False
@@ -117,7 +118,7 @@ class Worker:
         released = [run.claim for run in self._runs.values()]
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._database.write(lambda tx: _sign_off(tx, self.id, released))
+                await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
             self._database.publish("queued")
         except (Unavailable, TimeoutError):
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
@@ -162,7 +163,7 @@ class Worker:
             if free == 0:
                 return
             async with self._claiming:
-                claims, lacks_exclusive = await self._database.write(self._claim_unit, seconds=None)
+                claims, lacks_exclusive = await self._take()
                 for claim in claims:
                     self._start(claim)
             self._drain(lacks_exclusive)
@@ -176,8 +177,17 @@ class Worker:
             self._news.set()
         self._has_claimed |= count > 0
 
-    def _claim_unit(self, tx: Transaction) -> tuple[list[Claim], bool]:
-        """What was claimed, and whether an exclusive run found no idle child."""
+    async def _take(self) -> tuple[list[Claim], bool]:
+        """What was claimed, and whether an exclusive run found no idle child. A claim whose answer got lost may have
+        been committed all the same: it is undone before the next."""
+        if unanswered := self._unanswered:
+            await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
+        self._unanswered = token = secrets.token_hex(8)
+        taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None)
+        self._unanswered = ""
+        return taken
+
+    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], bool]:
         hands = self._hands()
         limits = {
             name: max(1, hands.shared if task_type.is_async else hands.exclusive)
@@ -185,6 +195,7 @@ class Worker:
         }
         claims = queue.claim(
             tx,
+            token,
             limits,
             lambda type, is_alone: hands.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
             self._settings.lease_seconds,
@@ -358,15 +369,17 @@ class Worker:
 
     async def _check_leases(self) -> None:
         """Finds the runs that a client cancelled, or that others took for lost, when the hint got lost."""
-        for run in list(self._runs.values()):
-            if run.child and not await self._database.read(partial(queue.holds, run=run.claim)):
-                self._interrupt(run, "lost")
+        runs = [run.claim for run in self._runs.values() if run.child]
+        if runs:
+            self._interrupt_lost(await self._database.read(lambda tx: queue.lost(tx, runs)))
 
     async def _renew(self) -> None:
         runs = [run.claim for run in self._runs.values()]
         if not runs:
             return
-        lost = await self._database.write(lambda tx: queue.renew(tx, runs, self._settings.lease_seconds))
+        self._interrupt_lost(await self._database.write(lambda tx: queue.renew(tx, runs, self._settings.lease_seconds)))
+
+    def _interrupt_lost(self, lost: list[Claim]) -> None:
         for claim in lost:
             if run := self._runs.get(claim.lease):
                 self._interrupt(run, "lost")
@@ -426,9 +439,11 @@ class Worker:
             await asyncio.sleep(0)
 
 
-def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim]) -> None:
+def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:
     for run in runs:
         queue.release(tx, run, is_alone=run.is_alone)
+    if unanswered:
+        queue.release_claim(tx, unanswered)
     workers.sign_off(tx, worker_id)
 
 

@@ -19,14 +19,14 @@ def beat(
 ) -> None:
     """Says that a worker lives, and whether it has claimed anything since it last said so."""
     claimed_at = tx.now if has_claimed else None
-    tx.run(
+    tx.put(
         BEAT, id=worker_id, host=host, pid=pid, processes=processes, running=running, now=tx.now, claimed_at=claimed_at
     )
-    tx.run("DELETE FROM worker WHERE seen_at < :before", before=tx.now - WORKER_LIFE_SECONDS * 1000)
+    tx.put("DELETE FROM worker WHERE seen_at < :before", before=tx.now - WORKER_LIFE_SECONDS * 1000)
 
 
 def sign_off(tx: Transaction, worker_id: str) -> None:
-    tx.run("DELETE FROM worker WHERE id = :id", id=worker_id)
+    tx.put("DELETE FROM worker WHERE id = :id", id=worker_id)
 
 
 class Condition(NamedTuple):

@@ -62,6 +62,7 @@ ON CONFLICT (scope, key) DO UPDATE SET
 PRUNE = """
 DELETE FROM idempotency_key WHERE (scope, key) IN
     (SELECT scope, key FROM idempotency_key WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
+    AND expires_at <= :now
 """
 
 
@@ -70,10 +71,11 @@ def once(tx: Transaction, key: Key | None, work: Callable[[], Answer]) -> Answer
     used with another body."""
     if key is None:
         return work()
+    tx.lock(f"idempotency {key.scope} {key.key}")
     found = tx.one(FIND, scope=key.scope, key=key.key, now=tx.now)
     if found is None:
         answer = work()
-        tx.run(KEEP, **key._asdict(), status=answer.status, body=answer.body, expires_at=tx.now + KEPT_MS)
+        tx.put(KEEP, **key._asdict(), status=answer.status, body=answer.body, expires_at=tx.now + KEPT_MS)
         return answer
     fingerprint, status, body = found
     if fingerprint != key.fingerprint:

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 STATE_DIRECTORY = Path("var")
 DEVELOPMENT_SECRET = STATE_DIRECTORY / "secret_key"
@@ -103,8 +102,9 @@ def networks(raw: str) -> tuple[str, ...]:
 
 
 def database_url(raw: str) -> str:
-    if urlsplit(raw).scheme != "sqlite" or not raw.startswith("sqlite:///") or raw == "sqlite:///":
-        raise ValueError("must be sqlite:///path or sqlite:///:memory:")
+    is_sqlite = raw.startswith("sqlite:///") and raw != "sqlite:///"
+    if not is_sqlite and not raw.startswith(("postgres://", "postgresql://")):
+        raise ValueError("must be postgresql://…, sqlite:///path or sqlite:///:memory:")
     return raw
 
 

@@ -39,6 +39,7 @@ async def administer(options: argparse.Namespace) -> bool:
     def unit(tx: Transaction) -> Account | None:
         account = accounts.by_username(tx, options.username)
         if account is not None:
+            accounts.lock(tx, account.id)
             change(tx, account.id, options.action, getattr(options, "scopes", []))
         return account
 

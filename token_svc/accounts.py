@@ -86,9 +86,10 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
 
 
 def create(tx: Transaction, username: str, email: str, password_hash: str) -> Account:
-    """The caller has looked with `taken` in the same transaction."""
+    """The caller has looked with `taken` in the same transaction. Of two at once the second is run again by the
+    database, and finds it taken."""
     account = Account(ids.new(), username, email, password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
-    tx.run(
+    tx.put(
         INSERT,
         id=account.id,
         username=username,
@@ -107,13 +108,18 @@ def by_username(tx: Transaction, username: str) -> Account | None:
     return Account(*row) if row else None
 
 
+def lock(tx: Transaction, account_id: str) -> None:
+    """What is found out about the account, and about what is its own, stays true until the transaction ends."""
+    tx.lock(f"account {account_id}")
+
+
 def by_id(tx: Transaction, account_id: str) -> Account | None:
     row = tx.one(f"SELECT {COLUMNS} FROM account WHERE id = :id", id=account_id)
     return Account(*row) if row else None
 
 
 def set_email(tx: Transaction, account_id: str, email: str) -> None:
-    tx.run(
+    tx.put(
         "UPDATE account SET email = :email, email_key = :key WHERE id = :id",
         id=account_id,
         email=email,
@@ -123,7 +129,7 @@ def set_email(tx: Transaction, account_id: str, email: str) -> None:
 
 def set_password(tx: Transaction, account_id: str, password_hash: str) -> None:
     """A new password; the tokens from before stop working."""
-    tx.run(
+    tx.put(
         "UPDATE account SET password_hash = :hash, version = version + 1 WHERE id = :id",
         id=account_id,
         hash=password_hash,
@@ -132,7 +138,7 @@ def set_password(tx: Transaction, account_id: str, password_hash: str) -> None:
 
 def renew_hash(tx: Transaction, account: Account, password_hash: str) -> None:
     """The same password in today's scheme, unless it was changed meanwhile."""
-    tx.run(
+    tx.put(
         "UPDATE account SET password_hash = :hash WHERE id = :id AND password_hash = :old",
         id=account.id,
         hash=password_hash,
@@ -141,7 +147,7 @@ def renew_hash(tx: Transaction, account: Account, password_hash: str) -> None:
 
 
 def set_disabled(tx: Transaction, account_id: str, *, is_disabled: bool) -> None:
-    tx.run(
+    tx.put(
         "UPDATE account SET is_disabled = :is_disabled, version = version + 1 WHERE id = :id",
         id=account_id,
         is_disabled=int(is_disabled),
@@ -153,7 +159,7 @@ SET_SCOPES = "UPDATE account SET scope = :scope, version = version + 1 WHERE id 
 
 def set_scopes(tx: Transaction, account_id: str, scopes: Sequence[str]) -> None:
     """What may be asked for from now on; access tokens from before stop working."""
-    tx.run(SET_SCOPES, id=account_id, scope=" ".join(scopes))
+    tx.put(SET_SCOPES, id=account_id, scope=" ".join(scopes))
 
 
 OWNED = (
@@ -169,4 +175,4 @@ OWNED = (
 def delete(tx: Transaction, account_id: str) -> None:
     """The account and all that is its own."""
     for statement in OWNED:
-        tx.run(statement, id=account_id)
+        tx.put(statement, id=account_id)

@@ -52,6 +52,7 @@ def login_limits(tx: Transaction, rate: Rate, username_key: str, address: str) -
 
 def begin(tx: Transaction, limits: LoginLimits) -> None:
     """Counts a login as failed. Raises 429, counting nothing, when one of its limits has to wait."""
+    _lock(tx, (*limits.address, *limits.own))
     for limit in (*limits.address, *limits.own):
         failures, last_at = _find(tx, limit.key)
         _need_over(tx, last_at + _delay_seconds(failures, limit) * 1000)
@@ -59,21 +60,23 @@ def begin(tx: Transaction, limits: LoginLimits) -> None:
 
 
 def fail(tx: Transaction, limits: LoginLimits) -> None:
+    _lock(tx, limits.address)
     _count(tx, limits.address)
 
 
 def forgive(tx: Transaction, limits: LoginLimits) -> None:
     """The login was a good one."""
     for limit in limits.own[:1]:  # of this address for this account
-        tx.run("DELETE FROM attempt WHERE key = :key", key=limit.key)
+        tx.put("DELETE FROM attempt WHERE key = :key", key=limit.key)
     for limit in limits.own[1:]:
-        tx.run("UPDATE attempt SET failures = failures - 1 WHERE key = :key AND failures > 0", key=limit.key)
+        tx.put("UPDATE attempt SET failures = failures - 1 WHERE key = :key AND failures > 0", key=limit.key)
 
 
 def take_registration(tx: Transaction, rate: Rate, address: str) -> None:
     """Counts one registration, or guess at who is registered. Raises 429 above `rate`."""
     allowed, seconds = rate
     key = f"register {address}"
+    tx.lock(key)
     count, since = _find(tx, key)
     if count >= allowed:
         _need_over(tx, since + seconds * 1000)
@@ -99,7 +102,7 @@ def _like(username_key: str) -> str:
 
 
 def forget(tx: Transaction, username_key: str) -> None:
-    tx.run(f"DELETE FROM attempt WHERE {OF_A_NAME}", like=_like(username_key))
+    tx.put(f"DELETE FROM attempt WHERE {OF_A_NAME}", like=_like(username_key))
 
 
 OF = f"SELECT key, failures, last_at FROM attempt WHERE {OF_A_NAME} ORDER BY key"
@@ -124,11 +127,17 @@ ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, last_at = excluded
 PRUNE = """
 DELETE FROM attempt WHERE key IN
     (SELECT key FROM attempt WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
+    AND expires_at <= :now
 """
 
 
 def prune(tx: Transaction) -> int:
     return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)
+
+
+def _lock(tx: Transaction, limits: Sequence[Limit]) -> None:
+    for key in sorted(limit.key for limit in limits):  # in one order, so that nobody waits for who waits for him
+        tx.lock(key)
 
 
 def _count(tx: Transaction, limits: Sequence[Limit]) -> None:
@@ -142,7 +151,7 @@ def _find(tx: Transaction, key: str) -> tuple[int, int]:
 
 
 def _put(tx: Transaction, key: str, failures: int, *, since: int, kept_seconds: int) -> None:
-    tx.run(PUT, key=key, failures=failures, since=since, expires_at=tx.now + kept_seconds * 1000)
+    tx.put(PUT, key=key, failures=failures, since=since, expires_at=tx.now + kept_seconds * 1000)
 
 
 def _need_over(tx: Transaction, until: float) -> None:

@@ -31,7 +31,7 @@ class State(TypedDict):
 
 
 class Holder(NamedTuple):
-    """An account, and the token that speaks for it. Whatever it writes asks again with `sessions.need_holder`:
+    """An account, and the token that speaks for it. Whatever it writes asks again with `sessions.hold`:
     the body may come in long after the headers."""
 
     account: Account

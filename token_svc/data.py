@@ -48,7 +48,7 @@ async def create(request: Request[State]) -> Response:
         return Answer(201, models.item_json(item))
 
     def unit(tx: Transaction) -> Answer:
-        sessions.need_holder(tx, holder.caller.claims)
+        sessions.hold(tx, holder.caller.claims)
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
@@ -103,7 +103,7 @@ async def _write(request: Request[State], holder: Holder, change: Callable[[Item
 
 
 def _swap(tx: Transaction, holder: Holder, item: Item, data: str) -> Item | None:
-    return items.replace(tx, sessions.need_holder(tx, holder.caller.claims).id, item, data)
+    return items.replace(tx, sessions.hold(tx, holder.caller.claims).id, item, data)
 
 
 def _check_size(request: Request[State], data: str) -> None:
@@ -116,7 +116,7 @@ async def delete(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
 
     def unit(tx: Transaction) -> None:
-        sessions.need_holder(tx, holder.caller.claims)
+        sessions.hold(tx, holder.caller.claims)
         item = _item_of(tx, request, holder)
         _check_match(request, item)
         items.delete(tx, holder.account.id, item)

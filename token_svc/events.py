@@ -15,7 +15,7 @@ log = logging.getLogger("audit")
 def record(tx: Transaction, account_id: str, kind: str, address: str) -> None:
     """`kind`: registered, login, login_failed, password_changed, email_changed, session_ended,
     refresh_replayed, disabled, enabled, granted. Logged by `announce`, once it is on disk."""
-    tx.run(
+    tx.put(
         "INSERT INTO event (id, account_id, kind, address, at) VALUES (:id, :account_id, :kind, :address, :now)",
         id=ids.new(),
         account_id=account_id,

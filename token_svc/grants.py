@@ -77,6 +77,7 @@ class Grants:
         granted = _granted(account.scope, scope)
 
         def unit(tx: Transaction) -> tuple[Account, Session, str]:
+            accounts.lock(tx, account.id)
             current = accounts.by_id(tx, account.id)
             if current is None or current.is_disabled or current.version != account.version:
                 raise InvalidGrant  # changed while the password was being checked
@@ -158,7 +159,7 @@ class Grants:
         password_hash = await self.passwords.hash(password) if password is not None else None
 
         def unit(tx: Transaction) -> Account:
-            current = sessions.need_holder(tx, claims)
+            current = sessions.hold(tx, claims)
             if email is not None:
                 self._set_email(tx, current, email, address)
             if password_hash is not None:

@@ -33,7 +33,7 @@ def create(tx: Transaction, owner: str, data: str, most: int) -> Item | None:
     if not tx.run(MAKE_ROOM, owner=owner, most=most):
         return None
     item = Item(ids.new(), data, 1, tx.now, tx.now)
-    tx.run(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
+    tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
     return item
 
 
@@ -87,5 +87,5 @@ def delete(tx: Transaction, owner: str, item: Item) -> bool:
         version=item.version,
     )
     if deleted:
-        tx.run("UPDATE account SET item_count = item_count - 1 WHERE id = :owner", owner=owner)
+        tx.put("UPDATE account SET item_count = item_count - 1 WHERE id = :owner", owner=owner)
     return deleted == 1

@@ -41,7 +41,7 @@ async def delete(request: Request[State]) -> Response:
     await request.state["grants"].confirm(account, wanted.current_password, address(request))
 
     def unit(tx: Transaction) -> None:
-        current = sessions.need_holder(tx, caller.claims)
+        current = sessions.hold(tx, caller.claims)
         accounts.delete(tx, current.id)
         attempts.forget(tx, accounts.fold(current.username))
 

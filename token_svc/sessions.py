@@ -68,7 +68,7 @@ SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DES
 def start(tx: Transaction, account: Account, scope: str) -> tuple[Session, str]:
     """A new session and its first refresh token. The oldest of too many ends."""
     session = Session(ids.new(), account.id, scope)
-    tx.run(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
+    tx.put(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
     for (oldest,) in tx.all(SURPLUS, account_id=account.id, most=MAX_SESSIONS):
         end(tx, oldest)
     return session, _new_refresh_token(tx, session.id)
@@ -76,7 +76,7 @@ def start(tx: Transaction, account: Account, scope: str) -> tuple[Session, str]:
 
 def _new_refresh_token(tx: Transaction, session_id: str) -> str:
     token = secrets.token_urlsafe(32)
-    tx.run(
+    tx.put(
         "INSERT INTO refresh_token (digest, session_id, expires_at) VALUES (:digest, :session_id, :expires_at)",
         digest=_digest(token),
         session_id=session_id,
@@ -127,6 +127,9 @@ class Rotation(NamedTuple):
 def rotate(tx: Transaction, token: str) -> Rotation | None:
     """Uses a refresh token. None when it is not one, or its account is disabled."""
     row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
+    if row is not None:
+        accounts.lock(tx, row[1])
+        row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)  # it may have been used or ended meanwhile
     account = accounts.by_id(tx, row[1]) if row else None
     if row is None or account is None or account.is_disabled:
         return None
@@ -134,12 +137,12 @@ def rotate(tx: Transaction, token: str) -> Rotation | None:
     if _is_spent(tx, row[3]):
         end(tx, session.id)  # whoever has it second may have stolen it (RFC 9700 §4.14.2)
         return Rotation(account, session, "")
-    tx.run(
+    tx.put(
         "UPDATE refresh_token SET used_at = coalesce(used_at, :now) WHERE digest = :digest",
         digest=_digest(token),
         now=tx.now,
     )
-    tx.run("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
+    tx.put("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
     return Rotation(account, session, _new_refresh_token(tx, session.id))
 
 
@@ -148,8 +151,8 @@ def _still_granted(scope: str, account: Account) -> str:
 
 
 def end(tx: Transaction, session_id: str) -> None:
-    tx.run("DELETE FROM refresh_token WHERE session_id = :id", id=session_id)
-    tx.run("DELETE FROM session WHERE id = :id", id=session_id)
+    tx.put("DELETE FROM refresh_token WHERE session_id = :id", id=session_id)
+    tx.put("DELETE FROM session WHERE id = :id", id=session_id)
 
 
 OTHERS = "SELECT id FROM session WHERE account_id = :id AND id <> :keep"
@@ -183,6 +186,12 @@ def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> Account:
     return account
 
 
+def hold(tx: Transaction, claims: Mapping[str, Any]) -> Account:
+    """The same, for a unit that writes: it stays so until the transaction ends."""
+    accounts.lock(tx, claims["sub"])
+    return need_holder(tx, claims)
+
+
 def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
     names = ("id", "scope", "created_at", "expires_at")
     rows = tx.all(f"SELECT {', '.join(names)} FROM session WHERE account_id = :id ORDER BY id", id=account_id)
@@ -198,4 +207,5 @@ def prune(tx: Transaction) -> int:
 PRUNE = """
 DELETE FROM {table} WHERE {key} IN
     (SELECT {key} FROM {table} WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
+    AND expires_at <= :now
 """

@@ -5,7 +5,7 @@ task = await database.read(lambda tx: queue.find(tx, task_id))
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -20,7 +20,12 @@ Row = tuple[Any, ...]
 
 class Transaction(Protocol):
     """What a unit of work sees. SQL takes its values by name (`:id`) and is written in the
-    subset that SQLite 3.35 and PostgreSQL 13 share."""
+    subset that SQLite 3.35 and PostgreSQL 13 share.
+
+    Units of one process or of several may run side by side, each statement seeing the newest commit (READ COMMITTED).
+    What has to stay as it was found is locked: rows by FOR UPDATE, which SQLite, where one writes at a time, does
+    without; and what may not be there yet by a name.
+    """
 
     @property
     def now(self) -> int:
@@ -33,14 +38,20 @@ class Transaction(Protocol):
     def run(self, sql: str, **values: Any) -> int:
         """How many rows it changed."""
 
+    def put(self, sql: str, **values: Any) -> None:
+        """The same where nobody asks how many: it may go out together with what comes next."""
 
-WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
+    def lock(self, name: str) -> None:
+        """Until the transaction ends, nobody else passes here with the same name."""
+
 
 Unit = Callable[[Transaction], T]
 
 
 class Database(Protocol):
-    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
+    dialect: str
+
+    async def write(self, unit: Unit[T], seconds: float | None = ...) -> T:
         """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no
         effect but its SQL; one that raises leaves nothing behind.
 
@@ -63,6 +74,12 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
+def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
+    """A list in SQL, `(:id0, :id1)`, and its values."""
+    named = {f"{name}{number}": value for number, value in enumerate(values)}
+    return f"({', '.join(f':{each}' for each in named)})", named
+
+
 def database_unavailable(reason: object) -> Unavailable:
     """The reason is for the log: it may name files or rows."""
     log.warning("database.unavailable", extra={"reason": str(reason)})
@@ -70,12 +87,15 @@ def database_unavailable(reason: object) -> Unavailable:
 
 
 async def migrate(database: Database, name: str, directory: Path) -> None:
-    """Applies the numbered files of `directory` that `name` has not had yet, each in one transaction."""
+    """Applies the numbered files of `directory` that `name` has not had yet, each in one transaction: `0001.sql`, and
+    `0001.postgresql.sql` on that engine alone."""
     for file in sorted(directory.glob("*.sql")):
-        await database.write(partial(_apply, name=f"{name}/{file.stem}", script=file.read_text()))
+        if file.suffixes[:-1] in ([], [f".{database.dialect}"]):
+            await database.write(partial(_apply, name=f"{name}/{file.stem}", script=file.read_text()), seconds=None)
 
 
 def _apply(tx: Transaction, name: str, script: str) -> None:
+    tx.lock("migration")
     tx.run("CREATE TABLE IF NOT EXISTS migration (name TEXT PRIMARY KEY, applied_at BIGINT NOT NULL)")
     if tx.one("SELECT 1 FROM migration WHERE name = :name", name=name):
         return

@@ -57,9 +57,9 @@ class Hints:
         hints, self._pending = list(self._pending), {}
         for hint in hints:
             self._deliver(hint)
-        for datagram in _packed(hints):
+        for datagram in packed(hints, MAX_DATAGRAM_BYTES):
             for peer in self._others():
-                self._send(peer, datagram)
+                self._send(peer, datagram.encode())
 
     def _others(self) -> list[Path]:
         now = time.monotonic()
@@ -91,15 +91,18 @@ class Hints:
             callback(hint)
 
 
-def _packed(hints: list[str]) -> list[bytes]:
-    datagrams, size = [""], 0
+def packed(hints: list[str], max_bytes: int) -> list[str]:
+    """As few texts as hold them all, a line each."""
+    texts: list[str] = []
+    size = max_bytes
     for hint in hints:
-        size += len(hint) + 1
-        if size > MAX_DATAGRAM_BYTES:
-            datagrams.append("")
-            size = len(hint)
-        datagrams[-1] += f"\n{hint}" if datagrams[-1] else hint
-    return [datagram.encode() for datagram in datagrams]
+        size += len(hint.encode()) + 1
+        if size > max_bytes:
+            texts.append(hint)
+            size = len(hint.encode())
+        else:
+            texts[-1] += f"\n{hint}"
+    return texts
 
 
 def _private_directory(topic: str) -> Path:

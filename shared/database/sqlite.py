@@ -11,15 +11,18 @@ import contextlib
 import fcntl
 import os
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from shared.database import WRITE_SECONDS, Row, Unit, database_unavailable
+from shared.database import Row, Unit, database_unavailable
 from shared.database.hints import Hints
+from shared.database.jobs import Job, Outcome, resolve
 from shared.errors import Unavailable
 
 T = TypeVar("T")
@@ -27,6 +30,7 @@ T = TypeVar("T")
 MEMORY = ":memory:"
 MAX_GROUP = 256
 MAX_WAITING = 10_000
+WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
 READER_SECONDS = 1
 CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
 PRAGMAS = """
@@ -50,29 +54,37 @@ class Transaction:
         return self._now
 
     def all(self, sql: str, **values: Any) -> list[Row]:
-        return self._connection.execute(sql, values).fetchall()
+        return self._connection.execute(_dialect(sql), values).fetchall()
 
     def one(self, sql: str, **values: Any) -> Row | None:
-        cursor = self._connection.execute(sql, values)
+        cursor = self._connection.execute(_dialect(sql), values)
         row: Row | None = cursor.fetchone()
         cursor.close()
         return row
 
     def run(self, sql: str, **values: Any) -> int:
         self.has_run = True
-        return self._connection.execute(sql, values).rowcount
+        return self._connection.execute(_dialect(sql), values).rowcount
+
+    def put(self, sql: str, **values: Any) -> None:
+        self.run(sql, **values)
+
+    def lock(self, name: str) -> None:
+        pass  # one writes at a time
 
 
-class Job(NamedTuple):
-    unit: Unit[Any]
-    future: asyncio.Future[Any]
+FOR_UPDATE = re.compile(r"FOR UPDATE( OF \w+)?( SKIP LOCKED)?")
 
 
-Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
+@lru_cache(maxsize=4096)
+def _dialect(sql: str) -> str:
+    return FOR_UPDATE.sub("", sql)
 
 
 class SQLite:
     """A Database (see shared.database) on one file, shared by any number of processes of one machine."""
+
+    dialect = "sqlite"
 
     def __init__(self, location: str) -> None:
         """Opens, and makes, the file. Raises OSError or sqlite3.Error when that can't be done."""
@@ -137,7 +149,7 @@ class SQLite:
                     group.append(job)
             outcomes = self._commit_group(group)
             with contextlib.suppress(RuntimeError):  # the loop was closed without us
-                self._loop.call_soon_threadsafe(_resolve, outcomes)
+                self._loop.call_soon_threadsafe(resolve, outcomes)
             if job is None:
                 break
         self._close_files()
@@ -155,7 +167,7 @@ class SQLite:
                 return self._together(group) or [self._alone(job) for job in group if not job.future.cancelled()]
         except (sqlite3.Error, OSError, MemoryError) as error:
             unavailable = database_unavailable(error)
-            return [(job.future, None, unavailable) for job in group]
+            return [Outcome(job.future, None, unavailable) for job in group]
 
     def _together(self, group: list[Job]) -> list[Outcome] | None:
         """All units in one transaction; None when one failed that may have written something."""
@@ -165,23 +177,23 @@ class SQLite:
                 written = self._writer.total_changes  # by `one` and `all` with RETURNING; no table is counted
                 tx.has_run = False
                 try:
-                    outcomes.append((job.future, None if job.future.cancelled() else job.unit(tx), None))
+                    outcomes.append(Outcome(job.future, None if job.future.cancelled() else job.unit(tx)))
                 except Exception as error:
                     if tx.has_run or self._writer.total_changes != written or isinstance(error, sqlite3.Error):
                         if self._writer.in_transaction:
                             self._writer.execute("ROLLBACK")
                         return None
-                    outcomes.append((job.future, None, error))
+                    outcomes.append(Outcome(job.future, None, error))
         return outcomes
 
     def _alone(self, job: Job) -> Outcome:
         try:
             with self._transaction() as tx:
-                return job.future, job.unit(tx), None
+                return Outcome(job.future, job.unit(tx))
         except sqlite3.Error as error:
-            return job.future, None, database_unavailable(error)
+            return Outcome(job.future, None, database_unavailable(error))
         except Exception as error:
-            return job.future, None, error
+            return Outcome(job.future, None, error)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Transaction]:
@@ -238,13 +250,3 @@ def _translated() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise database_unavailable(error) from error
-
-
-def _resolve(outcomes: list[Outcome]) -> None:
-    for future, value, error in outcomes:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)

@@ -1,0 +1,295 @@
+"""PostgreSQL: lanes of a few threads, each with a connection, which run whatever is waiting as one transaction.
+
+Statements are pipelined: those whose outcome nobody needs yet go out with the next that is asked for its rows, so a
+group of writes costs a few round trips and one commit. No session state is kept from one transaction to the next, so
+that a pooler may stand in between (PgBouncer in transaction mode); only hints need a session of their own.
+"""
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import errors
+
+from shared.database import Row, Unit, database_unavailable
+from shared.database.jobs import Job, Outcome, resolve
+from shared.database.notifications import Notifications
+from shared.database.postgres_connections import Connection, Connections
+from shared.errors import Unavailable
+
+T = TypeVar("T")
+
+WRITERS = 2  # connections of a process, opened when they are needed
+READERS = 2
+MAX_GROUP = 128
+MAX_WAITING = 10_000
+WRITE_SECONDS = 1.5  # how long a caller waits for its commit before it is told to come back
+READ_SECONDS = 1.5
+QUERY_SECONDS = 10.0
+GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
+LOCK_MS = 3000
+IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
+TRIES = 3
+
+WRITING = "BEGIN"
+READING = "BEGIN READ ONLY"
+QUERYING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+# One statement for all that a transaction begins with. The clock goes on within a transaction, so it is read once.
+SET_UP = """
+SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    set_config('statement_timeout', %(statement_ms)s, true),
+    set_config('lock_timeout', %(lock_ms)s, true),
+    set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
+"""
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+
+# What another try may well get over: somebody else was quicker, or in the way.
+TRANSIENT = (
+    errors.UniqueViolation,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.LockNotAvailable,
+    errors.ReadOnlySqlTransaction,  # a primary that has become a standby
+    psycopg.OperationalError,  # the connection is lost, before COMMIT was sent
+)
+
+
+class Transaction:
+    def __init__(self, connection: Connection, pipeline: psycopg.Pipeline, lock_ms: int, seconds: float) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._now: int | None = None
+        self.has_run = False
+        settings = {"statement_ms": str(int(seconds * 1000)), "lock_ms": str(lock_ms), "idle_ms": str(IDLE_MS)}
+        self._set_up = connection.execute(SET_UP, settings)
+
+    @property
+    def now(self) -> int:
+        if self._now is None:
+            row = self._set_up.fetchone()
+            assert row is not None
+            self._now = int(row[0])
+        return self._now
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        return self._execute(sql, values).fetchall()
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        return self._execute(sql, values).fetchone()
+
+    def run(self, sql: str, **values: Any) -> int:
+        cursor = self._execute(sql, values)
+        self._pipeline.sync()
+        return cursor.rowcount
+
+    def put(self, sql: str, **values: Any) -> None:
+        self._execute(sql, values)
+
+    def lock(self, name: str) -> None:
+        self._connection.execute(_dialect(LOCK), {"name": name})
+
+    def _execute(self, sql: str, values: dict[str, Any]) -> psycopg.Cursor[Row]:
+        self.has_run |= not sql.lstrip().startswith("SELECT")
+        return self._connection.execute(_dialect(sql), values)
+
+
+NAME = re.compile(r"(?<!:):([a-z_][a-z_0-9]*)")
+DEFINITION = re.compile(r"\s*(CREATE|ALTER) TABLE")
+
+
+@lru_cache(maxsize=4096)
+def _dialect(sql: str) -> bytes:
+    """psycopg's way to name values. Texts compare by their bytes, as everywhere else, not as a language sorts them."""
+    if DEFINITION.match(sql):
+        sql = re.sub(r"\bTEXT\b", 'TEXT COLLATE "C"', sql)
+    return NAME.sub(r"%(\1)s", sql.replace("%", "%%")).encode()
+
+
+class _Failed(Exception):
+    """A unit of a group may have left something: the group's transaction is undone."""
+
+
+class Lane:
+    """Runs units as one transaction after another, each for all that wait, in up to `width` threads."""
+
+    def __init__(self, connections: Connections, begin: str, *, width: int, max_group: int, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connections = connections
+        self._begin = begin
+        self._max_group = max_group
+        self._seconds = seconds
+        self._waiting: deque[Job] = deque()
+        self._turn = threading.Lock()
+        self._is_called = False
+        self._free: deque[Connection] = deque()
+        self._threads = ThreadPoolExecutor(width, "postgres")
+
+    async def run(self, unit: Unit[T], seconds: float | None) -> T:
+        """The unit's value. Raises Unavailable after `seconds`."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("busy", "too many units are waiting")
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._turn:
+            self._waiting.append(Job(unit, future))
+            self._call()
+        try:
+            async with asyncio.timeout(seconds):
+                return await future
+        except TimeoutError:
+            raise database_unavailable("no answer in time") from None
+
+    def _call(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            self._threads.submit(self._run_group)
+
+    def _take_group(self) -> list[Job]:
+        with self._turn:
+            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_group))]
+            self._is_called = False
+            if self._waiting:
+                self._call()
+        return group
+
+    def _run_group(self) -> None:
+        group = [job for job in self._take_group() if not job.future.cancelled()]
+        together = self._together(group) if len(group) > 1 else None
+        if together is not None:
+            self._tell(together)
+            return
+        for job in group:
+            self._tell([self._alone(job)])
+
+    def _together(self, group: list[Job]) -> list[Outcome] | None:
+        """All units in one transaction; None when one failed that may have written something."""
+        outcomes: list[Outcome] = []
+        try:
+            with self._transaction(GROUP_LOCK_MS) as tx:
+                for job in group:
+                    tx.has_run = False
+                    try:
+                        outcomes.append(Outcome(job.future, job.unit(tx)))
+                    except Exception as error:
+                        if tx.has_run or isinstance(error, psycopg.Error):
+                            raise _Failed from error
+                        outcomes.append(Outcome(job.future, None, error))
+        except Unavailable as error:
+            return [Outcome(job.future, None, error) for job in group]
+        except (psycopg.Error, _Failed):
+            return None
+        return outcomes
+
+    def _alone(self, job: Job) -> Outcome:
+        attempt = 0
+        while not job.future.cancelled():
+            attempt += 1
+            try:
+                with self._transaction(LOCK_MS) as tx:
+                    value = job.unit(tx)
+                return Outcome(job.future, value)
+            except psycopg.Error as error:
+                if attempt == TRIES or not isinstance(error, TRANSIENT):
+                    return Outcome(job.future, None, database_unavailable(error))
+            except Exception as error:
+                return Outcome(job.future, None, error)
+        return Outcome(job.future, None)
+
+    @contextlib.contextmanager
+    def _transaction(self, lock_ms: int) -> Iterator[Transaction]:
+        """Raises Unavailable when the server can't be reached or nobody can know whether it has committed, and
+        psycopg.Error when it has not."""
+        connection = self._connection()
+        is_done = False
+        try:
+            with connection.pipeline() as pipeline:
+                connection.execute(self._begin)
+                yield Transaction(connection, pipeline, lock_ms, self._seconds)
+                _commit(connection, pipeline)
+                is_done = True
+        finally:
+            self._give_back(connection, is_done=is_done)
+
+    def _connection(self) -> Connection:
+        with contextlib.suppress(IndexError):
+            return self._free.pop()
+        return self._connections.connect()
+
+    def _give_back(self, connection: Connection, *, is_done: bool) -> None:
+        if not is_done and not connection.closed:
+            with contextlib.suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+        if connection.closed:
+            while self._free:  # most likely they are gone as well
+                self._free.pop().close()
+        else:
+            self._free.append(connection)
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed without us
+            self._loop.call_soon_threadsafe(resolve, outcomes)
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._threads.shutdown()
+        while self._free:
+            self._free.pop().close()
+
+
+def _commit(connection: Connection, pipeline: psycopg.Pipeline) -> None:
+    committing = connection.execute("COMMIT")
+    try:
+        pipeline.sync()
+    except psycopg.OperationalError as error:
+        if connection.closed:
+            raise database_unavailable(f"whether it has committed is not known: {error}") from None
+        raise
+    if committing.statusmessage != "COMMIT":
+        raise psycopg.errors.InFailedSqlTransaction("rolled back")
+
+
+class PostgreSQL:
+    """A Database (see shared.database) on one server, shared by any number of processes of any number of hosts."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str) -> None:
+        """Raises psycopg.Error when the URL is none. Connects when there is something to do."""
+        connections = Connections(url)
+        self._is_closing = False
+        self._writers = Lane(connections, WRITING, width=WRITERS, max_group=MAX_GROUP, seconds=WRITE_SECONDS)
+        self._readers = Lane(connections, READING, width=READERS, max_group=MAX_GROUP, seconds=READ_SECONDS)
+        self._aside = Lane(connections, QUERYING, width=1, max_group=1, seconds=QUERY_SECONDS)
+        self._notifications = Notifications(connections)
+
+    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
+        if self._is_closing:
+            raise Unavailable("shutting_down", "this process is stopping")
+        return await self._writers.run(unit, seconds)
+
+    async def read(self, unit: Unit[T]) -> T:
+        return await self._readers.run(unit, READ_SECONDS)
+
+    async def query(self, unit: Unit[T]) -> T:
+        return await self._aside.run(unit, QUERY_SECONDS)
+
+    def publish(self, hint: str) -> None:
+        self._notifications.publish(hint)
+
+    def subscribe(self, callback: Callable[[str], None]) -> None:
+        self._notifications.subscribe(callback)
+
+    async def close(self) -> None:
+        """Waits for what is under way; whatever comes later is refused."""
+        self._is_closing = True
+        for lane in (self._writers, self._readers, self._aside):
+            await asyncio.to_thread(lane.close)
+        self._notifications.close()

@@ -1,0 +1,82 @@
+"""Connections to the PostgreSQL of a DATABASE_URL."""
+
+import contextlib
+import ipaddress
+import os
+import time
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from shared.database import Row, database_unavailable
+
+Connection = psycopg.Connection[Row]
+
+MIN_PAUSE_SECONDS = 0.1  # after a connection that could not be made, doubled each time
+MAX_PAUSE_SECONDS = 1.0
+
+# A host that was cut off says nothing: whoever waits for it has to notice by itself.
+DEFAULTS = {
+    "connect_timeout": "2",
+    "tcp_user_timeout": "5000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "target_session_attrs": "read-write",  # of several hosts the primary, also after a failover
+    "application_name": "only_post",
+    "client_encoding": "UTF8",
+}
+
+
+class Connections:
+    """Makes them, and says no at once while the server has just been found unreachable."""
+
+    def __init__(self, url: str) -> None:
+        """Raises psycopg.Error when the URL is none."""
+        self._conninfo = _completed(url)
+        self._pause_seconds = 0.0
+        self._refused_until = 0.0
+
+    def connect(self) -> Connection:
+        """Raises Unavailable."""
+        if time.monotonic() < self._refused_until:
+            raise database_unavailable("the server could not be reached a moment ago")
+        try:
+            connection = psycopg.Connection.connect(self._conninfo, autocommit=True)
+            connection.prepare_threshold = 5 if _is_direct(connection) else None
+        except psycopg.Error as error:
+            self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))
+            self._refused_until = time.monotonic() + self._pause_seconds
+            raise database_unavailable(error) from None
+        self._pause_seconds = 0.0
+        return connection
+
+
+def _completed(url: str) -> str:
+    """The URL as it is, and what it leaves open."""
+    given: dict[str, Any] = conninfo_to_dict(url)
+    missing = {name: value for name, value in DEFAULTS.items() if name not in given}
+    if "sslmode" not in given and "PGSSLMODE" not in os.environ and not _is_local(given):
+        missing["sslmode"] = "require"
+    return make_conninfo(url, **missing)
+
+
+def _is_local(given: dict[str, Any]) -> bool:
+    hosts = str(given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST", "")).split(",")
+    return all(_is_this_machine(host) for host in hosts)
+
+
+def _is_this_machine(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):  # a socket's path, or its abstract name
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def _is_direct(connection: Connection) -> bool:
+    """Whether no pooler stands in between: one has process ids of its own. Behind it the next transaction may meet a
+    session in which another client's statement was prepared under the same name."""
+    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return row is not None and row[0] == connection.info.backend_pid

@@ -7,29 +7,45 @@ from typing import Any
 
 import pytest
 
+from tests.databases import ENGINES, settings_of
+from tests.postgres import remove_shared_cluster
 from tests.processes import TASKS, Process, Service, Worker
 
 Start = Callable[..., Any]
 
 
+@pytest.fixture(scope="session", params=ENGINES)
+def storage(request: pytest.FixtureRequest) -> str:
+    """The name of a storage engine: every test that takes it, or a service, runs on each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database(storage: str) -> Iterator[dict[str, str]]:
+    """The settings that lead to an empty database, the same one for all processes of a test."""
+    with settings_of(storage) as settings:
+        yield settings
+
+
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One POST-only service with the default settings and the test tasks, shared by all tests that break nothing."""
-    service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": TASKS})
-    yield service
-    service.kill()
+    with settings_of(storage) as database:
+        service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": TASKS, **database})
+        yield service
+        service.kill()
 
 
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def start_service(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Service]]:
     """Starts a service with settings of its own: `start_service(LEASE_SECONDS="2")`."""
-    yield from _starter(lambda **env: Service(tmp_path, {"TASK_MODULES": TASKS, **env}))
+    yield from _starter(lambda **env: Service(tmp_path, {"TASK_MODULES": TASKS, **database, **env}))
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+def start_worker(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Worker]]:
     """Starts a worker process on the database of `start_service`."""
-    yield from _starter(lambda **env: Worker(tmp_path, {"TASK_MODULES": TASKS, **env}))
+    yield from _starter(lambda **env: Worker(tmp_path, {"TASK_MODULES": TASKS, **database, **env}))
 
 
 def _starter(make: Start) -> Iterator[Start]:
@@ -47,6 +63,7 @@ def _starter(make: Start) -> Iterator[Start]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """What a laptop may skip, CI has to have: a skip there is a failure."""
+    remove_shared_cluster()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -85,8 +85,11 @@ class HTTPService(Process):
 
     module: ClassVar[str]
     health_method: ClassVar[str]
+    file_name: ClassVar[str]
 
     def __init__(self, directory: Path, env: Mapping[str, str] | None = None, port: int = 0, wait: bool = True):
+        self.env = dict(env or {})
+        self.file = directory / "var" / self.file_name  # where it keeps its rows unless DATABASE_URL says otherwise
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.session = requests.Session()
@@ -109,13 +112,13 @@ class HTTPService(Process):
 
 
 class TokenService(HTTPService):
-    """The token service. Its database is `file`."""
+    """The token service."""
 
     module = "token_svc"
     health_method = "GET"
+    file_name = "token.db"
 
     def __init__(self, directory: Path, env: Mapping[str, str] | None = None, port: int = 0, wait: bool = True):
-        self.file = directory / "var" / "token.db"
         super().__init__(directory, {"RATE_LIMITS": "off", **dict(env or {})}, port, wait)
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
@@ -133,6 +136,7 @@ class Service(HTTPService):
 
     module = "only_post_svc"
     health_method = "POST"
+    file_name = "only_post.db"
 
     def post(self, path: str, body: Any = None, **options: Any) -> requests.Response:
         return self.session.post(f"{self.url}{path}", json={} if body is None else body, timeout=60, **options)

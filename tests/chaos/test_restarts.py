@@ -29,15 +29,16 @@ PATIENCE_SECONDS = 60
 class Pair:
     """Two web processes on one file, each with a port that it keeps."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, database: dict[str, str]) -> None:
         self._directory = directory
+        self._settings = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", **database}
         self.webs = [self._start(free_port()) for _ in range(2)]
         self.exits: list[tuple[float, int]] = []  # seconds and status
         for web in self.webs:
             web.wait_until_up()
 
     def _start(self, port: int) -> Service:
-        return Service(self._directory, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}, port, wait=False)
+        return Service(self._directory, self._settings, port, wait=False)
 
     def restart(self, number: int) -> None:
         web = self.webs[number]
@@ -102,8 +103,8 @@ class Client(threading.Thread):
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    pair = Pair(tmp_path)
+def pair(tmp_path: Path, database: dict[str, str]) -> Iterator[Pair]:
+    pair = Pair(tmp_path, database)
     yield pair
     for web in pair.webs:
         web.kill()
@@ -209,7 +210,7 @@ def test_workers_that_are_restarted_again_and_again_use_up_no_attempt(pair: Pair
     gate = tmp_path / "gate"
     for web in pair.webs:
         web.kill()
-    settings = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "2"}
+    settings = {**pair.webs[0].env, "WORKER_PROCESSES": "2"}
     web = Service(tmp_path, {**settings, "WORKER_PROCESSES": "0"})
     try:
         task_ids = [web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"] for _ in range(2)]

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TextIO
 import pytest
 
 from tests.chaos.traces import is_alive, lines, runners_in, start_of
+from tests.databases import rows
 from tests.processes import TASKS, Process, Service, Worker, eventually
 
 LEASE_SECONDS = 2
@@ -23,20 +23,21 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[Service]:
+def web(tmp_path: Path, database: dict[str, str]) -> Iterator[Service]:
     """A service that runs no tasks itself."""
-    service = Service(tmp_path, {"TASK_MODULES": TASKS, "LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": "0"})
+    settings = {"TASK_MODULES": TASKS, "LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": "0"}
+    service = Service(tmp_path, settings | database)
     yield service
     service.kill()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, database: dict[str, str]) -> Iterator[Start]:
     """Starts a worker: `start("first", processes=2)`."""
     started: list[Process] = []
 
     def start(name: str, processes: int = 1) -> Worker:
-        settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": str(processes)}
+        settings = {"LEASE_SECONDS": str(LEASE_SECONDS), "WORKER_PROCESSES": str(processes), **database}
         worker = Worker(tmp_path, {"TASK_MODULES": TASKS, **settings}, name=name)
         started.append(worker)
         return worker
@@ -65,16 +66,21 @@ def has_logged(process: Process, event: str) -> bool:
     return event in process.log.read_text()
 
 
-def freeze(worker: Worker, directory: Path) -> None:
-    """SIGSTOP, though not in the middle of a commit: one file has one writer, and nobody else can write until the
+def freeze(worker: Worker, web: Service) -> None:
+    """SIGSTOP, though on a file not in the middle of a commit: it has one writer, and nobody else can write until the
     one that was stopped there goes on or is killed."""
-    with (directory / "var" / "only_post.db-lock").open() as lock:
-        while True:
-            worker.send(signal.SIGSTOP)
-            with contextlib.suppress(AssertionError):
-                eventually(lambda: is_free(lock), 1)
-                return
-            worker.send(signal.SIGCONT)
+    while True:
+        worker.send(signal.SIGSTOP)
+        if "DATABASE_URL" in web.env or eventually_free(web.file):
+            return
+        worker.send(signal.SIGCONT)
+
+
+def eventually_free(file: Path) -> bool:
+    """Whether others get a turn to write."""
+    with Path(f"{file}-lock").open() as lock, contextlib.suppress(AssertionError):
+        return bool(eventually(lambda: is_free(lock), 1))
+    return False
 
 
 def is_free(lock: TextIO) -> bool:
@@ -82,7 +88,6 @@ def is_free(lock: TextIO) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    fcntl.flock(lock, fcntl.LOCK_UN)
     return True
 
 
@@ -91,7 +96,7 @@ def test_a_late_result_or_failure_changes_nothing(web: Service, start: Start, ga
     zombie = start("zombie")
     task_id = web.submit("gate", {"path": str(gate)}, max_attempts=3)["task_id"]
     wait_for_start(gate, 1)
-    freeze(zombie, gate.parent)
+    freeze(zombie, web)
     start("other")
     wait_for_start(gate, 2, AGAIN_SECONDS)
     open_gate(gate, 2)
@@ -115,14 +120,10 @@ def test_a_run_writes_nothing_between_the_loss_of_its_lease_and_the_moment_it_is
     task_id = web.submit("gate", {"path": str(gate)}, max_attempts=2)["task_id"]
     late = wait_for_start(gate, 1)
     eventually(lambda: web.result(task_id)["progress"])
-    file = gate.parent / "var" / "only_post.db"
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        with Path(f"{file}-lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the turn to write, as any process takes it
-            connection.execute(TAKE, [task_id])
-        if word != "wait":
-            open_gate(gate, 1, word)
-        eventually(lambda: has_logged(worker, "run.discarded") or not is_alive(late), STOPPED_SECONDS)
+    rows(web, TAKE, task_id)
+    if word != "wait":
+        open_gate(gate, 1, word)
+    eventually(lambda: has_logged(worker, "run.discarded") or not is_alive(late), STOPPED_SECONDS)
     task = web.result(task_id)
     assert (task["attempt"], task["progress"], task["result"]) == (2, None, None)
     # Nobody renews it here, so that it may be lost by now.
@@ -135,7 +136,7 @@ def test_a_run_that_comes_back_is_stopped_and_neither_reports_nor_renews(
     zombie = start("zombie")
     task_id = web.submit("gate", {"path": str(gate)})["task_id"]
     late = wait_for_start(gate, 1)
-    freeze(zombie, gate.parent)
+    freeze(zombie, web)
     start("other")
     current = wait_for_start(gate, 2, AGAIN_SECONDS)
     eventually(lambda: web.result(task_id)["progress"] == {"fraction": 0.5, "message": "attempt 2"})
@@ -162,7 +163,7 @@ def test_a_worker_that_takes_its_own_task_again_keeps_the_two_runs_apart(
     worker = start("worker", processes=2)
     task_id = web.submit("gate", {"path": str(gate), "stubborn": 1})["task_id"]
     late = wait_for_start(gate, 1)
-    freeze(worker, gate.parent)
+    freeze(worker, web)
     eventually(lambda: web.result(task_id)["status"] == "queued", AGAIN_SECONDS)
 
     worker.send(signal.SIGCONT)
@@ -181,12 +182,12 @@ def test_a_stopped_worker_that_was_not_replaced_ends_the_tasks_that_it_holds(
     task_id = web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"]
     wait_for_start(gate, 1)
     web.kill()
-    freeze(worker, gate.parent)
+    freeze(worker, web)
     time.sleep(2 * LEASE_SECONDS)  # the lease is over, and there is nobody else to take the task
     worker.send(signal.SIGCONT)
     eventually(lambda: not start_of(gate, 2), 1)
     open_gate(gate, 1)
-    again = Service(web.log.parent, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0", "LEASE_SECONDS": "2"})
+    again = Service(web.log.parent, web.env)
     try:
         final = again.ended(task_id)
     finally:

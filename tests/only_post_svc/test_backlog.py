@@ -30,6 +30,12 @@ class Queue:
     def run(self, sql: str, **values: Any) -> int:
         raise NotImplementedError
 
+    def put(self, sql: str, **values: Any) -> None:
+        raise NotImplementedError
+
+    def lock(self, name: str) -> None:
+        raise NotImplementedError
+
 
 def backlog(queue: Queue, limit: int) -> Backlog:
     return Backlog(limit, lambda: queue.clock)

@@ -1,6 +1,5 @@
 """POST /health."""
 
-import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import requests
 
 from shared import VERSION
+from tests.databases import rows
 from tests.only_post_svc.answers import problem
 from tests.processes import Service, Worker, eventually
 
@@ -18,9 +18,7 @@ def health(service: Service) -> requests.Response:
 
 def make_older(service: Service, seconds: int) -> None:
     """As if its queued tasks had waited that long."""
-    with sqlite3.connect(service.log.parent / "var" / "only_post.db", timeout=9) as database:
-        database.execute("UPDATE task SET run_at = run_at - :ms WHERE status = 'queued'", {"ms": seconds * 1000})
-    database.close()
+    rows(service, "UPDATE task SET run_at = run_at - ? WHERE status = 'queued'", seconds * 1000)
 
 
 def test_a_service_that_makes_progress_is_ok(service: Service) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from only_post_svc.queue import MAX_BACKOFF_SECONDS, backoff_seconds
+from tests.databases import settings_of
 from tests.processes import Service, eventually
 
 ODD_TASKS = '''
@@ -50,12 +51,14 @@ def forge(error: dict | None = None, retry_after: str | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def odd(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("odd")
     (directory / "odd.py").write_text(ODD_TASKS)
-    service = Service(directory, {"TASK_MODULES": "odd", "WORKER_PROCESSES": "1", "LEASE_SECONDS": "1"})
-    yield service
-    service.kill()
+    settings = {"TASK_MODULES": "odd", "WORKER_PROCESSES": "1", "LEASE_SECONDS": "1"}
+    with settings_of(storage) as database:
+        service = Service(directory, settings | database)
+        yield service
+        service.kill()
 
 
 def moment(text: str) -> datetime:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import settings_of
 from tests.only_post_svc.answers import faults, problem
 from tests.processes import Service
 from tests.tokens import SECRET, bearer
@@ -51,11 +52,12 @@ class Lister:
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {"WORKER_PROCESSES": "0", "TASK_AUTH": "required", "SECRET_KEY": SECRET}
-    service = Service(tmp_path_factory.mktemp("idle"), env)
-    yield service
-    service.kill()
+    with settings_of(storage) as database:
+        service = Service(tmp_path_factory.mktemp("idle"), env | database)
+        yield service
+        service.kill()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The life of a task in SQL, on every engine."""
 
 import asyncio
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,18 @@ class At:
         self.asked.append((sql, values))
         return self._tx.run(sql, **values)
 
+    def put(self, sql: str, **values: Any) -> None:
+        self.asked.append((sql, values))
+        self._tx.put(sql, **values)
+
+    def lock(self, name: str) -> None:
+        self._tx.lock(name)
+
+
+def token() -> str:
+    """What the leases of one claim begin with."""
+    return secrets.token_hex(8)
+
 
 class Store:
     """A database, and the verbs of the queue on it at a time that the test sets."""
@@ -56,7 +69,8 @@ class Store:
         return self.do(lambda tx: queue.submit(tx, caller, new)).id
 
     def claim(self, lease_seconds: int = 30, **limits: int) -> list[Claim]:
-        return self.do(lambda tx: queue.claim(tx, limits or {"a": 100}, lambda type, is_alone: True, lease_seconds))
+        wanted = limits or {"a": 100}
+        return self.do(lambda tx: queue.claim(tx, token(), wanted, lambda type, is_alone: True, lease_seconds))
 
     def run(self, **options: Any) -> Claim:
         """A task that is running, alone."""
@@ -134,7 +148,7 @@ def test_priority_goes_before_time_across_types_too(store: Store) -> None:
     store.later(1)
     urgent, last = store.submit("b", priority=1), store.submit("a")
     hands = iter([True, True, True, False])
-    claims = store.do(lambda tx: queue.claim(tx, {"a": 5, "b": 5}, lambda type, is_alone: next(hands), 30))
+    claims = store.do(lambda tx: queue.claim(tx, token(), {"a": 5, "b": 5}, lambda type, is_alone: next(hands), 30))
     assert [run.id for run in claims] == [urgent, first, last]
     assert store.find(low).status == "queued"
 
@@ -157,7 +171,7 @@ def test_types_that_nobody_here_knows_are_left_alone(store: Store) -> None:
 def test_a_claim_takes_only_what_fits(store: Store) -> None:
     big, small = store.submit("big", priority=1), store.submit("small")
     limits = {"big": 5, "small": 5}
-    claims = store.do(lambda tx: queue.claim(tx, limits, lambda type, is_alone: type == "small", 30))
+    claims = store.do(lambda tx: queue.claim(tx, token(), limits, lambda type, is_alone: type == "small", 30))
     assert [run.id for run in claims] == [small]
     assert store.find(big).status == "queued"
 
@@ -198,7 +212,7 @@ WRITES: dict[str, Callable[[Transaction, Claim], bool]] = {
     "renew": lambda tx, run: queue.renew(tx, [run], 30) == [],
     "report": lambda tx, run: queue.report(tx, run, "{}"),
     "release": lambda tx, run: queue.release(tx, run, is_alone=False),
-    "holds": lambda tx, run: queue.holds(tx, run),
+    "lost": lambda tx, run: queue.lost(tx, [run]) == [],
 }
 
 
@@ -461,7 +475,7 @@ CLAIM_LIMITS = {"a": 5, "b": 5, "unknown": 5}
 # What is done: the indexes that its statements may take, in a database of mostly finished tasks.
 PLANS: dict[str, tuple[Callable[[Transaction], Any], set[str]]] = {
     "claim": (
-        lambda tx: queue.claim(tx, CLAIM_LIMITS, lambda type, is_alone: True, 30),
+        lambda tx: queue.claim(tx, token(), CLAIM_LIMITS, lambda type, is_alone: True, 30),
         {"task_claim", "sqlite_autoindex_task_1", "sqlite_autoindex_task_payload_1"},
     ),
     "promote": (lambda tx: queue.promote(At(tx, tx.now + 2000)), {"task_due", "sqlite_autoindex_task_1"}),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import settings_of
 from tests.only_post_svc.answers import faults, problem
 from tests.processes import Service
 
@@ -218,10 +219,11 @@ def test_wait_answers_202_when_the_time_is_up_first(service: Service) -> None:
 
 
 @pytest.fixture(scope="module")
-def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    service = Service(tmp_path_factory.mktemp("small"), {"MAX_QUEUED": "3", "WORKER_PROCESSES": "0"})
-    yield service
-    service.kill()
+def small_queue(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with settings_of(storage) as database:
+        service = Service(tmp_path_factory.mktemp("small"), {"MAX_QUEUED": "3", "WORKER_PROCESSES": "0", **database})
+        yield service
+        service.kill()
 
 
 def waiting(service: Service) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.database import Database, Transaction, connection
+from tests.postgres import new_database
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
@@ -82,4 +83,10 @@ def sqlite_engine(directory: Path) -> Iterator[Engine]:
     yield Engine("sqlite", f"sqlite:///{directory / 'notes.db'}", directory)
 
 
-ENGINES = {"sqlite": sqlite_engine}
+@contextmanager
+def postgres_engine(directory: Path) -> Iterator[Engine]:
+    with new_database() as url:
+        yield Engine("postgres", url, directory)
+
+
+ENGINES = {"sqlite": sqlite_engine, "postgres": postgres_engine}

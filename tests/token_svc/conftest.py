@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.database.connection import SHARED_SCHEMA
+from tests.databases import settings_of
 from tests.processes import TokenService
 from tests.token_svc.tables import Tables
 from tests.token_svc.users import User
@@ -15,20 +16,21 @@ from token_svc.main import SCHEMA
 
 
 @pytest.fixture(scope="session")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+def tokens(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
     """One token service without rate limits, shared by all tests that break nothing."""
-    service = TokenService(tmp_path_factory.mktemp("tokens"))
-    yield service
-    service.kill()
+    with settings_of(storage) as database:
+        service = TokenService(tmp_path_factory.mktemp("tokens"), database)
+        yield service
+        service.kill()
 
 
 @pytest.fixture
-def start_tokens(tmp_path: Path) -> Iterator[Callable[..., TokenService]]:
+def start_tokens(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., TokenService]]:
     """Starts a service with settings of its own: `start_tokens(REGISTRATION="closed")`."""
     started: list[TokenService] = []
 
     def start(**env: str) -> TokenService:
-        started.append(TokenService(tmp_path, env))
+        started.append(TokenService(tmp_path, database | env))
         return started[-1]
 
     yield start

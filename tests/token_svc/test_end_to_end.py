@@ -28,12 +28,12 @@ def submitted(service: Service, user: User, text: str) -> str:
 
 
 @pytest.fixture
-def start_tasks(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts the POST-only service that wants a token."""
+def start_tasks(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Service]]:
+    """Starts the POST-only service that wants a token. Where there is a server, both share a database."""
     started: list[Service] = []
 
     def start(**env: str) -> Service:
-        settings = {"TASK_AUTH": "required", "WORKER_PROCESSES": "1", **env}
+        settings = {"TASK_AUTH": "required", "WORKER_PROCESSES": "1", **database, **env}
         started.append(Service(tmp_path / "tasks", settings))
         return started[-1]
 

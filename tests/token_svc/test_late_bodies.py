@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.token_svc.users import User, operate, rows
+from tests.databases import rows
+from tests.token_svc.users import User, operate
 
 
 class Upload:
@@ -63,7 +64,7 @@ def stored(user: User) -> list[list[Any]]:
     """All of the user's that a write could change."""
     columns = "email, password_hash, item_count FROM account WHERE id"
     tables = (columns, "id, data, version FROM item WHERE account_id")
-    return [rows(user.service.file, f"SELECT {table} = ?", user.profile["id"]) for table in tables]
+    return [rows(user.service, f"SELECT {table} = ?", user.profile["id"]) for table in tables]
 
 
 NEW = {"data": {"written": "too late"}}

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import rows, settings_of
 from tests.processes import TokenService
-from tests.token_svc.users import User, form_of, fresh_name, refresh, rows
+from tests.token_svc.users import User, form_of, fresh_name, refresh
 from token_svc.passwords import WAITING_PER_THREAD
 
 CLIENTS = 14 + (os.cpu_count() or 1) * (1 + WAITING_PER_THREAD)  # more than there is room for
@@ -56,10 +57,11 @@ def test_under_a_storm_of_logins_everything_else_goes_on(tokens: TokenService) -
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    service = Workers(tmp_path_factory.mktemp("workers"))
-    yield service
-    service.terminate()
+def workers(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    with settings_of(storage) as database:
+        service = Workers(tmp_path_factory.mktemp("workers"), database)
+        yield service
+        service.terminate()
 
 
 def in_parallel(work: Any, times: int) -> list[Any]:
@@ -82,7 +84,7 @@ def test_four_processes_register_everybody_once(workers: Workers) -> None:
         return patiently(lambda: workers.post("/register", body)).status_code
 
     assert Counter(in_parallel(one, 24)) == {201: 8, 409: 16}
-    kept = {name for (name,) in rows(workers.file, "SELECT username FROM account")}
+    kept = {name for (name,) in rows(workers, "SELECT username FROM account")}
     assert set(names) <= kept
 
 
@@ -116,7 +118,7 @@ def test_four_processes_rotate_one_session(workers: Workers) -> None:
     assert Counter(answer.status_code for answer in answers) == {200: 20}
     for answer in answers[::5]:
         assert refresh(workers, answer.json()["refresh_token"]).status_code == 200
-    assert rows(workers.file, "SELECT count(*) FROM session WHERE account_id = ?", user.profile["id"]) == [(1,)]
+    assert rows(workers, "SELECT count(*) FROM session WHERE account_id = ?", user.profile["id"]) == [(1,)]
 
 
 def test_a_session_that_one_process_ends_is_over_in_all(workers: Workers) -> None:

@@ -13,10 +13,11 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
+from tests.databases import everything, rows
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
-from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh, rows
+from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
 from token_svc import accounts, events, sessions
 from token_svc.accounts import Account
 from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS
@@ -316,7 +317,7 @@ def used_ago(user: User, token: str, seconds: float) -> None:
     """Lets so much time go by since the refresh token was used."""
     used_at = int(time.time() * 1000 - seconds * 1000)
     digest = hashlib.sha256(token.encode()).hexdigest()
-    rows(user.service.file, "UPDATE refresh_token SET used_at = ? WHERE digest = ?", used_at, digest)
+    rows(user.service, "UPDATE refresh_token SET used_at = ? WHERE digest = ?", used_at, digest)
 
 
 def test_a_refresh_token_used_again_at_once_gives_another_working_pair(user: User) -> None:
@@ -629,8 +630,8 @@ def test_tokens_are_stored_as_their_sha_256_and_nowhere_else(start_tokens: Calla
     user = User(service)
     pairs = [user.pair, user.login().json(), refresh(service, user.refresh_token).json()]
     digests = {hashlib.sha256(pair["refresh_token"].encode()).hexdigest() for pair in pairs}
-    assert {digest for (digest,) in rows(service.file, "SELECT digest FROM refresh_token")} == digests
-    stored = b"".join(file.read_bytes() for file in service.file.parent.glob("token.db*"))
+    assert {digest for (digest,) in rows(service, "SELECT digest FROM refresh_token")} == digests
+    stored = everything(service)
     assert user.username.encode() in stored
     for pair in pairs:
         assert pair["refresh_token"].encode() not in stored

@@ -1,11 +1,8 @@
 """Users of the token service, each with a name that nobody else has."""
 
-import sqlite3
 import subprocess
 import sys
 import uuid
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -73,11 +70,5 @@ def refresh(service: TokenService, token: str, **more: Any) -> requests.Response
 def operate(service: TokenService, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """`python -m token_svc users …` on the database of `service`."""
     command = [sys.executable, "-m", "token_svc", "users", *arguments]
-    directory, env = service.log.parent, {"PYTHONPATH": str(ROOT)}
+    directory, env = service.log.parent, service.env | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60)
-
-
-def rows(file: Path, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-    """What the statement finds, or does, in the database file of a service."""
-    with closing(sqlite3.connect(file, timeout=10)) as connection, connection:
-        return connection.execute(sql, values).fetchall()

@@ -1,0 +1,113 @@
+"""A throw-away PostgreSQL server for the tests, or databases of their own on the one of TEST_DATABASE_URL."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from tests.processes import free_port
+
+TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
+SERVERS = "/usr/lib/postgresql"  # Debian keeps them out of the PATH
+LACKING = "needs PostgreSQL: initdb and pg_ctl on the PATH, or TEST_DATABASE_URL"
+
+# The machine does not lose its power in the middle of a test.
+OPTIONS = "-c fsync=off -c max_connections=300 -c listen_addresses=127.0.0.1 -c log_min_messages=fatal"
+
+
+def _found(program: str) -> str | None:
+    folders = sorted(Path(SERVERS).glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    return shutil.which(program, path=os.pathsep.join([os.environ["PATH"], *map(str, folders)]))
+
+
+class Cluster:
+    """A server of the tests' own, started where `initdb` is found."""
+
+    def __init__(self, initdb: str, pg_ctl: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pg", dir=os.environ.get("TMPDIR", "/tmp")))
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self._pg_ctl = pg_ctl
+        self._user = _unprivileged()
+        if self._user:
+            shutil.chown(self.directory, self._user)
+        self._run(initdb, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.directory} {OPTIONS}"
+        self._run(self._pg_ctl, "start", "--wait", "--log", str(self.directory / "log"), "--options", options)
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run(self._pg_ctl, "stop", "--wait", "--mode", mode)
+
+    def remove(self) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):  # a test may have stopped it
+            self.stop()
+        shutil.rmtree(self.directory)
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(
+            [*command, "-D", str(self.directory / "data")],
+            user=self._user,
+            group=self._user and pwd.getpwnam(self._user).pw_gid,
+            extra_groups=[] if self._user else None,
+            cwd=self.directory,
+            check=True,
+            capture_output=True,
+        )
+
+
+def _unprivileged() -> str | None:
+    """Who runs the server: it refuses to be run by root."""
+    if os.getuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def new_cluster() -> Cluster:
+    """One for the test alone: it may be stopped. Skips the test where there is no server to start."""
+    initdb, pg_ctl = _found("initdb"), _found("pg_ctl")
+    if initdb is None or pg_ctl is None:
+        pytest.skip(LACKING)
+    return Cluster(initdb, pg_ctl)
+
+
+@cache
+def _shared_cluster() -> Cluster:
+    return new_cluster()
+
+
+def remove_shared_cluster() -> None:
+    if _shared_cluster.cache_info().currsize:
+        _shared_cluster().remove()
+
+
+def execute(url: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    """The rows, if there are any; each statement for itself."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextlib.contextmanager
+def new_database(server_url: str = "") -> Iterator[str]:
+    """The URL of an empty database. Skips the test where there is no server."""
+    server_url = server_url or TEST_DATABASE_URL or _shared_cluster().url
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    execute(server_url, f"CREATE DATABASE {name}")
+    yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    if server_url == TEST_DATABASE_URL:  # a server of our own goes with all that it has
+        execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")

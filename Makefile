@@ -10,7 +10,7 @@ run: $(VENV)/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" TOKEN_PORT=9004 $(BIN)/honcho start -p 9003
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 check: $(VENV)/checkers
 	$(BIN)/ruff check --quiet .

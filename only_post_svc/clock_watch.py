@@ -4,7 +4,7 @@ import logging
 import time
 
 JUMP_SECONDS = 5.0
-LATE_SECONDS = 8.0  # it is asked every three
+LATE_SECONDS = 12.0  # it is asked every five
 
 log = logging.getLogger(__name__)
 

@@ -140,6 +140,16 @@ def find(tx: Transaction, caller: str, task_id: str) -> Task | None:
     return Task(*row) if row else None
 
 
+def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:
+    """Those of them that have ended."""
+    found: list[str] = []
+    for start in range(0, len(task_ids), MAX_SWEPT):
+        ids, values = listed("id", task_ids[start : start + MAX_SWEPT])
+        sql = f"SELECT id FROM task WHERE id IN {ids} AND finished_at IS NOT NULL"
+        found += [task_id for (task_id,) in tx.all(sql, **values)]
+    return found
+
+
 # Every filter walks an index that holds little else. Statuses are written out, since only so the planner sees that
 # a partial index fits.
 CONDITIONS = {
@@ -382,6 +392,25 @@ UPDATE task SET status = 'queued', error = :error, lease = NULL, lease_until = N
 
 def has_expired_leases(tx: Transaction, lease_seconds: int) -> bool:
     return tx.one(EARLIEST_LEASE, now=tx.now, until=tx.now + lease_seconds * 1000) is not None
+
+
+class Look(NamedTuple):
+    """What there is to do for a worker, at the database's time `now` in milliseconds."""
+
+    now: int
+    has_queued: bool
+    seconds_to_next_due: float | None
+    has_expired_leases: bool
+
+
+LOOK = f"""
+SELECT (SELECT 1 FROM task WHERE status = 'queued' LIMIT 1), ({NEXT_DUE}), ({EARLIEST_LEASE})
+"""
+
+
+def look(tx: Transaction, lease_seconds: int) -> Look:
+    queued, due, lease = tx.all(LOOK, now=tx.now, until=tx.now + lease_seconds * 1000)[0]
+    return Look(tx.now, queued is not None, due and (due - tx.now) / 1000, lease is not None)
 
 
 def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:

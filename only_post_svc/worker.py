@@ -28,8 +28,9 @@ from shared.database import Database, Transaction, Unit
 from shared.errors import Unavailable
 from shared.strict_json import encode
 
-POLL_SECONDS = 1.0  # hints make it fast; this makes it right when one is lost
-RECOVER_SECONDS = 3.0  # a lost run starts again within its lease and this
+LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
+AGAIN_SECONDS = 1.0  # after the database did not answer
+LEASES_SECONDS = 1.0
 BEAT_SECONDS = 5.0
 PRUNE_SECONDS = 30.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
@@ -82,13 +83,13 @@ class Worker:
         self._database.subscribe(self._take_hint)
         for _ in range(self._processes):
             self._spawn()
-        steps: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None, float]] = [
-            (self._claim, self._wake, POLL_SECONDS),
-            (self._promote, self._due, POLL_SECONDS),
-            (self._check_leases, None, POLL_SECONDS),
+        steps: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None, float | None]] = [
+            (self._claim, self._wake, None),
+            (self._promote, self._due, None),
+            (self._look, None, min(LOOK_SECONDS, self._settings.lease_seconds / 3)),
+            (self._check_leases, None, LEASES_SECONDS),
             (self._renew, None, self._settings.lease_seconds / 3),
             (self._store_progress, None, PROGRESS_SECONDS),
-            (self._recover, None, min(RECOVER_SECONDS, self._settings.lease_seconds / 3)),
             (self._beat, self._news, min(BEAT_SECONDS, self._settings.lease_seconds / 3)),
             (self._prune, None, PRUNE_SECONDS),
         ]
@@ -124,27 +125,29 @@ class Worker:
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
         log.info("worker.stopped", extra={"worker": self.id, "released": len(released)})
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]], event: asyncio.Event | None, seconds: float) -> None:
-        """Does one thing for ever: every so many seconds, or as soon as the event is set."""
+    async def _repeat(
+        self, step: Callable[[], Awaitable[None]], event: asyncio.Event | None, seconds: float | None
+    ) -> None:
+        """Does one thing for ever: every so many seconds, and as soon as the event is set."""
+        event = event or asyncio.Event()
         while True:
-            if event is not None:
-                event.clear()
-            try:
-                await step()
-            except Unavailable as error:
-                if error.code == "database_unavailable":
-                    self._clock.distrust()
-                log.warning("worker.database_unavailable", extra={"reason": error.detail})
-            except Exception:  # a fault in one step must not end the upkeep for good
-                log.exception("worker.step_failed", extra={"step": step.__name__})
-            if event is None:
-                await asyncio.sleep(seconds)
-                continue
-            try:
-                async with asyncio.timeout(seconds):
+            event.clear()
+            went_well = await self._try(step)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if went_well else AGAIN_SECONDS):
                     await event.wait()
-            except TimeoutError:
-                pass
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+            return True
+        except Unavailable as error:
+            if error.code == "database_unavailable":
+                self._clock.distrust()
+            log.warning("worker.database_unavailable", extra={"reason": error.detail})
+        except Exception:  # a fault in one step must not end the upkeep for good
+            log.exception("worker.step_failed", extra={"step": step.__name__})
+        return False
 
     def _take_hint(self, hint: str) -> None:
         kind, _, task_id = hint.partition(" ")
@@ -350,7 +353,7 @@ class Worker:
             try:
                 return await self._database.write(unit, seconds=None)
             except Unavailable:
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(AGAIN_SECONDS)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -360,12 +363,22 @@ class Worker:
     async def _promote(self) -> None:
         while True:
             seconds = await self._database.read(queue.seconds_to_next_due)
-            if seconds is None or seconds > POLL_SECONDS:
+            if seconds is None or seconds > LOOK_SECONDS:
                 return
             if seconds > 0:
                 await asyncio.sleep(seconds)
             if await self._database.write(queue.promote):
                 self._database.publish("queued")
+
+    async def _look(self) -> None:
+        """Finds what no hint has told."""
+        seen = await self._database.read(lambda tx: queue.look(tx, self._settings.lease_seconds))
+        if seen.has_queued:
+            self._wake.set()
+        if seen.seconds_to_next_due is not None and seen.seconds_to_next_due <= LOOK_SECONDS:
+            self._due.set()
+        if not self._clock.has_jumped(seen.now) and seen.has_expired_leases:
+            await self._recover()
 
     async def _check_leases(self) -> None:
         """Finds the runs that a client cancelled, or that others took for lost, when the hint got lost."""
@@ -397,9 +410,6 @@ class Worker:
         """Takes back what a dead worker held. After a jump of the clock, or while nothing could be written,
         nobody is dead yet: wait for renewals."""
         lease_seconds = self._settings.lease_seconds
-        now, is_any = await self._database.read(lambda tx: (tx.now, queue.has_expired_leases(tx, lease_seconds)))
-        if self._clock.has_jumped(now) or not is_any:
-            return
         lost = _error("worker_lost", "its worker stopped renewing the lease")
         mine = [run.claim for run in self._runs.values()]
 

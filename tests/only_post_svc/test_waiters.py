@@ -1,0 +1,59 @@
+"""Who waits for a task's end is told, also where the hint gets lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from only_post_svc import queue
+from only_post_svc.main import SCHEMA
+from only_post_svc.queue import Ending, NewTask, Task
+from only_post_svc.waiters import Waiters
+from shared.database import Database, connection
+
+T = TypeVar("T")
+NEW = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1)
+PATIENCE_SECONDS = 20
+
+
+def on_a_database(work: Callable[[Database, Waiters], Awaitable[T]]) -> T:
+    async def connected() -> T:
+        database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
+        try:
+            return await work(database, Waiters(database))
+        finally:
+            await database.close()
+
+    return asyncio.run(connected())
+
+
+async def submit(database: Database) -> str:
+    return (await database.write(lambda tx: queue.submit(tx, "", NEW))).id
+
+
+async def end_all(database: Database) -> None:
+    """Whatever is queued, and nobody is told."""
+    limits = {"a": 1000}
+    for run in await database.write(lambda tx: queue.claim(tx, "t", limits, lambda type, is_alone: True, 30)):
+        assert await database.write(lambda tx, run=run: queue.finish(tx, run, Ending(result="1")))  # type: ignore[misc]
+
+
+def test_an_end_of_which_no_hint_tells_is_found() -> None:
+    async def work(database: Database, waiters: Waiters) -> list[Task | None]:
+        ids = [await submit(database) for _ in range(3)]
+        polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in [*ids, ids[0]]]
+        await asyncio.sleep(0)
+        await end_all(database)
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            return await asyncio.gather(*polls)
+
+    assert [task and task.status for task in on_a_database(work)] == ["succeeded"] * 4
+
+
+def test_more_than_one_statement_can_ask_for_are_found() -> None:
+    async def work(database: Database, waiters: Waiters) -> set[str]:
+        ids = [await submit(database) for _ in range(3)]
+        unknown = ["none"] * queue.MAX_SWEPT
+        await end_all(database)
+        return set(await database.query(lambda tx: queue.ended(tx, [ids[0], *unknown, *ids[1:]]))) ^ set(ids)
+
+    assert on_a_database(work) == set()

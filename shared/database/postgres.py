@@ -7,8 +7,10 @@ that a pooler may stand in between (PgBouncer in transaction mode); only hints n
 
 import asyncio
 import contextlib
+import math
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +32,9 @@ WRITERS = 2  # connections of a process, opened when they are needed
 READERS = 2
 MAX_GROUP = 128
 MAX_WAITING = 10_000
-WRITE_SECONDS = 1.5  # how long a caller waits for its commit before it is told to come back
-READ_SECONDS = 1.5
+WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it is told to come back
+READ_SECONDS = 5.0
+SILENCE_SECONDS = 1.5  # the same while nothing at all gets done
 QUERY_SECONDS = 10.0
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
 LOCK_MS = 3000
@@ -130,22 +133,29 @@ class Lane:
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
         self._is_called = False
+        self._heard_at = 0.0  # when the server last did what it was asked
         self._free: deque[Connection] = deque()
         self._threads = ThreadPoolExecutor(width, "postgres")
 
     async def run(self, unit: Unit[T], seconds: float | None) -> T:
-        """The unit's value. Raises Unavailable after `seconds`."""
+        """The unit's value. Raises Unavailable after `seconds`, and before that when the server is silent."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
         with self._turn:
             self._waiting.append(Job(unit, future))
             self._call()
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        asked_at = time.monotonic()
         try:
-            async with asyncio.timeout(seconds):
-                return await future
-        except TimeoutError:
-            raise database_unavailable("no answer in time") from None
+            while not future.done():
+                await asyncio.wait([future], timeout=SILENCE_SECONDS)
+                heard_at = max(asked_at, self._heard_at)
+                if not future.done() and time.monotonic() > min(deadline, heard_at + SILENCE_SECONDS):
+                    raise database_unavailable("no answer in time")
+            return future.result()
+        finally:
+            future.cancel()  # whoever left before its turn changes nothing
 
     def _call(self) -> None:
         if not self._is_called:
@@ -214,6 +224,7 @@ class Lane:
                 connection.execute(self._begin)
                 yield Transaction(connection, pipeline, lock_ms, self._seconds)
                 _commit(connection, pipeline)
+                self._heard_at = time.monotonic()
                 is_done = True
         finally:
             self._give_back(connection, is_done=is_done)

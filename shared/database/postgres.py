@@ -218,14 +218,22 @@ class Lane:
         """Raises Unavailable when the server can't be reached or nobody can know whether it has committed, and
         psycopg.Error when it has not."""
         connection = self._connection()
-        is_done = False
+        is_committing = is_done = False
         try:
             with connection.pipeline() as pipeline:
-                connection.execute(self._begin)
+                connection.execute(self._begin, prepare=False)
                 yield Transaction(connection, pipeline, lock_ms, self._seconds)
-                _commit(connection, pipeline)
-                self._heard_at = time.monotonic()
-                is_done = True
+                is_committing = True
+                committing = connection.execute("COMMIT", prepare=False)
+            # Only now, at the end of the pipeline, have all answers come in.
+            if committing.statusmessage != "COMMIT":
+                raise errors.InFailedSqlTransaction("rolled back")
+            self._heard_at = time.monotonic()
+            is_done = True
+        except psycopg.OperationalError as error:
+            if is_committing and connection.closed:
+                raise database_unavailable(f"whether it has committed is not known: {error}") from None
+            raise
         finally:
             self._give_back(connection, is_done=is_done)
 
@@ -253,18 +261,6 @@ class Lane:
         self._threads.shutdown()
         while self._free:
             self._free.pop().close()
-
-
-def _commit(connection: Connection, pipeline: psycopg.Pipeline) -> None:
-    committing = connection.execute("COMMIT")
-    try:
-        pipeline.sync()
-    except psycopg.OperationalError as error:
-        if connection.closed:
-            raise database_unavailable(f"whether it has committed is not known: {error}") from None
-        raise
-    if committing.statusmessage != "COMMIT":
-        raise psycopg.errors.InFailedSqlTransaction("rolled back")
 
 
 class PostgreSQL:

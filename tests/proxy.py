@@ -1,0 +1,168 @@
+"""A network between a process and its PostgreSQL that fails on demand."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+LISTEN_BACKLOG = 200
+
+
+@dataclass
+class Loss:
+    """A connection is cut between a COMMIT and its answer: of the writing transactions that have `mark` among what they
+    send, the first after `skip` others."""
+
+    mark: bytes
+    skip: int = 0
+    is_answered: bool = False  # cut right after the answer instead
+    has_happened: bool = False
+
+    def takes(self, transaction: bytes) -> bool:
+        if self.has_happened or self.mark not in transaction:
+            return False
+        self.skip -= 1
+        self.has_happened = self.skip < 0
+        return self.has_happened
+
+
+@dataclass(eq=False)
+class Link:
+    """One connection: the client's side and the server's."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    transaction: bytes = b""  # what the client has sent since its last BEGIN
+    is_losing: bool = False  # the answer to the COMMIT that is under way
+    is_answered: bool = False  # though it gets through
+    is_dead: bool = False  # something of it has been swallowed
+
+    def cut(self) -> None:
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+
+
+class Proxy:
+    """Passes everything on to `url`'s server, until it is told otherwise."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._links: set[Link] = set()
+        self._is_swallowing = False
+        self._loss: Loss | None = None
+        self._loop = asyncio.new_event_loop()
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.port: int = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self.url = urlunsplit(self._target._replace(netloc=f"{self._target.username}@127.0.0.1:{self.port}"))
+
+    async def _listen(self) -> int:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", backlog=LISTEN_BACKLOG)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def swallow(self) -> None:
+        """From now on everything is taken and nothing comes back; no connection is closed."""
+        self._call(lambda: setattr(self, "_is_swallowing", True))
+
+    def stall(self) -> None:
+        """From now on everything waits, to be passed on later."""
+        self._call(self._is_open.clear)
+
+    def heal(self) -> None:
+        """From now on all is well, save for connections of which something was swallowed."""
+        self._call(self._heal)
+
+    def _heal(self) -> None:
+        self._is_swallowing = False
+        self._is_open.set()
+
+    def lead_to(self, url: str) -> None:
+        """From now on new connections get to another server."""
+        self._call(lambda: setattr(self, "_target", urlsplit(url)))
+
+    def cut(self) -> None:
+        """Ends every connection, as a reset does."""
+        self._call(lambda: [link.cut() for link in self._links])
+
+    def lose(self, loss: Loss) -> Loss:
+        """Cuts a connection between its COMMIT and the answer."""
+        self._call(lambda: setattr(self, "_loss", loss))
+        return loss
+
+    def _call(self, act: Callable[[], Any]) -> None:
+        async def do() -> None:
+            act()
+
+        asyncio.run_coroutine_threadsafe(do(), self._loop).result(10)
+
+    def close(self) -> None:
+        self._call(self._server.close)
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            answers, server = await asyncio.open_connection(self._target.hostname, self._target.port)
+        except OSError:
+            client.transport.abort()  # as refused as it can be
+            return
+        link = Link(client, server)
+        self._links.add(link)
+        try:
+            await asyncio.gather(
+                self._pass_on(link, reader, server, self._is_sent), self._pass_on(link, answers, client, self._is_heard)
+            )
+        except OSError:
+            pass
+        finally:
+            link.cut()
+            self._links.discard(link)
+
+    async def _pass_on(
+        self,
+        link: Link,
+        source: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+        passes: Callable[[Link, bytes], bool],
+    ) -> None:
+        while data := await source.read(65536):
+            await self._is_open.wait()
+            link.is_dead |= self._is_swallowing
+            if link.is_dead:
+                continue
+            goes_on = passes(link, data)
+            if goes_on or link.is_answered:
+                target.write(data)
+                await target.drain()
+            if not goes_on:
+                raise ConnectionAbortedError
+        if not link.is_dead:  # who swallows says nothing of an end either
+            raise ConnectionAbortedError
+
+    def _is_sent(self, link: Link, data: bytes) -> bool:
+        begun = data.rfind(b"BEGIN")
+        link.transaction = data[begun:] if begun >= 0 else link.transaction + data
+        if self._loss and link.transaction.startswith(b"BEGIN\0") and b"COMMIT\0" in link.transaction:
+            link.is_losing |= self._loss.takes(link.transaction)
+            link.is_answered = self._loss.is_answered
+            link.transaction = b""
+        return True
+
+    def _is_heard(self, link: Link, data: bytes) -> bool:
+        return not (link.is_losing and b"COMMIT\0" in data)
+
+
+@contextlib.contextmanager
+def proxied(url: str) -> Iterator[Proxy]:
+    proxy = Proxy(url)
+    try:
+        yield proxy
+    finally:
+        proxy.close()

@@ -1,0 +1,81 @@
+"""What PostgreSQL alone can do to a process: be silent, go away in the middle, refuse, be somebody else."""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.database import Database, Transaction
+from shared.errors import Unavailable
+from tests.postgres import execute
+from tests.proxy import Loss, Proxy, proxied
+from tests.shared.engines import Engine, add, ids, postgres_engine
+
+
+@pytest.fixture
+def postgres(files: Path) -> Iterator[Engine]:
+    with postgres_engine(files) as engine:
+        yield engine
+
+
+@pytest.fixture
+def proxy(postgres: Engine) -> Iterator[Proxy]:
+    with proxied(postgres.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def remote(postgres: Engine, proxy: Proxy) -> Engine:
+    """The same database, seen through a network that can fail."""
+    return Engine("postgres", proxy.url, postgres.directory)
+
+
+def adding_one_more(mark: str) -> Callable[[Transaction], str]:
+    """A unit that adds a row of its own each time it runs."""
+    return lambda tx: add(tx, f"{mark} {uuid.uuid4().hex}")
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_unit_whose_commit_was_cut_off_is_never_run_again(
+    remote: Engine, proxy: Proxy, size: int, is_answered: bool
+) -> None:
+    async def work(database: Database) -> tuple[list[Any], list[str]]:
+        await asyncio.gather(*(database.write(adding_one_more("before")) for _ in range(20)))
+        loss = proxy.lose(Loss(b"mark", is_answered=is_answered))
+        writes = (database.write(adding_one_more(f"mark{number}")) for number in range(size))
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert loss.has_happened
+        await database.write(adding_one_more("after"))
+        return outcomes, await database.read(ids)
+
+    outcomes, found = remote.run(work)
+    counts = Counter(id.split()[0] for id in found)
+    assert counts["before"] == 20
+    assert counts["after"] == 1
+    for number, outcome in enumerate(outcomes):
+        assert counts[f"mark{number}"] == 1, "it was on disk when the connection was cut"
+        assert isinstance(outcome, Unavailable) or outcome in found
+    assert is_answered or any(isinstance(outcome, Unavailable) for outcome in outcomes)
+
+
+END_ALL = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+def test_a_connection_that_was_lost_before_the_commit_costs_nobody_an_error(postgres: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        for _ in range(5):
+            await asyncio.gather(*(database.write(adding_one_more("note")) for _ in range(30)))
+            await asyncio.gather(*(database.read(ids) for _ in range(10)))
+            await database.query(ids)
+            execute(postgres.url, END_ALL)
+        return await database.read(ids)
+
+    assert len(postgres.run(work)) == 150

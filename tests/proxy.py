@@ -87,7 +87,11 @@ class Proxy:
 
     def cut(self) -> None:
         """Ends every connection, as a reset does."""
-        self._call(lambda: [link.cut() for link in self._links])
+        self._call(self._cut)
+
+    def _cut(self) -> None:
+        for link in self._links:
+            link.cut()
 
     def lose(self, loss: Loss) -> Loss:
         """Cuts a connection between its COMMIT and the answer."""

@@ -245,7 +245,10 @@ def test_a_chunked_body_above_the_limit_is_told_so(service: Service) -> None:
     with connect(service) as connection:
         connection.sendall(request("POST", "/api/types", "Transfer-Encoding: chunked", body=chunk * 16 + b"1\r\n \r\n"))
         connection.settimeout(10)
-        (answer,) = parsed(connection.recv(65536))
+        raw = connection.recv(65536)
+        while not parsed(raw)[0].body:  # the head may come for itself
+            raw += connection.recv(65536)
+    (answer,) = parsed(raw)
     assert_problem(answer, 413, "body_too_large")
 
 

@@ -88,8 +88,8 @@ def database_unavailable(reason: object) -> Unavailable:
 
 async def migrate(database: Database, name: str, directory: Path) -> None:
     """Applies the numbered files of `directory` that `name` has not had yet, each in one transaction: `0001.sql`, and
-    `0001.postgresql.sql` on that engine alone."""
-    for file in sorted(directory.glob("*.sql")):
+    `0001.postgresql.sql` after it on that engine alone."""
+    for file in sorted(directory.glob("*.sql"), key=lambda file: file.stem):
         if file.suffixes[:-1] in ([], [f".{database.dialect}"]):
             await database.write(partial(_apply, name=f"{name}/{file.stem}", script=file.read_text()), seconds=None)
 

@@ -106,7 +106,7 @@ class Transaction:
 
 
 NAME = re.compile(r"(?<!:):([a-z_][a-z_0-9]*)")
-DEFINITION = re.compile(r"\s*(CREATE|ALTER) TABLE")
+DEFINITION = re.compile(r"(\s|--.*\n)*(CREATE|ALTER) TABLE")
 
 
 @lru_cache(maxsize=4096)

@@ -416,6 +416,29 @@ def test_a_migration_that_comes_later_is_applied_to_what_is_there(engine: Engine
     assert engine.run(read) == ("a", None)
 
 
+def test_what_one_engine_alone_needs_comes_after_what_all_have(engine: Engine) -> None:
+    schema = engine.directory / "schema"
+    (schema / "0002.sql").write_text("CREATE TABLE later (engine TEXT);\n")
+    (schema / "0002.postgresql.sql").write_text("INSERT INTO later VALUES ('postgres');\n")
+    (schema / "0002.sqlite.sql").write_text("INSERT INTO later VALUES ('sqlite');\n")
+
+    async def read(database: Database) -> Any:
+        return await database.read(lambda tx: tx.all("SELECT engine FROM later"))
+
+    assert engine.run(read) == [(engine.name,)]
+
+
+def test_texts_compare_by_their_bytes_whatever_stands_before_their_table(engine: Engine) -> None:
+    """A server sorts by its language, and an index in one order serves nobody who asks in another."""
+    (engine.directory / "schema" / "0002.sql").write_text("-- Why.\n-- And how.\nCREATE TABLE later (id TEXT);\n")
+    sql = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'later' AND collation_name = 'C'"
+
+    async def read(database: Database) -> Any:
+        return await database.read(lambda tx: tx.one(sql) if database.dialect == "postgresql" else (1,))
+
+    assert engine.run(read) == (1,)
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(engine: Engine, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -42,12 +42,14 @@ def serve(
         lifespan="on",
         log_config=None,
         access_log=False,
+        workers=1,  # not WEB_CONCURRENCY, which Heroku sets from the size of the dyno
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         forwarded_allow_ips=list(settings.forwarded_allow_ips),
     )
-    Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # once all is done, uvicorn raises the signals again that ended it
+        Server(config).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
@@ -82,6 +84,14 @@ def settings_or_fail(cls: type[S]) -> S:
         return cls.from_env(os.environ)
     except SettingsError as error:
         fail(str(error))
+
+
+def settings_under_uvicorn(cls: type[S]) -> S:
+    """The same for `uvicorn …:app`, which has read FORWARDED_ALLOW_IPS for itself by then."""
+    settings = settings_or_fail(cls)
+    if settings.app_env == "production" and "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
+        fail("FORWARDED_ALLOW_IPS: uvicorn's own command would honour *; name your proxies, or start by python -m")
+    return settings
 
 
 def fail(line: str) -> NoReturn:

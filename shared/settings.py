@@ -17,6 +17,8 @@ from typing import Any, Self
 STATE_DIRECTORY = Path("var")
 DEVELOPMENT_SECRET = STATE_DIRECTORY / "secret_key"
 MIN_SECRET_BYTES = 32
+# Heroku's routers reach a dyno from 10.x, Dokku's nginx from a Docker bridge; neither host can name them beforehand.
+PLATFORM_PROXIES = ("127.0.0.1", "10.0.0.0/8", "172.16.0.0/12")
 
 
 class SettingsError(Exception):
@@ -176,6 +178,8 @@ class Settings:
             given.setdefault("app_env", "production")
             if "database_url" not in given:
                 raise SettingsError("DATABASE_URL: required on a host whose disk does not last (DYNO is set)")
+            if "*" in given.get("forwarded_allow_ips", "*"):  # Heroku's Python buildpack exports it to every app
+                given["forwarded_allow_ips"] = PLATFORM_PROXIES
         is_production = given.get("app_env") == "production"
         if is_production:
             given.setdefault("host", "0.0.0.0")

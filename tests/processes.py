@@ -33,8 +33,22 @@ def eventually(check: Callable[[], Any], seconds: float = 10, every: float = 0.0
     return value
 
 
+def family(directory: Path) -> list[int]:
+    """The living processes that were started in a directory."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/cwd") == str(directory):
+                found.append(int(pid))
+        except OSError:  # it has just gone
+            continue
+    return found
+
+
 class Process:
     """`python -m MODULE ARGUMENTS` in `directory`; what it prints is in `log`."""
+
+    program: ClassVar[str] = sys.executable
 
     def __init__(self, directory: Path, *arguments: str, env: Mapping[str, str] | None = None, name: str = "process"):
         directory.mkdir(parents=True, exist_ok=True)
@@ -42,7 +56,7 @@ class Process:
         clean = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, *arguments],
+                [self.program, *arguments],
                 cwd=directory,
                 env=clean | {"PYTHONPATH": str(ROOT)} | dict(env or {}),
                 stdin=subprocess.DEVNULL,
@@ -78,6 +92,16 @@ class Process:
         """The process ids of its child processes."""
         path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
+
+
+class ProcfileLine(Process):
+    """A line of a Procfile as the managers and Heroku run it, where `python` is the one that runs the tests."""
+
+    program = "sh"
+
+    def __init__(self, directory: Path, line: str, env: Mapping[str, str], name: str = "process"):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        super().__init__(directory, "-c", line, env={"PATH": path, **env}, name=name)
 
 
 class HTTPService(Process):

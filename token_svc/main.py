@@ -101,5 +101,5 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
 def __getattr__(name: str) -> Any:
     # `uvicorn token_svc.main:app` asks for it; an import alone reads no settings and opens nothing.
     if name == "app":
-        return create_app(server.settings_or_fail(Settings))
+        return create_app(server.settings_under_uvicorn(Settings))
     raise AttributeError(name)

@@ -1,6 +1,7 @@
 """The ways to start the service, and the ways in which that fails."""
 
-import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.processes import ROOT, START_SECONDS, Process, Service, eventually, free_port
+from tests.processes import ROOT, START_SECONDS, Process, Service, eventually, family, free_port
 
 EXIT_FAILURE = 3
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2"
@@ -189,6 +190,31 @@ def test_settings_that_can_not_go_together_are_named(
     assert complaint(start("-m", *arguments, **env)).startswith(f"{variable}: ")
 
 
+@pytest.mark.parametrize("service", ["only_post_svc", "token_svc"])
+def test_uvicorn_s_own_command_is_not_left_to_believe_every_peer(start: Callable[..., Process], service: str) -> None:
+    """By its own start the service sorts that out; uvicorn has read the variable before anyone is asked."""
+    dyno = {"DYNO": "web.1", "SECRET_KEY": SECRET, "DATABASE_URL": "sqlite:///x.db", "FORWARDED_ALLOW_IPS": "*"}
+    said = complaint(start("-m", "uvicorn", f"{service}.main:app", "--port", str(free_port()), **dyno))
+    assert said.startswith("FORWARDED_ALLOW_IPS: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arguments", [["only_post_svc"], ["only_post_svc", "worker"], ["token_svc"]])
+def test_a_signal_ends_it_without_a_traceback(
+    start: Callable[..., Process], arguments: list[str], number: signal.Signals
+) -> None:
+    process = start("-m", *arguments, PORT=str(free_port()))
+    eventually(lambda: re.search("server.listening|worker.started", process.log.read_text()), START_SECONDS)
+    process.send(number)
+    assert process.wait() in (0, -signal.SIGTERM)
+    assert "Traceback" not in process.log.read_text()
+
+
+def test_web_concurrency_is_not_its_business(start: Callable[..., Process]) -> None:
+    port = free_port()
+    answers(start("-m", "only_post_svc", PORT=str(port), WEB_CONCURRENCY="hunter2"), port)
+
+
 def test_a_jwks_file_that_is_none_is_named(start: Callable[..., Process], tmp_path: Path) -> None:
     (tmp_path / "keys").write_text('{"hunter2": 1}')
     said = complaint(start("-m", "only_post_svc", PORT=str(free_port()), JWKS_FILE="keys"))
@@ -221,15 +247,4 @@ def test_task_modules_that_can_not_be_loaded_are_named(
 def test_a_start_that_fails_leaves_no_process(start: Callable[..., Process], tmp_path: Path) -> None:
     process = start("-m", "only_post_svc", PORT=str(free_port()), DATABASE_URL="sqlite:////dev/null/x.db")
     complaint(process)
-
-    def at_home() -> list[str]:
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if os.readlink(f"/proc/{pid}/cwd") == str(tmp_path):
-                    found.append(pid)
-            except OSError:  # it has just gone
-                continue
-        return found
-
-    eventually(lambda: at_home() == [], 3)
+    eventually(lambda: family(tmp_path) == [], 3)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from only_post_svc.settings import Settings
-from shared.settings import RateLimits, Secret, SettingsError, development_secret
+from shared.settings import PLATFORM_PROXIES, RateLimits, Secret, SettingsError, development_secret
 
 SECRET = "5ecret-" * 6
 PRODUCTION = {"APP_ENV": "production", "SECRET_KEY": SECRET}
@@ -77,6 +77,18 @@ def test_a_dyno_needs_a_database_url_since_its_disk_does_not_last() -> None:
 def test_production_does_not_believe_every_peer_about_addresses() -> None:
     assert complaint(**PRODUCTION, FORWARDED_ALLOW_IPS="*").startswith("FORWARDED_ALLOW_IPS: ")
     assert settings(FORWARDED_ALLOW_IPS="*").forwarded_allow_ips == ("*",)
+
+
+DYNO = {"DYNO": "web.1", "SECRET_KEY": SECRET, "DATABASE_URL": "sqlite:////data/x.db"}
+
+
+@pytest.mark.parametrize("preset", ["", "*", "*,10.0.0.0/8"])
+def test_a_dyno_believes_the_platform_s_own_proxies_whatever_the_buildpack_exports(preset: str) -> None:
+    assert settings(**DYNO, FORWARDED_ALLOW_IPS=preset).forwarded_allow_ips == PLATFORM_PROXIES
+
+
+def test_a_dyno_believes_the_proxies_that_were_named() -> None:
+    assert settings(**DYNO, FORWARDED_ALLOW_IPS="192.0.2.7").forwarded_allow_ips == ("192.0.2.7",)
 
 
 BAD = [

@@ -38,6 +38,8 @@ SILENCE_SECONDS = 1.5  # the same while nothing at all gets done
 QUERY_SECONDS = 10.0
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
 LOCK_MS = 3000
+SILENT_SECONDS = 1.0  # beyond the time of a statement, within which the server ends it itself and says so
+CLOSE_SECONDS = 1.0
 IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
 TRIES = 3
 
@@ -135,6 +137,8 @@ class Lane:
         self._is_called = False
         self._heard_at = 0.0  # when the server last did what it was asked
         self._free: deque[Connection] = deque()
+        self._busy: set[Connection] = set()
+        self._patience_seconds = seconds + SILENT_SECONDS
         self._threads = ThreadPoolExecutor(width, "postgres")
 
     async def run(self, unit: Unit[T], seconds: float | None) -> T:
@@ -230,7 +234,7 @@ class Lane:
                 raise errors.InFailedSqlTransaction("rolled back")
             self._heard_at = time.monotonic()
             is_done = True
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if is_committing and connection.closed:
                 raise database_unavailable(f"whether it has committed is not known: {error}") from None
             raise
@@ -238,11 +242,16 @@ class Lane:
             self._give_back(connection, is_done=is_done)
 
     def _connection(self) -> Connection:
-        with contextlib.suppress(IndexError):
-            return self._free.pop()
-        return self._connections.connect()
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._connections.connect()
+        self._busy.add(connection)
+        connection.patience_seconds = self._patience_seconds
+        return connection
 
     def _give_back(self, connection: Connection, *, is_done: bool) -> None:
+        self._busy.discard(connection)
         if not is_done and not connection.closed:
             with contextlib.suppress(psycopg.Error):
                 connection.execute("ROLLBACK")
@@ -257,7 +266,10 @@ class Lane:
             self._loop.call_soon_threadsafe(resolve, outcomes)
 
     def close(self) -> None:
-        """Waits for what is under way."""
+        """Waits for what is under way, though not long for a server that says nothing."""
+        self._patience_seconds = CLOSE_SECONDS
+        for connection in self._busy.copy():
+            connection.patience_seconds = CLOSE_SECONDS
         self._threads.shutdown()
         while self._free:
             self._free.pop().close()
@@ -297,6 +309,6 @@ class PostgreSQL:
     async def close(self) -> None:
         """Waits for what is under way; whatever comes later is refused."""
         self._is_closing = True
-        for lane in (self._writers, self._readers, self._aside):
-            await asyncio.to_thread(lane.close)
+        lanes = (self._writers, self._readers, self._aside)
+        await asyncio.gather(*(asyncio.to_thread(lane.close) for lane in lanes))
         self._notifications.close()

@@ -4,15 +4,17 @@ import contextlib
 import ipaddress
 import os
 import time
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from shared.database import Row, database_unavailable
 
-Connection = psycopg.Connection[Row]
+T = TypeVar("T")
 
+PATIENCE_SECONDS = 5.0  # with a server that says nothing at all
 MIN_PAUSE_SECONDS = 0.1  # after a connection that could not be made, doubled each time
 MAX_PAUSE_SECONDS = 1.0
 
@@ -29,6 +31,31 @@ DEFAULTS = {
 }
 
 
+class Connection(psycopg.Connection[Row]):
+    """One that is given up after a silence: to TCP all is well as long as something in between, or a server that is
+    stopped, takes what is sent."""
+
+    patience_seconds = PATIENCE_SECONDS
+
+    def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        return super().wait(self._impatiently(gen), *args, **options)
+
+    def _impatiently(self, gen: PQGen[T]) -> PQGen[T]:
+        heard_at = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    heard_at = time.monotonic()
+                elif time.monotonic() - heard_at > self.patience_seconds:
+                    self.close()
+                    raise psycopg.InterfaceError("the server has fallen silent")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
 class Connections:
     """Makes them, and says no at once while the server has just been found unreachable."""
 
@@ -43,7 +70,7 @@ class Connections:
         if time.monotonic() < self._refused_until:
             raise database_unavailable("the server could not be reached a moment ago")
         try:
-            connection = psycopg.Connection.connect(self._conninfo, autocommit=True)
+            connection = Connection.connect(self._conninfo, autocommit=True)
             connection.prepare_threshold = 5 if _is_direct(connection) else None
         except psycopg.Error as error:
             self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))

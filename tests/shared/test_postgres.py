@@ -1,6 +1,7 @@
 """What PostgreSQL alone can do to a process: be silent, go away in the middle, refuse, be somebody else."""
 
 import asyncio
+import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from shared.errors import Unavailable
 from tests.postgres import execute
 from tests.proxy import Loss, Proxy, proxied
 from tests.shared.engines import Engine, add, ids, postgres_engine
+
+SETTLED_SECONDS = 20
 
 
 @pytest.fixture
@@ -79,3 +82,49 @@ def test_a_connection_that_was_lost_before_the_commit_costs_nobody_an_error(post
         return await database.read(ids)
 
     assert len(postgres.run(work)) == 150
+
+
+@pytest.mark.parametrize("way", ["write", "read", "query"])
+def test_a_server_that_falls_silent_is_left_and_found_again(remote: Engine, proxy: Proxy, way: str) -> None:
+    async def work(database: Database) -> list[str]:
+        call = getattr(database, way)
+        await database.write(lambda tx: add(tx, "a"))
+        await asyncio.gather(*(call(ids) for _ in range(10)))
+        proxy.swallow()
+        silent = await asyncio.gather(*(call(ids) for _ in range(10)), return_exceptions=True)
+        assert {getattr(error, "code", error) for error in silent} == {"database_unavailable"}
+        proxy.heal()
+        async with asyncio.timeout(SETTLED_SECONDS):
+            while True:
+                with contextlib.suppress(Unavailable):
+                    return list(await call(ids))
+
+    assert remote.run(work) == ["a"]
+
+
+def test_whoever_waits_as_long_as_it_takes_is_told_that_the_server_is_silent(remote: Engine, proxy: Proxy) -> None:
+    async def work(database: Database) -> str:
+        await database.write(ids)
+        proxy.swallow()
+        with pytest.raises(Unavailable) as caught:
+            async with asyncio.timeout(SETTLED_SECONDS):
+                await database.write(ids, seconds=None)
+        proxy.heal()
+        return caught.value.code
+
+    assert remote.run(work) == "database_unavailable"
+
+
+def test_closing_takes_no_longer_because_the_server_is_silent(remote: Engine, proxy: Proxy) -> None:
+    async def work() -> None:
+        database = await remote.connect()
+        database.subscribe(lambda hint: None)
+        await asyncio.gather(*(way(ids) for way in (database.write, database.read, database.query)))
+        proxy.swallow()
+        stuck = [asyncio.create_task(way(ids)) for way in (database.write, database.read, database.query)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):  # foreman kills then
+            await database.close()
+        await asyncio.gather(*stuck, return_exceptions=True)
+
+    asyncio.run(work())

@@ -38,7 +38,7 @@ class Link:
     transaction: bytes = b""  # what the client has sent since its last BEGIN
     is_losing: bool = False  # the answer to the COMMIT that is under way
     is_answered: bool = False  # though it gets through
-    is_dead: bool = False  # something of it has been swallowed
+    is_dead: bool = False  # swallowed: neither side hears of the other again
 
     def cut(self) -> None:
         for writer in (self.client, self.server):
@@ -67,14 +67,19 @@ class Proxy:
 
     def swallow(self) -> None:
         """From now on everything is taken and nothing comes back; no connection is closed."""
-        self._call(lambda: setattr(self, "_is_swallowing", True))
+        self._call(self._swallow)
+
+    def _swallow(self) -> None:
+        self._is_swallowing = True
+        for link in self._links:
+            link.is_dead = True
 
     def stall(self) -> None:
         """From now on everything waits, to be passed on later."""
         self._call(self._is_open.clear)
 
     def heal(self) -> None:
-        """From now on all is well, save for connections of which something was swallowed."""
+        """From now on all is well, save for the connections that were swallowed."""
         self._call(self._heal)
 
     def _heal(self) -> None:
@@ -105,11 +110,17 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(do(), self._loop).result(10)
 
     def close(self) -> None:
-        self._call(self._server.close)
-        self.cut()
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    async def _stop(self) -> None:
+        self._server.close()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
@@ -117,7 +128,7 @@ class Proxy:
         except OSError:
             client.transport.abort()  # as refused as it can be
             return
-        link = Link(client, server)
+        link = Link(client, server, is_dead=self._is_swallowing)
         self._links.add(link)
         try:
             await asyncio.gather(
@@ -138,7 +149,6 @@ class Proxy:
     ) -> None:
         while data := await source.read(65536):
             await self._is_open.wait()
-            link.is_dead |= self._is_swallowing
             if link.is_dead:
                 continue
             goes_on = passes(link, data)

@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import select
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 
 import psycopg
@@ -23,6 +23,7 @@ from shared.errors import Unavailable
 
 CHANNEL = "only_post"
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
+MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
 WINDOW_SECONDS = 0.01
 PING_SECONDS = 15.0  # one that does not come back means that the connection is deaf
 RECONNECT_SECONDS = 1.0
@@ -37,7 +38,7 @@ class Notifications:
         self._connections = connections
         self._callbacks: list[Callable[[str], None]] = []
         self._pending: dict[str, None] = {}
-        self._outgoing: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._outgoing: deque[str] = deque(maxlen=MAX_WAITING)
         self._id = uuid.uuid4().hex[:12]
         self._heard_at = 0.0
         self._is_closing = threading.Event()
@@ -75,8 +76,7 @@ class Notifications:
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
         self._deliver(hints)
-        for hint in hints:
-            self._outgoing.put(hint)
+        self._outgoing.extend(hints)
         self._wake()
 
     def _wake(self) -> None:
@@ -117,18 +117,21 @@ class Notifications:
 
     def _wait(self, connection: Connection, window_seconds: float) -> None:
         """For something to hear, and once the window is over for something to send."""
+        news = select.poll()  # select.select takes no file numbers above 1023
+        news.register(connection.fileno(), select.POLLIN)
         if window_seconds > 0:
-            select.select([connection.fileno()], [], [], window_seconds)
+            news.poll(window_seconds * 1000)
             return
-        select.select([connection.fileno(), self._wake_reader], [], [], PING_SECONDS)
+        news.register(self._wake_reader, select.POLLIN)
+        news.poll(PING_SECONDS * 1000)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_reader, 65536)
 
     def _send(self, connection: Connection) -> bool:
         hints: dict[str, None] = {}
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(IndexError):
             while True:
-                hints[self._outgoing.get_nowait()] = None
+                hints[self._outgoing.popleft()] = None
         for payload in packed(list(hints), MAX_PAYLOAD_BYTES):
             self._notify(connection, payload)
         return bool(hints)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from shared.database import Database, Transaction
+from shared.database.notifications import PING_SECONDS
 from shared.errors import Unavailable
 from tests.postgres import execute
 from tests.proxy import Loss, Proxy, proxied
@@ -128,3 +130,87 @@ def test_closing_takes_no_longer_because_the_server_is_silent(remote: Engine, pr
         await asyncio.gather(*stuck, return_exceptions=True)
 
     asyncio.run(work())
+
+
+async def heard(database: Database, other: Database, hint: str) -> None:
+    """Returns once a hint of the one has reached the other."""
+    is_heard = asyncio.Event()
+    database.subscribe(lambda heard: is_heard.set() if heard == hint else None)
+    async with asyncio.timeout(2 * PING_SECONDS + SETTLED_SECONDS):
+        while not is_heard.is_set():
+            other.publish(hint)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await is_heard.wait()
+
+
+def end_listener(engine: Engine, proxy: Proxy) -> None:
+    assert execute(engine.url, f"{END_ALL} AND query ~ 'LISTEN|pg_notify'")
+
+
+def swallow_for_a_moment(engine: Engine, proxy: Proxy) -> None:
+    proxy.swallow()
+    time.sleep(0.5)
+    proxy.heal()
+
+
+BREAKS = {
+    "ended": end_listener,
+    "reset": lambda engine, proxy: proxy.cut(),
+    "swallowed": lambda engine, proxy: swallow_for_a_moment(engine, proxy),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_hints_go_on_after_the_connection_that_listens_is_lost(
+    postgres: Engine, remote: Engine, proxy: Proxy, how: str
+) -> None:
+    async def work(database: Database) -> None:
+        other = await postgres.connect()
+        other.subscribe(lambda hint: None)
+        await heard(database, other, "before")
+        database.publish("a hint that may be lost with it")
+        await asyncio.to_thread(BREAKS[how], postgres, proxy)
+        database.publish("another")
+        await heard(database, other, "to it")
+        await heard(other, database, "from it")
+        await other.close()
+
+    remote.run(work)
+
+
+def test_hints_go_on_after_a_silence_in_which_nothing_was_published(
+    postgres: Engine, remote: Engine, proxy: Proxy
+) -> None:
+    async def work(database: Database) -> None:
+        other = await postgres.connect()
+        await heard(database, other, "before")
+        await asyncio.to_thread(swallow_for_a_moment, postgres, proxy)
+        await heard(database, other, "after")
+        await other.close()
+
+    remote.run(work)
+
+
+MANY_FILES = """
+import resource
+async def main(engine):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    files = [open("/dev/null") for _ in range(1100)]  # as many as a web process with long polls has
+    one, other = await engine.connect(), await engine.connect()
+    heard = asyncio.Event()
+    one.subscribe(lambda hint: heard.set())
+    other.subscribe(lambda hint: None)
+    async with asyncio.timeout(20):
+        while not heard.is_set():
+            other.publish("hint")
+            await asyncio.sleep(0.05)
+    await one.close()
+    await other.close()
+    print("heard")
+"""
+
+
+def test_hints_are_heard_by_a_process_with_thousands_of_connections(postgres: Engine) -> None:
+    assert postgres.start(MANY_FILES).communicate(timeout=60)[0] == "heard\n"

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MAX_DATAGRAM_BYTES = 60_000
+BIND_TRIES = 100
 PEERS_SECONDS = 0.5  # how long a list of the others is good for
 
 
@@ -32,11 +33,15 @@ class Hints:
         self._bind()
 
     def _bind(self) -> None:
-        self._path = _private_directory(self._topic) / uuid.uuid4().hex[:12]
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._socket.bind(str(self._path))
-        self._loop.add_reader(self._socket, self._receive)
+        for _ in range(BIND_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # the last one out has just taken the directory along
+                self._path = _private_directory(self._topic) / uuid.uuid4().hex[:12]
+                self._socket.bind(str(self._path))
+                self._loop.add_reader(self._socket, self._receive)
+                return
+        raise FileNotFoundError(self._path.parent)
 
     def subscribe(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
@@ -109,7 +114,8 @@ def _private_directory(topic: str) -> Path:
     """Short, because a socket's path has room for about 100 bytes, and nobody else's."""
     name = hashlib.sha256(topic.encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"hints-{os.getuid()}-{name}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to somebody else")

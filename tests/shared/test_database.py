@@ -143,6 +143,20 @@ def test_a_query_that_takes_long_stops_nobody_else(engine: Engine) -> None:
     assert engine.run(work) == ["a"]
 
 
+SLOW_SECONDS = 2.5
+
+
+def test_a_query_and_a_patient_write_may_take_long(engine: Engine) -> None:
+    def slow(tx: Transaction) -> list[str]:
+        threading.Event().wait(SLOW_SECONDS)
+        return ids(tx)
+
+    async def work(database: Database) -> list[list[str]]:
+        return [await database.query(slow), await database.write(slow, seconds=None)]
+
+    assert engine.run(work) == [[], []]
+
+
 @pytest.mark.parametrize("way", ["read", "query"])
 def test_reading_can_not_write(engine: Engine, way: str) -> None:
     async def work(database: Database) -> list[str]:
@@ -579,6 +593,21 @@ def test_the_directory_of_hints_is_its_owners_alone_and_goes_with_the_last(sqlit
 
     assert sqlite.run(modes) == [0o700]
     assert hint_directories() == []
+
+
+COME_AND_GO = """
+from shared.database.hints import Hints
+
+async def main(engine):
+    for _ in range(2000):
+        Hints("a topic").close()
+    print("done")
+"""
+
+
+def test_one_that_comes_as_the_last_one_goes_gets_its_socket(sqlite: Engine) -> None:
+    processes = [sqlite.start(COME_AND_GO) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 3
 
 
 def test_hints_outlive_a_cleaner_of_temporary_files(sqlite: Engine) -> None:

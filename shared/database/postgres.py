@@ -7,7 +7,6 @@ that a pooler may stand in between (PgBouncer in transaction mode); only hints n
 
 import asyncio
 import contextlib
-import math
 import re
 import threading
 import time
@@ -34,7 +33,8 @@ MAX_GROUP = 128
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it is told to come back
 READ_SECONDS = 5.0
-SILENCE_SECONDS = 1.5  # the same while nothing at all gets done
+LOOK_SECONDS = 0.5
+SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
 QUERY_SECONDS = 10.0
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
 LOCK_MS = 3000
@@ -137,29 +137,38 @@ class Lane:
         self._is_called = False
         self._heard_at = 0.0  # when the server last did what it was asked
         self._free: deque[Connection] = deque()
+        self._is_quick = max_group > 1  # a unit that is long has a turn of its own
         self._busy: set[Connection] = set()
         self._patience_seconds = seconds + SILENT_SECONDS
         self._threads = ThreadPoolExecutor(width, "postgres")
 
     async def run(self, unit: Unit[T], seconds: float | None) -> T:
-        """The unit's value. Raises Unavailable after `seconds`, and before that when the server is silent."""
+        """The unit's value. Raises Unavailable after `seconds`, and where units are quick when the server is silent."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
         with self._turn:
             self._waiting.append(Job(unit, future))
             self._call()
-        deadline = math.inf if seconds is None else time.monotonic() + seconds
-        asked_at = time.monotonic()
         try:
-            while not future.done():
-                await asyncio.wait([future], timeout=SILENCE_SECONDS)
-                heard_at = max(asked_at, self._heard_at)
-                if not future.done() and time.monotonic() > min(deadline, heard_at + SILENCE_SECONDS):
-                    raise database_unavailable("no answer in time")
-            return future.result()
+            async with asyncio.timeout(seconds):
+                if self._is_quick and seconds is not None:
+                    await self._until_done(future)
+                return await future
+        except TimeoutError:
+            raise database_unavailable("no answer in time") from None
         finally:
             future.cancel()  # whoever left before its turn changes nothing
+
+    async def _until_done(self, future: asyncio.Future[Any]) -> None:
+        """Or until nothing at all has got done for a while: TimeoutError."""
+        silent_looks = 0
+        while not future.done():
+            heard_at = self._heard_at
+            await asyncio.wait([future], timeout=LOOK_SECONDS)
+            silent_looks = silent_looks + 1 if self._heard_at == heard_at else 0
+            if silent_looks == SILENT_LOOKS and not future.done():
+                raise TimeoutError
 
     def _call(self) -> None:
         if not self._is_called:

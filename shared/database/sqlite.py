@@ -33,6 +33,9 @@ MAX_WAITING = 10_000
 WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
 READER_SECONDS = 1
 CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
+# The first reader behind a commit marks it in the file's shared memory (https://sqlite.org/walformat.html#read_marks),
+# which a disk that does not answer never lets it do. So the writer is the first: reads run in the event loop.
+MARK = "PRAGMA data_version"
 PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -202,6 +205,7 @@ class SQLite:
             yield Transaction(self._writer)
             if self._writer.in_transaction:
                 self._writer.execute("COMMIT")
+                self._writer.execute(MARK).fetchone()
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")

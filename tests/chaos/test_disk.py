@@ -1,11 +1,13 @@
 """A disk that has no room, refuses to be written, or does not answer: the service says so, and goes on when it can."""
 
+import asyncio
 import contextlib
 import os
 import resource
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ from pathlib import Path
 import pytest
 import requests
 
+from shared.database.sqlite import SQLite
 from tests.chaos.traces import lines
 from tests.processes import TASKS, Service, eventually
 
 DISK_BYTES = 4 * 1024 * 1024
 IMAGE_BYTES = 16 * 1024 * 1024
 ANSWER_SECONDS = 15  # a write waits up to 5 for its turn; generous, but no hanging
+THAW_SECONDS = 8
 LARGE = "x" * 100_000
 EXIT_FAILURE = 3
 
@@ -277,6 +281,7 @@ def test_a_disk_that_does_not_answer_makes_nobody_wait_for_ever(image_disk: Path
     accepted = [submit(service).json()["task_id"]]
     run_as_root("fsfreeze", "--freeze", image_disk)
     try:
+        check_reads_go_on(service, accepted)
         assert submit(service, "small").status_code == 503
         check_reads_go_on(service, accepted)
         task.end()
@@ -286,3 +291,31 @@ def test_a_disk_that_does_not_answer_makes_nobody_wait_for_ever(image_disk: Path
     check_service_as_before(service, accepted)
     service.terminate()
     check_file(image_disk / "only_post.db")
+
+
+def test_a_read_right_behind_a_commit_does_not_wait_for_a_disk_that_does_not_answer(image_disk: Path) -> None:
+    if not shutil.which("fsfreeze"):
+        pytest.skip("fsfreeze is not installed")
+    is_thawing = threading.Event()
+
+    def thaw() -> None:
+        is_thawing.wait(THAW_SECONDS)
+        is_thawing.set()
+        run_as_root("fsfreeze", "--unfreeze", image_disk)
+
+    async def read_while_frozen() -> bool:
+        database = SQLite(str(image_disk / "notes.db"))
+        await database.write(lambda tx: tx.run("CREATE TABLE note (id TEXT)"))
+        await database.read(lambda tx: tx.all("SELECT id FROM note"))
+        await database.write(lambda tx: tx.run("INSERT INTO note VALUES ('a')"))
+        run_as_root("fsfreeze", "--freeze", image_disk)
+        thawing = asyncio.create_task(asyncio.to_thread(thaw))
+        await asyncio.sleep(0)
+        assert await database.read(lambda tx: tx.all("SELECT id FROM note")) == [("a",)]
+        was_frozen = not is_thawing.is_set()
+        is_thawing.set()
+        await thawing
+        await database.close()
+        return was_frozen
+
+    assert asyncio.run(read_while_frozen())

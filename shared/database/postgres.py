@@ -201,6 +201,7 @@ class Lane:
                     tx.has_run = False
                     try:
                         outcomes.append(Outcome(job.future, job.unit(tx)))
+                        self._heard_at = time.monotonic()
                     except Exception as error:
                         if tx.has_run or isinstance(error, psycopg.Error):
                             raise _Failed from error

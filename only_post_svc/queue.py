@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction, listed
+from shared.strict_json import encode
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 BACKOFF_SECONDS = 1.0
@@ -83,6 +84,11 @@ class Ending:
     progress: str | None = None
 
 
+def error(code: str, message: str) -> str:
+    """Of a run that ended without its code having raised anything."""
+    return encode({"code": code, "type": None, "message": message})
+
+
 COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.max_attempts, task.created_at,
     task.run_at, task.started_at, task.finished_at, task.progress, task.error"""
 
@@ -128,10 +134,13 @@ def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
     return task
 
 
+# It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
+MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
+
 FIND = f"""
 SELECT {COLUMNS}, task_result.body
 FROM task LEFT JOIN task_result ON task_result.task_id = task.id
-WHERE task.id = :id AND task.caller = :caller
+WHERE {MINE}
 """
 
 
@@ -196,12 +205,12 @@ def count_waiting(tx: Transaction) -> int:
 
 
 # What is found out about it stays true until the transaction ends.
-HOLD = "SELECT 1 FROM task WHERE id = :id AND caller = :caller FOR UPDATE"
+HOLD = f"SELECT 1 FROM task WHERE {MINE} FOR UPDATE"
 
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
-CANCEL = """
+CANCEL = f"""
 UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
-WHERE id = :id AND caller = :caller AND status IN ('queued', 'scheduled', 'running')
+WHERE {MINE} AND status IN ('queued', 'scheduled', 'running')
 """
 
 
@@ -211,10 +220,10 @@ def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     return tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) == 1
 
 
-RETRY = """
+RETRY = f"""
 UPDATE task SET status = 'queued', attempt = 0, run_at = :now, started_at = NULL, finished_at = NULL,
     progress = NULL, error = NULL, is_alone = 0
-WHERE id = :id AND caller = :caller AND status IN ('failed', 'cancelled')
+WHERE {MINE} AND status IN ('failed', 'cancelled')
 """
 
 
@@ -237,7 +246,7 @@ SELECT * FROM (
 CLAIM = """
 UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id, lease_until = :until,
     started_at = :now, progress = NULL
-WHERE id IN {ids} AND status = 'queued'
+WHERE id IN {ids}
 RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
     (SELECT body FROM task_payload WHERE task_id = task.id), lease
 """
@@ -355,43 +364,28 @@ def backoff_seconds(attempt: int) -> float:
     return min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
+# Materialized, or PostgreSQL may look for the due ones again for every row, and queue more than so many.
 PROMOTE = """
-UPDATE task SET status = 'queued' WHERE id IN
-    (SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most
-     FOR UPDATE SKIP LOCKED)
-    AND status = 'scheduled'
+UPDATE task SET status = 'queued' WHERE id IN (
+    WITH due AS MATERIALIZED (
+        SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most
+        FOR UPDATE SKIP LOCKED
+    )
+    SELECT id FROM due
+)
 """
 
 NEXT_DUE = "SELECT run_at FROM task WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
 
 
 def promote(tx: Transaction) -> int:
-    """Queues what is due: how many."""
+    """Queues what is due: how many, MAX_SWEPT at most."""
     return tx.run(PROMOTE, now=tx.now, most=MAX_SWEPT)
 
 
 def seconds_to_next_due(tx: Transaction) -> float | None:
     row = tx.one(NEXT_DUE)
     return (row[0] - tx.now) / 1000 if row else None
-
-
-EXPIRED = """
-SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease FROM task
-WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most FOR UPDATE SKIP LOCKED
-"""
-
-EARLIEST_LEASE = "SELECT 1 FROM task WHERE status = 'running' AND (lease_until <= :now OR lease_until > :until) LIMIT 1"
-
-# A clock that was set back leaves leases that end in a year: none may end later than one that starts now.
-CLAMP = "UPDATE task SET lease_until = :until WHERE status = 'running' AND lease_until > :until"
-
-REQUEUE_LOST = """
-UPDATE task SET status = 'queued', error = :error, lease = NULL, lease_until = NULL WHERE id = :id AND lease = :lease
-"""
-
-
-def has_expired_leases(tx: Transaction, lease_seconds: int) -> bool:
-    return tx.one(EARLIEST_LEASE, now=tx.now, until=tx.now + lease_seconds * 1000) is not None
 
 
 class Look(NamedTuple):
@@ -404,13 +398,29 @@ class Look(NamedTuple):
 
 
 LOOK = f"""
-SELECT (SELECT 1 FROM task WHERE status = 'queued' LIMIT 1), ({NEXT_DUE}), ({EARLIEST_LEASE})
+SELECT (SELECT 1 FROM task WHERE status = 'queued' LIMIT 1), ({NEXT_DUE}),
+    (SELECT lease_until FROM task WHERE status = 'running' ORDER BY lease_until LIMIT 1),
+    (SELECT lease_until FROM task WHERE status = 'running' ORDER BY lease_until DESC LIMIT 1)
 """
 
 
 def look(tx: Transaction, lease_seconds: int) -> Look:
-    queued, due, lease = tx.all(LOOK, now=tx.now, until=tx.now + lease_seconds * 1000)[0]
-    return Look(tx.now, queued is not None, due and (due - tx.now) / 1000, lease is not None)
+    queued, due, first, last = tx.all(LOOK)[0]
+    has_expired = first is not None and (first <= tx.now or last > tx.now + lease_seconds * 1000)
+    return Look(tx.now, queued is not None, due and (due - tx.now) / 1000, has_expired)
+
+
+EXPIRED = """
+SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease FROM task
+WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most FOR UPDATE SKIP LOCKED
+"""
+
+# A clock that was set back leaves leases that end in a year: none may end later than one that starts now.
+CLAMP = "UPDATE task SET lease_until = :until WHERE status = 'running' AND lease_until > :until"
+
+REQUEUE_LOST = """
+UPDATE task SET status = 'queued', error = :error, lease = NULL, lease_until = NULL WHERE id = :id AND lease = :lease
+"""
 
 
 def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:

@@ -2,14 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-import only_post_svc.main
 from only_post_svc import queue
 from only_post_svc.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
 from only_post_svc.clock_watch import ClockWatch
+from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, NewTask
 from shared.database import sqlite
 from tests.processes import eventually
@@ -35,7 +34,7 @@ class Transaction(sqlite.Transaction):
 @pytest.fixture
 def tx() -> Iterator[Transaction]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    for file in sorted(Path(only_post_svc.main.SCHEMA).glob("*.sql")):
+    for file in sorted(file for file in SCHEMA.glob("*.sql") if not file.match("*.postgresql.sql")):
         connection.executescript(file.read_text())
     yield Transaction(connection)
     connection.close()
@@ -51,7 +50,7 @@ def run(tx: Transaction) -> Claim:
 
 def recover(tx: Transaction) -> list[str]:
     """As the worker does: only when there seems to be something."""
-    return queue.recover(tx, LOST, LEASE_SECONDS) if queue.has_expired_leases(tx, LEASE_SECONDS) else []
+    return queue.recover(tx, LOST, LEASE_SECONDS) if queue.look(tx, LEASE_SECONDS).has_expired_leases else []
 
 
 def test_a_clock_set_back_keeps_a_dead_run_for_one_more_lease_at_most(tx: Transaction, run: Claim) -> None:
@@ -74,9 +73,9 @@ def test_a_clock_set_back_takes_nothing_from_a_run_that_is_renewed(tx: Transacti
 
 def test_a_clock_set_forward_takes_nothing_once_the_leases_were_renewed(tx: Transaction, run: Claim) -> None:
     tx.clock = START + YEAR
-    assert queue.has_expired_leases(tx, LEASE_SECONDS)
+    assert queue.look(tx, LEASE_SECONDS).has_expired_leases
     assert queue.renew(tx, [run], LEASE_SECONDS) == []
-    assert not queue.has_expired_leases(tx, LEASE_SECONDS)
+    assert not queue.look(tx, LEASE_SECONDS).has_expired_leases
     assert recover(tx) == []
     assert queue.lost(tx, [run]) == []
 

@@ -1,94 +1,19 @@
 """The life of a task in SQL, on every engine."""
 
 import asyncio
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from only_post_svc import queue, workers
 from only_post_svc.main import SCHEMA
-from only_post_svc.queue import Claim, Ending, NewTask, Task
-from shared.database import Database, Row, Transaction, connection
+from only_post_svc.queue import Claim, Ending, NewTask
+from shared.database import Transaction, connection
+from tests.only_post_svc.store import ERROR, LOST, Store, token
 from tests.shared.engines import ENGINES
-
-T = TypeVar("T")
-LOST = '{"code":"worker_lost","type":null,"message":"gone"}'
-ERROR = '{"code":"task_error","type":"ValueError","message":"no"}'
-
-
-class At:
-    """A transaction at another time, which remembers what it was asked."""
-
-    def __init__(self, tx: Transaction, now: int) -> None:
-        self._tx = tx
-        self.now = now
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-
-    def all(self, sql: str, **values: Any) -> list[Row]:
-        self.asked.append((sql, values))
-        return self._tx.all(sql, **values)
-
-    def one(self, sql: str, **values: Any) -> Row | None:
-        self.asked.append((sql, values))
-        return self._tx.one(sql, **values)
-
-    def run(self, sql: str, **values: Any) -> int:
-        self.asked.append((sql, values))
-        return self._tx.run(sql, **values)
-
-    def put(self, sql: str, **values: Any) -> None:
-        self.asked.append((sql, values))
-        self._tx.put(sql, **values)
-
-    def lock(self, name: str) -> None:
-        self._tx.lock(name)
-
-
-def token() -> str:
-    """What the leases of one claim begin with."""
-    return secrets.token_hex(8)
-
-
-class Store:
-    """A database, and the verbs of the queue on it at a time that the test sets."""
-
-    def __init__(self, database: Database, runner: asyncio.Runner) -> None:
-        self.database = database
-        self.runner = runner
-        self.now = 1_800_000_000_000
-
-    def do(self, unit: Callable[[At], T]) -> T:
-        return self.runner.run(self.database.write(lambda tx: unit(At(tx, self.now))))
-
-    def submit(self, type: str = "a", caller: str = "", **options: Any) -> str:
-        new = NewTask(**{"type": type, "payload": "{}", "timeout_ms": 1000, "max_attempts": 3, **options})
-        return self.do(lambda tx: queue.submit(tx, caller, new)).id
-
-    def claim(self, lease_seconds: int = 30, **limits: int) -> list[Claim]:
-        wanted = limits or {"a": 100}
-        return self.do(lambda tx: queue.claim(tx, token(), wanted, lambda type, is_alone: True, lease_seconds))
-
-    def run(self, **options: Any) -> Claim:
-        """A task that is running, alone."""
-        task_id = self.submit("alone", **options)
-        (claim,) = self.claim(alone=100)
-        assert claim.id == task_id
-        return claim
-
-    def finish(self, run: Claim, **ending: Any) -> bool:
-        return self.do(lambda tx: queue.finish(tx, run, Ending(**ending)))
-
-    def find(self, task_id: str, caller: str = "") -> Task:
-        task = self.do(lambda tx: queue.find(tx, caller, task_id))
-        assert task is not None
-        return task
-
-    def later(self, seconds: float) -> None:
-        self.now += int(seconds * 1000)
 
 
 @pytest.fixture(params=ENGINES)
@@ -293,7 +218,7 @@ def test_a_lease_that_is_renewed_is_not_recovered(store: Store) -> None:
     for _ in range(3):
         store.later(20)
         assert store.do(lambda tx: queue.renew(tx, [run], 30)) == []
-        assert not store.do(lambda tx: queue.has_expired_leases(tx, 30))
+        assert not store.do(lambda tx: queue.look(tx, 30).has_expired_leases)
         assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == []
     assert store.find(run.id).status == "running"
 
@@ -301,7 +226,7 @@ def test_a_lease_that_is_renewed_is_not_recovered(store: Store) -> None:
 def test_a_lease_that_is_over_puts_its_task_back_with_the_attempt_counted(store: Store) -> None:
     run = store.run()
     store.later(30)
-    assert store.do(lambda tx: queue.has_expired_leases(tx, 30))
+    assert store.do(lambda tx: queue.look(tx, 30).has_expired_leases)
     assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == [run.id]
     task = store.find(run.id)
     assert (task.status, task.attempt, task.error) == ("queued", 1, LOST)
@@ -318,14 +243,17 @@ def test_a_lost_last_attempt_fails(store: Store) -> None:
 def test_a_lease_from_before_the_clock_was_set_back_ends_like_a_new_one(store: Store) -> None:
     run = store.run()
     store.later(-365 * 86400)
-    assert store.do(lambda tx: queue.has_expired_leases(tx, 30))
+    assert store.do(lambda tx: queue.look(tx, 30).has_expired_leases)
     assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == []
     store.later(31)
     assert store.do(lambda tx: queue.recover(tx, LOST, 30)) == [run.id]
 
 
 def test_only_so_many_are_recovered_in_one_transaction(store: Store) -> None:
-    store.do(lambda tx: fill(tx, queue.MAX_SWEPT + 7, status="running", lease="'l'", lease_until=tx.now - 1))
+    new = NewTask("a", "{}", 1000, 3)
+    store.do(lambda tx: [queue.submit(tx, "", new) for _ in range(queue.MAX_SWEPT + 7)])
+    store.claim(a=queue.MAX_SWEPT + 7)
+    store.later(31)
     assert len(store.do(lambda tx: queue.recover(tx, LOST, 30))) == queue.MAX_SWEPT
     assert len(store.do(lambda tx: queue.recover(tx, LOST, 30))) == 7
 
@@ -338,6 +266,13 @@ def test_what_is_due_is_queued(store: Store) -> None:
     assert store.do(queue.promote) == 1
     assert (store.find(soon).status, store.find(late).status) == ("queued", "scheduled")
     assert store.do(queue.seconds_to_next_due) == 4.0
+
+
+def test_only_so_many_are_queued_in_one_transaction(store: Store) -> None:
+    new = NewTask("a", "{}", 1000, 3, delay_ms=1000)
+    store.do(lambda tx: [queue.submit(tx, "", new) for _ in range(queue.MAX_SWEPT + 7)])
+    store.later(1)
+    assert [store.do(queue.promote) for _ in range(3)] == [queue.MAX_SWEPT, 7, 0]
 
 
 def test_an_empty_schedule_has_no_next(store: Store) -> None:
@@ -440,149 +375,3 @@ def test_a_worker_that_is_silent_is_forgotten(store: Store) -> None:
     store.later(workers.WORKER_LIFE_SECONDS + 1)
     beat(store, "alive", has_claimed=False)
     assert [row["id"] for row in store.do(workers.condition).workers] == ["alive"]
-
-
-FILL = """
-WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
-INSERT INTO task (id, caller, type, status, priority, timeout_ms, attempt, max_attempts, is_alone, created_at, run_at,
-    started_at, finished_at, lease, lease_until)
-SELECT {prefix} || i, '', CASE i % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' ELSE 'c' END, '{status}', i % 5, 1000, 0, 3, 0,
-    {now}, {run_at}, NULL, {finished_at}, {lease}, {lease_until} FROM n
-"""
-
-
-def fill(tx: At, count: int, status: str, **columns: Any) -> None:
-    """Rows of one status."""
-    given = {"run_at": tx.now, "finished_at": "NULL", "lease": "NULL", "lease_until": "NULL", **columns}
-    tx.run(FILL.format(count=count, status=status, prefix=f"'{status}-'", now=tx.now, **given))
-
-
-def populate(tx: At) -> None:
-    for status, count in (("succeeded", 20_000), ("failed", 50), ("cancelled", 50)):
-        fill(tx, count, status, finished_at=tx.now)
-    fill(tx, 100, "queued")
-    fill(tx, 100, "scheduled", run_at=tx.now + 1000)
-    fill(tx, 100, "running", lease="'l'", lease_until=tx.now + 1000)
-
-
-def listed(status: str | None, type: str | None, before: str | None) -> Callable[[Transaction], Any]:
-    return lambda tx: queue.list_newest(tx, "", status=status, type=type, before=before, limit=51)
-
-
-RUN = Claim("running-1", "a", 1, 3, 1000, False, "{}", "l")
-CLAIM_LIMITS = {"a": 5, "b": 5, "unknown": 5}
-
-# What is done: the indexes that its statements may take, in a database of mostly finished tasks.
-PLANS: dict[str, tuple[Callable[[Transaction], Any], set[str]]] = {
-    "claim": (
-        lambda tx: queue.claim(tx, token(), CLAIM_LIMITS, lambda type, is_alone: True, 30),
-        {"task_claim", "sqlite_autoindex_task_1", "sqlite_autoindex_task_payload_1"},
-    ),
-    "promote": (lambda tx: queue.promote(At(tx, tx.now + 2000)), {"task_due", "sqlite_autoindex_task_1"}),
-    "next due": (queue.seconds_to_next_due, {"task_due"}),
-    "expired": (lambda tx: queue.has_expired_leases(tx, 30), {"task_lease"}),
-    "recover": (lambda tx: queue.recover(At(tx, tx.now + 2000), LOST, 30), {"task_lease", "sqlite_autoindex_task_1"}),
-    "prune": (
-        lambda tx: queue.prune(tx, -1),
-        {
-            "task_finished",
-            "sqlite_autoindex_task_1",
-            "sqlite_autoindex_task_payload_1",
-            "sqlite_autoindex_task_result_1",
-        },
-    ),
-    "count": (queue.count_waiting, {"task_claim", "task_due"}),
-    "condition": (workers.condition, {"task_claim", "task_due", "task_lease"}),
-    "find": (
-        lambda tx: queue.find(tx, "", "queued-1"),
-        {"task_list", "sqlite_autoindex_task_result_1"},  # caller and id, both exactly
-    ),
-    "cancel": (lambda tx: queue.cancel(tx, "", "queued-1"), {"sqlite_autoindex_task_1"}),
-    "retry": (lambda tx: queue.retry(tx, "", "failed-1"), {"sqlite_autoindex_task_1"}),
-    "renew": (lambda tx: queue.renew(tx, [RUN], 30), {"sqlite_autoindex_task_1"}),
-    "finish": (
-        lambda tx: queue.finish(tx, RUN, Ending(result="1")),
-        {"sqlite_autoindex_task_1"},
-    ),
-    "list": (listed(None, None, "x"), {"task_list"}),
-    "list a type": (listed(None, "a", "x"), {"task_list_by_type"}),
-    "list queued": (listed("queued", None, "x"), {"task_list_unfinished"}),
-    "list queued of a type": (listed("queued", "a", "x"), {"task_list_unfinished"}),
-    "list running": (listed("running", None, "x"), {"task_list_unfinished"}),
-    "list running of a type": (listed("running", "a", "x"), {"task_list_unfinished"}),
-    "list failed": (listed("failed", None, "x"), {"task_list_failed"}),
-    "list failed of a type": (listed("failed", "a", "x"), {"task_list_failed"}),
-    "list cancelled": (listed("cancelled", None, "x"), {"task_list_cancelled"}),
-    "list cancelled of a type": (listed("cancelled", "a", "x"), {"task_list_cancelled"}),
-    "list succeeded": (listed("succeeded", None, "x"), {"task_list"}),  # most are
-    "list succeeded of a type": (listed("succeeded", "a", "x"), {"task_list_by_type"}),
-}
-PLANS |= {
-    f"first page: {name}": (listed(*arguments, None), PLANS[name][1])
-    for name, arguments in {
-        "list": (None, None),
-        "list a type": (None, "a"),
-        "list queued": ("queued", None),
-        "list running": ("running", None),
-        "list failed": ("failed", None),
-        "list cancelled": ("cancelled", None),
-        "list succeeded": ("succeeded", None),
-        "list succeeded of a type": ("succeeded", "a"),
-    }.items()
-}
-PARTIAL = {"task_claim", "task_due", "task_lease"}  # small enough to be walked from end to end
-SORTED = ("USE TEMP B-TREE",)
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with asyncio.Runner() as runner:
-        path = tmp_path_factory.mktemp("full") / "full.db"
-        database = runner.run(connection.connect(f"sqlite:///{path}", {"only_post": SCHEMA}))
-        store = Store(database, runner)
-        store.do(populate)
-        yield store
-        runner.run(database.close())
-
-
-class Undone(Exception):
-    """Takes back what was only tried."""
-
-
-def plan_of(store: Store, act: Callable[[Transaction], Any]) -> list[str]:
-    """SQLite's plans of all the statements with which a thing is done, one step a line."""
-    steps: list[str] = []
-
-    def explain(tx: At) -> None:
-        steps.clear()  # a unit that raises is run twice
-        act(tx)
-        for sql, values in list(tx.asked):
-            steps.extend(row[3] for row in tx.all(f"EXPLAIN QUERY PLAN {sql}", **values))
-        raise Undone
-
-    with pytest.raises(Undone):
-        store.do(explain)
-    return steps
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_every_statement_takes_the_index_that_was_made_for_it(full: Store, name: str) -> None:
-    act, allowed = PLANS[name]
-    steps = plan_of(full, act)
-    taken = {step.split(" INDEX ")[1].split()[0] for step in steps if " INDEX " in step}
-    assert taken and taken <= allowed, steps
-    scans = [step for step in steps if step.startswith("SCAN task") and not any(index in step for index in PARTIAL)]
-    # Of a list, what was taken from the partial indexes is walked to be sorted.
-    assert scans == ["SCAN task"] * steps.count("MATERIALIZE listed"), steps
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in PLANS if "list" in name and "queued" not in name and "running" not in name]
-)
-def test_a_page_of_what_may_be_many_comes_out_of_its_index_in_order(full: Store, name: str) -> None:
-    assert not [step for step in plan_of(full, PLANS[name][0]) if step.startswith(SORTED)]
-
-
-def test_a_claim_sorts_candidates_and_nothing_else(full: Store) -> None:
-    steps = plan_of(full, PLANS["claim"][0])
-    assert sum("SEARCH task USING" in step and "task_claim" in step for step in steps) == len(CLAIM_LIMITS)

@@ -1,0 +1,159 @@
+"""Every statement of the queue finds its rows by an index that was made for it, however many tasks are over."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from only_post_svc import queue, workers
+from only_post_svc.main import SCHEMA
+from only_post_svc.queue import Claim, Ending, NewTask
+from shared.database import Transaction, Unit
+from tests.only_post_svc.store import ERROR, LOST, START, token
+from tests.plans import ROWS, STATES, Plans, check, make, plans_of
+from tests.postgres import execute, new_database
+from tests.transactions import At
+
+WAITING = ROWS // 10
+
+FILL = """
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+INSERT INTO task (id, caller, type, status, priority, timeout_ms, attempt, max_attempts, is_alone, created_at, run_at,
+    started_at, finished_at, lease, lease_until)
+SELECT '{status}-' || i, CASE i % 10 WHEN 0 THEN 'other' ELSE '' END,
+    CASE i % 3 WHEN 0 THEN 'a' WHEN 1 THEN 'b' ELSE 'c' END, '{status}', i % 5, 1000, 0, 3, 0,
+    {now}, {run_at}, NULL, {finished_at}, {lease}, {lease_until} FROM n
+"""
+FILL_PAYLOADS = "INSERT INTO task_payload (task_id, body) SELECT id, '{}' FROM task"
+FILL_RESULTS = "INSERT INTO task_result (task_id, body) SELECT id, '{}' FROM task WHERE status = 'succeeded'"
+
+
+def fill(count: int, status: str, **columns: Any) -> str:
+    """Rows of one status."""
+    given = {"run_at": START, "finished_at": "NULL", "lease": "NULL", "lease_until": "NULL", **columns}
+    return FILL.format(count=count, status=status, now=START, **given)
+
+
+OLD = [
+    fill(ROWS, "succeeded", finished_at=f"{START} - i"),
+    fill(ROWS // 100, "failed", finished_at=f"{START} - i"),
+    fill(ROWS // 100, "cancelled", finished_at=f"{START} - i"),
+    FILL_PAYLOADS,
+    FILL_RESULTS,
+]
+NEW = [
+    fill(WAITING, "queued"),
+    fill(WAITING, "scheduled", run_at=f"{START} + 1000 + i"),
+    fill(WAITING, "running", lease="'l' || i", lease_until=f"{START} + 1000 + i"),
+    f"{FILL_PAYLOADS} WHERE finished_at IS NULL",
+]
+
+
+def page(status: str | None, type: str | None, before: str | None, caller: str = "") -> Unit[Any]:
+    return lambda tx: queue.list_newest(tx, caller, status=status, type=type, before=before, limit=51)
+
+
+def later(act: Callable[[Transaction], Any]) -> Unit[Any]:
+    """When a hundred are due, and as many leases are over."""
+    return lambda tx: act(At(tx, tx.now + 1100))
+
+
+RUN = Claim("running-1", "a", 1, 3, 1000, False, "{}", "l1")
+RUNS = [RUN._replace(id=f"running-{number}", lease=f"l{number}") for number in range(1, 33)]
+LIMITS = {"a": 5, "b": 5, "unknown": 5}
+NEW_TASK = NewTask("a", "{}", 1000, 3)
+
+
+class Plan(NamedTuple):
+    act: Unit[Any]
+    indexes: set[str]
+    walked: int = 0
+
+
+ONE = {"task_pkey"}
+PLANS = {
+    "submit": Plan(lambda tx: queue.submit(tx, "", NEW_TASK), set()),
+    "claim": Plan(
+        lambda tx: queue.claim(tx, token(), LIMITS, lambda type, is_alone: True, 30),
+        {"task_claim", "task_pkey", "task_payload_pkey"},
+    ),
+    "release a claim": Plan(lambda tx: queue.release_claim(tx, "l17"), {"task_lease"}, WAITING),
+    "promote": Plan(later(queue.promote), {"task_due", "task_pkey"}),
+    "promote nothing": Plan(queue.promote, {"task_due", "task_pkey"}),
+    "next due": Plan(queue.seconds_to_next_due, {"task_due"}),
+    "look": Plan(lambda tx: queue.look(tx, 30), {"task_claim", "task_due", "task_lease"}),
+    "recover": Plan(later(lambda tx: queue.recover(tx, LOST, 30)), {"task_lease", "task_pkey"}),
+    "recover nothing": Plan(lambda tx: queue.recover(tx, LOST, 30), {"task_lease"}),
+    "prune": Plan(
+        lambda tx: queue.prune(tx, -1), {"task_finished", "task_pkey", "task_payload_pkey", "task_result_pkey"}
+    ),
+    "prune nothing": Plan(lambda tx: queue.prune(tx, 86400), {"task_finished"}),
+    "count": Plan(queue.count_waiting, {"task_claim", "task_due"}, 2 * WAITING),
+    "condition": Plan(workers.condition, {"task_claim", "task_due", "task_lease"}, WAITING),
+    "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), {"task_pkey", "task_result_pkey"}),
+    "ended": Plan(lambda tx: queue.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
+    "cancel": Plan(lambda tx: queue.cancel(tx, "", "queued-1"), ONE),
+    "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), ONE),
+    "renew": Plan(lambda tx: queue.renew(tx, RUNS, 30), ONE),
+    "lost": Plan(lambda tx: queue.lost(tx, RUNS), ONE),
+    "report": Plan(lambda tx: queue.report(tx, RUN, "{}"), ONE),
+    "succeed": Plan(lambda tx: queue.finish(tx, RUN, Ending(result="1")), ONE),
+    "fail": Plan(lambda tx: queue.finish(tx, RUN, Ending(error=ERROR, can_retry=False)), ONE),
+    "try again": Plan(lambda tx: queue.finish(tx, RUN, Ending(error=ERROR)), ONE),
+    "release": Plan(lambda tx: queue.release(tx, RUN, is_alone=True), ONE),
+}
+LISTS: dict[tuple[str | None, str | None], set[str]] = {
+    (None, None): {"task_list", "task_pkey"},  # of whom most are, both serve
+    (None, "a"): {"task_list_by_type"},
+    ("queued", None): {"task_list_unfinished"},
+    ("queued", "a"): {"task_list_unfinished"},
+    ("running", None): {"task_list_unfinished"},
+    ("running", "a"): {"task_list_unfinished"},
+    ("failed", None): {"task_list_failed"},
+    ("failed", "a"): {"task_list_failed"},
+    ("cancelled", None): {"task_list_cancelled"},
+    ("cancelled", "a"): {"task_list_cancelled"},
+    ("succeeded", None): {"task_list", "task_pkey"},  # as most are
+    ("succeeded", "a"): {"task_list_by_type"},
+}
+PLANS |= {
+    f"list {status}, {type}, {before}": Plan(page(status, type, before), indexes)
+    for (status, type), indexes in LISTS.items()
+    for before in (None, "x")
+}
+
+
+# Who has nothing there finds that out at once.
+PLANS |= {
+    f"list nothing {status}": Plan(page(status, None, None, caller="nobody"), indexes)
+    for (status, type), indexes in LISTS.items()
+    if type is None
+}
+
+
+def use(plans: Plans) -> None:
+    """Does all that can be done."""
+    for plan in PLANS.values():
+        plans.of(plan.act, START)
+
+
+@pytest.fixture(scope="module", params=STATES)
+def plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plans]:
+    directory = tmp_path_factory.mktemp("plans")
+    with plans_of(request.param, directory, {"only_post": SCHEMA}, OLD, NEW, use) as plans:
+        yield plans
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_statement_looks_at_few_rows_more_than_it_gives(plans: Plans, name: str) -> None:
+    check(plans, PLANS[name].act, START, PLANS[name].indexes, PLANS[name].walked)
+
+
+def test_the_table_of_tasks_is_made_for_a_queue() -> None:
+    with new_database() as url:
+        asyncio.run(make(url, {"only_post": SCHEMA}))
+        (settings,) = execute(url, "SELECT reloptions FROM pg_class WHERE relname = 'task'")[0]
+    names = {setting.split("=")[0] for setting in settings}
+    assert "fillfactor=70" in settings
+    assert {"autovacuum_vacuum_scale_factor", "autovacuum_analyze_scale_factor"} <= names

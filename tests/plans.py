@@ -1,0 +1,217 @@
+"""How the statements of a unit of work find their rows, by the engine's own account."""
+
+import asyncio
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import psycopg
+from psycopg import sql as literals
+
+from shared.database import Row, Unit, connection, postgres, sqlite
+from shared.database.postgres_connections import Connection
+from tests.postgres import execute, new_database
+
+ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
+KEPT_AFTER = 6  # uses PostgreSQL may keep a plan that serves any values
+STATES = ("sqlite", "analysed", "outdated", "kept")  # the last three are PostgreSQL's
+
+
+class Statement(NamedTuple):
+    sql: str
+    plan: str
+    indexes: frozenset[str]
+    looked_at: int  # rows; on SQLite ten steps of its machine are one
+    given: int  # rows returned or changed
+
+
+class Plans(Protocol):
+    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+        """The statements of a unit, whose writes are taken back."""
+
+
+class Watched:
+    """A transaction that notes how each of its statements is done."""
+
+    def __init__(self, watch: Callable[[str, dict[str, Any]], tuple[Statement, list[Row]]], now: int) -> None:
+        self._watch = watch
+        self.now = now
+        self.statements: list[Statement] = []
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        statement, rows = self._watch(sql, values)
+        self.statements.append(statement)
+        return rows
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        rows = self.all(sql, **values)
+        return rows[0] if rows else None
+
+    def run(self, sql: str, **values: Any) -> int:
+        self.all(sql, **values)
+        return self.statements[-1].given
+
+    def put(self, sql: str, **values: Any) -> None:
+        self.all(sql, **values)
+
+    def lock(self, name: str) -> None:
+        pass
+
+
+class SQLitePlans:
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._steps = 0
+
+    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+        tx = Watched(self._watch, now)
+        self._connection.execute("BEGIN")
+        try:
+            unit(tx)
+        finally:
+            self._connection.execute("ROLLBACK")
+        return tx.statements
+
+    def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
+        tx = sqlite.Transaction(self._connection)
+        plan = [step for *_, step in tx.all(f"EXPLAIN QUERY PLAN {sql}", **values)]
+        changed, self._steps = self._connection.total_changes, 0
+        self._connection.set_progress_handler(self._step, 1)
+        rows = tx.all(sql, **values)
+        self._connection.set_progress_handler(None, 0)
+        given = len(rows) or self._connection.total_changes - changed
+        indexes = frozenset(_sqlite_index(step) for step in plan if " INDEX " in step)
+        return Statement(sql, "\n".join(plan), indexes, self._steps // 10, given), rows
+
+    def _step(self) -> int:
+        self._steps += 1
+        return 0
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _sqlite_index(step: str) -> str:
+    """By the name that PostgreSQL would give it."""
+    name = step.split(" INDEX ")[1].split()[0]
+    return re.sub(r"sqlite_autoindex_(\w+)_(\d)", r"\1_key_\2", name).replace("_key_1", "_pkey")
+
+
+class PostgresPlans:
+    """Of prepared statements, as psycopg makes them of what it has seen five times."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = Connection.connect(url, autocommit=True)
+        self._prepared: dict[str, str] = {}
+
+    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+        tx = Watched(self._watch, now)
+        self._connection.execute("BEGIN")
+        pipeline = psycopg.Pipeline(self._connection)
+        postgres.Transaction(self._connection, pipeline, lock_ms=1000, seconds=60)  # as a service sets it up
+        try:
+            unit(tx)
+        finally:
+            self._connection.execute("ROLLBACK")
+        return tx.statements
+
+    def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
+        call = self._call(sql, values)
+        self._connection.execute("SAVEPOINT before")
+        explained = self._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {call}").fetchone()
+        self._connection.execute("ROLLBACK TO SAVEPOINT before")
+        assert explained is not None and "JIT" not in explained[0][0]
+        nodes = list(_nodes(explained[0][0]["Plan"]))
+        cursor = self._connection.execute(call)
+        rows = cursor.fetchall() if cursor.description else []
+        plan = "\n".join(f"{node['Node Type']} {node.get('Index Name', '')}" for node in nodes)
+        indexes = frozenset(node["Index Name"] for node in nodes if "Index Name" in node)
+        return Statement(sql, plan, indexes, sum(map(_rows_of, nodes)), cursor.rowcount), rows
+
+    def _call(self, sql: str, values: Mapping[str, Any]) -> str:
+        names = list(dict.fromkeys(re.findall(r"(?<!:):([a-z_][a-z_0-9]*)", sql)))
+        numbered = re.sub(r"(?<!:):([a-z_][a-z_0-9]*)", lambda match: f"${names.index(match[1]) + 1}", sql)
+        if numbered not in self._prepared:
+            self._prepared[numbered] = f"statement_{len(self._prepared)}"
+            self._connection.execute(f"PREPARE {self._prepared[numbered]} AS {numbered}")
+        arguments = ", ".join(literals.Literal(values[name]).as_string(self._connection) for name in names)
+        return f"EXECUTE {self._prepared[numbered]}" + (f" ({arguments})" if names else "")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)
+
+
+def _rows_of(node: dict[str, Any]) -> int:
+    """Those that a node reads from a table or an index."""
+    if "Relation Name" not in node or "Scan" not in node["Node Type"]:
+        return 0
+    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return int((node["Actual Rows"] + removed) * node["Actual Loops"])
+
+
+@contextlib.contextmanager
+def plans_of(
+    state: str, directory: Path, schemas: dict[str, Path], old: list[str], new: list[str], used: Callable[[Plans], None]
+) -> Iterator[Plans]:
+    """The plans of a database that the statements of `old` and then of `new` have filled: with PostgreSQL's statistics
+    as they should be (`analysed`), from before there was anything new (`outdated`), or with plans that were made when
+    `used` while there was nothing (`kept`)."""
+    if state == "sqlite":
+        path = directory / "full.db"
+        asyncio.run(make(f"sqlite:///{path}", schemas))
+        with contextlib.closing(sqlite3.connect(path)) as filling, filling:
+            for statement in old + new:
+                filling.execute(statement)
+        with contextlib.closing(SQLitePlans(path)) as plans:
+            yield plans
+        return
+    with new_database() as url:
+        asyncio.run(make(url, schemas))
+        _leave_alone(url)
+        with contextlib.closing(PostgresPlans(url)) as plans:
+            if state == "kept":
+                execute(url, "VACUUM ANALYZE")
+                for _ in range(KEPT_AFTER):
+                    used(plans)
+            _fill(url, old)
+            if state == "outdated":
+                execute(url, "VACUUM ANALYZE")
+            _fill(url, new)
+            if state == "analysed":
+                execute(url, "VACUUM ANALYZE")
+            yield plans
+
+
+async def make(url: str, schemas: dict[str, Path]) -> None:
+    await (await connection.connect(url, schemas)).close()
+
+
+def _fill(url: str, statements: list[str]) -> None:
+    with psycopg.connect(url) as filling:
+        for statement in statements:
+            filling.execute(statement.encode())
+
+
+def _leave_alone(url: str) -> None:
+    """Nobody but the test says when statistics are made."""
+    for (table,) in execute(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+        execute(url, f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+
+
+def check(plans: Plans, act: Unit[Any], now: int, indexes: set[str], walked: int = 0) -> None:
+    """Every statement takes some of these indexes and no other, and looks at few rows more than it gives; where it has
+    to walk an index, at as many as are `walked`."""
+    for statement in plans.of(act, now):
+        assert statement.indexes <= indexes, statement
+        most = 15 * statement.given + 300 if isinstance(plans, SQLitePlans) else 3 * statement.given + 30
+        assert statement.looked_at <= most + 3 * walked, statement

@@ -60,9 +60,13 @@ ON CONFLICT (scope, key) DO UPDATE SET
 """
 
 PRUNE = """
-DELETE FROM idempotency_key WHERE (scope, key) IN
-    (SELECT scope, key FROM idempotency_key WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
-    AND expires_at <= :now
+DELETE FROM idempotency_key WHERE (scope, key) IN (
+    WITH old AS MATERIALIZED (
+        SELECT scope, key FROM idempotency_key WHERE expires_at <= :now ORDER BY expires_at LIMIT :most
+        FOR UPDATE SKIP LOCKED
+    )
+    SELECT scope, key FROM old
+)
 """
 
 

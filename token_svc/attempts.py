@@ -93,23 +93,15 @@ def is_known(tx: Transaction, username_key: str, address: str) -> bool:
     return tx.one(FIND, key=f"known {address} {username_key}", now=tx.now) is not None
 
 
-OF_A_NAME = "key LIKE :like ESCAPE '!'"
-
-
-def _like(username_key: str) -> str:
-    """Matches what is counted under a name, and not what is counted under an address that looks like it."""
-    return "% % " + username_key.replace("_", "!_")  # a name has neither % nor !
-
-
 def forget(tx: Transaction, username_key: str) -> None:
-    tx.put(f"DELETE FROM attempt WHERE {OF_A_NAME}", like=_like(username_key))
+    tx.put("DELETE FROM attempt WHERE username_key = :username_key", username_key=username_key)
 
 
-OF = f"SELECT key, failures, last_at FROM attempt WHERE {OF_A_NAME} ORDER BY key"
+OF = "SELECT key, failures, last_at FROM attempt WHERE username_key = :username_key"
 
 
 def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
-    rows = tx.all(OF, like=_like(username_key))
+    rows = sorted(tx.all(OF, username_key=username_key))
     return [
         {"kind": kind, "address": address, "failures": failures, "at": times.to_text(at)}
         for (kind, address, _), failures, at in ((key.split(" ", 2), failures, at) for key, failures, at in rows)
@@ -119,15 +111,19 @@ def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
 FIND = "SELECT failures, last_at FROM attempt WHERE key = :key AND expires_at > :now"
 
 PUT = """
-INSERT INTO attempt (key, failures, last_at, expires_at) VALUES (:key, :failures, :since, :expires_at)
+INSERT INTO attempt (key, username_key, failures, last_at, expires_at)
+VALUES (:key, :username_key, :failures, :since, :expires_at)
 ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, last_at = excluded.last_at,
     expires_at = excluded.expires_at
 """
 
 PRUNE = """
-DELETE FROM attempt WHERE key IN
-    (SELECT key FROM attempt WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
-    AND expires_at <= :now
+DELETE FROM attempt WHERE key IN (
+    WITH old AS MATERIALIZED (
+        SELECT key FROM attempt WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    SELECT key FROM old
+)
 """
 
 
@@ -151,7 +147,10 @@ def _find(tx: Transaction, key: str) -> tuple[int, int]:
 
 
 def _put(tx: Transaction, key: str, failures: int, *, since: int, kept_seconds: int) -> None:
-    tx.put(PUT, key=key, failures=failures, since=since, expires_at=tx.now + kept_seconds * 1000)
+    words = key.split(" ", 2)
+    username_key = words[2] if len(words) == 3 else ""
+    expires_at = tx.now + kept_seconds * 1000
+    tx.put(PUT, key=key, username_key=username_key, failures=failures, since=since, expires_at=expires_at)
 
 
 def _need_over(tx: Transaction, until: float) -> None:

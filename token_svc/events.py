@@ -30,7 +30,10 @@ def announce(kind: str, account_id: str, address: str) -> None:
 
 
 PRUNE = """
-DELETE FROM event WHERE id IN (SELECT id FROM event WHERE {condition} LIMIT :most)
+DELETE FROM event WHERE id IN (
+    WITH old AS MATERIALIZED (SELECT id FROM event WHERE {condition} LIMIT :most FOR UPDATE SKIP LOCKED)
+    SELECT id FROM old
+)
 """
 
 

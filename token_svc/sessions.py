@@ -160,8 +160,8 @@ OTHERS = "SELECT id FROM session WHERE account_id = :id AND id <> :keep"
 
 def end_others(tx: Transaction, account_id: str, keep: str = "") -> None:
     """Ends the account's sessions but `keep`."""
-    for (session_id,) in tx.all(OTHERS, id=account_id, keep=keep):
-        end(tx, session_id)
+    tx.put(f"DELETE FROM refresh_token WHERE session_id IN ({OTHERS})", id=account_id, keep=keep)
+    tx.put("DELETE FROM session WHERE account_id = :id AND id <> :keep", id=account_id, keep=keep)
 
 
 HOLDER = f"""
@@ -205,7 +205,10 @@ def prune(tx: Transaction) -> int:
 
 
 PRUNE = """
-DELETE FROM {table} WHERE {key} IN
-    (SELECT {key} FROM {table} WHERE expires_at <= :now ORDER BY expires_at LIMIT :most)
-    AND expires_at <= :now
+DELETE FROM {table} WHERE {key} IN (
+    WITH old AS MATERIALIZED (
+        SELECT {key} FROM {table} WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    SELECT {key} FROM old
+)
 """

@@ -1,0 +1,166 @@
+"""Every statement of the token service finds its rows by an index, however many users there are."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from shared import idempotency
+from shared.database import Unit
+from shared.idempotency import Answer, Key
+from tests.plans import ROWS, STATES, Plans, check, plans_of
+from tests.token_svc.tables import START
+from token_svc import accounts, attempts, events, items, sessions
+from token_svc.accounts import Account
+from token_svc.attempts import LoginLimits
+from token_svc.items import Item
+from token_svc.main import SCHEMA
+
+FEW = ROWS // 20  # things of one user
+END = START + 86_400_000
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def fill(count: int, table: str, *values: str) -> str:
+    """Rows whose values are given in SQL, with their number as `i`."""
+    numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
+    return f"{numbers} INSERT INTO {table} SELECT {', '.join(values)} FROM n"
+
+
+def users(count: int, name: str) -> str:
+    texts = (f"{name} || '@example.org'", f"{name} || '@example.org'", "'hash'", "'data tasks'")
+    return fill(count, "account", name, name, name, *texts, "1", "0", str(FEW), str(START))
+
+
+def token(name: str, used_at: str) -> str:
+    return f"INSERT INTO refresh_token VALUES ('{digest(name)}', 'ada-1', {END}, {used_at})"
+
+
+OLD = [
+    users(ROWS, "'user-' || i"),
+    fill(ROWS, "session", "'session-' || i", "'user-' || i", "'data'", str(START), str(END)),
+    fill(ROWS, "refresh_token", "'token-' || i", "'session-' || i", f"{END} + i", "NULL"),
+    fill(ROWS, "refresh_token", "'used-' || i", "'session-' || i", f"{END} + i", str(START)),
+    fill(ROWS, "event", "'event-' || i", "'user-' || i", "'login'", "'192.0.2.1'", f"{START} + i"),
+    fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START)),
+    fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "'user-' || i", "1", str(START), f"{END} + i"),
+    fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i"),
+]
+NEW = [
+    users(1, "'ada'"),
+    fill(FEW, "session", "'ada-' || i", "'ada'", "'data'", str(START), str(END)),
+    fill(FEW, "refresh_token", "'ada-' || i", "'ada-' || i", f"{END} + i", "NULL"),
+    token("fresh", "NULL"),
+    token("used", f"{START} - 1000"),
+    token("spent", f"{START} - 60000"),
+    fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START)),
+    fill(FEW, "attempt", "'login ' || i || ' ada'", "'ada'", "1", str(START), f"{END} + i"),
+    fill(FEW, "idempotency_key", "'POST /data ada'", "'key-' || i", "'f'", "201", "'{}'", f"{END} + i"),
+    # What is over.
+    fill(FEW, "session", "'over-' || i", "'over'", "'data'", str(START), f"{START} - i"),
+    fill(FEW, "refresh_token", "'over-' || i", "'over-' || i", f"{START} - i", "NULL"),
+    fill(FEW, "attempt", "'login over-' || i", "''", "1", str(START), f"{START} - i"),
+    fill(FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i"),
+    fill(FEW, "event", "'guess-' || i", f"'{events.NOBODY}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
+    fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),
+]
+
+
+class Plan(NamedTuple):
+    act: Unit[Any]
+    indexes: set[str]
+    walked: int = 0
+
+
+ADA = Account("ada", "ada", "ada@example.org", "hash", "data tasks", 1, 0, START)
+CLAIMS = {"sub": "ada", "ver": 1, "sid": "ada-1"}
+ITEM = Item("ada-1", "{}", 1, START, START)
+KEY = Key("POST /data ada", "key-1", "f")
+MADE = Answer(201, "{}")
+RATE = (10, 60)
+
+
+def limits(tx: Any) -> LoginLimits:
+    return attempts.login_limits(tx, RATE, "ada", "192.0.2.9")
+
+
+NAMES = {"account_username_key_key", "account_email_key_key"} | {"account_key_2", "account_key_3"}
+SESSION = {"session_pkey", "refresh_token_session"}
+HOLDER = {"account_pkey", "session_pkey", "session_account"}  # which has the session's id as well
+ITEMS = {"item_pkey", "item_list"}  # which has the item's id as well
+REFRESH = {"refresh_token_pkey", "session_pkey", "account_pkey"}
+OWNED = {
+    "idempotency_key_pkey",
+    "refresh_token_session",
+    "session_account",
+    "event_account",
+    "item_list",
+    "account_pkey",
+}
+PLANS = {
+    "by name": Plan(lambda tx: accounts.by_username(tx, "ada"), NAMES),
+    "by id": Plan(lambda tx: accounts.by_id(tx, "ada"), {"account_pkey"}),
+    "taken": Plan(lambda tx: accounts.taken(tx, "grace", "grace@example.org"), NAMES),
+    "create": Plan(lambda tx: accounts.create(tx, "grace", "grace@example.org", "hash"), set()),
+    "set password": Plan(lambda tx: accounts.set_password(tx, "ada", "hash"), {"account_pkey"}),
+    "delete": Plan(lambda tx: accounts.delete(tx, "ada"), OWNED),
+    "holder": Plan(lambda tx: sessions.holder(tx, CLAIMS), HOLDER),
+    "by claims": Plan(lambda tx: sessions.by_claims(tx, CLAIMS), HOLDER),
+    "by refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "fresh"), REFRESH),
+    "no refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "none"), REFRESH),
+    "start": Plan(lambda tx: sessions.start(tx, ADA, "data"), {"session_account"}, FEW),  # which are too many?
+    "refresh": Plan(lambda tx: sessions.rotate(tx, "fresh"), REFRESH),
+    "refresh again": Plan(lambda tx: sessions.rotate(tx, "used"), REFRESH),
+    "replay": Plan(lambda tx: sessions.rotate(tx, "spent"), REFRESH | SESSION),
+    "end": Plan(lambda tx: sessions.end(tx, "ada-1"), SESSION),
+    "end others": Plan(lambda tx: sessions.end_others(tx, "ada", keep="ada-1"), SESSION | {"session_account"}),
+    "sessions": Plan(lambda tx: sessions.of(tx, "ada"), {"session_account"}),
+    "prune sessions": Plan(
+        sessions.prune, {"session_expiry", "refresh_token_expiry", "session_pkey", "refresh_token_pkey"}
+    ),
+    "login": Plan(lambda tx: attempts.begin(tx, limits(tx)), {"attempt_pkey"}),
+    "failed login": Plan(lambda tx: attempts.fail(tx, limits(tx)), {"attempt_pkey"}),
+    "good login": Plan(lambda tx: attempts.forgive(tx, limits(tx)), {"attempt_pkey"}),
+    "known address": Plan(lambda tx: attempts.remember(tx, "ada", "192.0.2.9"), {"attempt_pkey"}),
+    "registration": Plan(lambda tx: attempts.take_registration(tx, RATE, "192.0.2.9"), {"attempt_pkey"}),
+    "forget": Plan(lambda tx: attempts.forget(tx, "ada"), {"attempt_username"}),
+    "attempts": Plan(lambda tx: attempts.of(tx, "ada"), {"attempt_username"}),
+    "prune attempts": Plan(attempts.prune, {"attempt_expiry", "attempt_pkey"}),
+    "event": Plan(lambda tx: events.record(tx, "ada", "login", "192.0.2.1"), set()),
+    "events": Plan(lambda tx: events.of(tx, "ada"), {"event_account"}),
+    "prune events": Plan(events.prune, {"event_account", "event_at", "event_pkey"}),
+    "new item": Plan(lambda tx: items.create(tx, "ada", "{}", 10**6), {"account_pkey"}),
+    "item": Plan(lambda tx: items.find(tx, "ada", "ada-1"), ITEMS),
+    "page": Plan(lambda tx: items.page(tx, "ada", "", 200), {"item_list"}),
+    "next page": Plan(lambda tx: items.page(tx, "ada", "ada-5", 200), {"item_list"}),
+    "empty page": Plan(lambda tx: items.page(tx, "nobody", "", 200), {"item_list"}),
+    "replace item": Plan(lambda tx: items.replace(tx, "ada", ITEM, "[]"), ITEMS),
+    "delete item": Plan(lambda tx: items.delete(tx, "ada", ITEM), ITEMS | {"account_pkey"}),
+    "first of a key": Plan(
+        lambda tx: idempotency.once(tx, KEY._replace(key="new"), lambda: MADE), {"idempotency_key_pkey"}
+    ),
+    "replay of a key": Plan(lambda tx: idempotency.once(tx, KEY, lambda: MADE), {"idempotency_key_pkey"}),
+    "prune keys": Plan(idempotency.prune, {"idempotency_key_expiry", "idempotency_key_pkey"}),
+}
+
+
+def use(plans: Plans) -> None:
+    """Does all that can be done."""
+    for plan in PLANS.values():
+        plans.of(plan.act, START)
+
+
+@pytest.fixture(scope="module", params=STATES)
+def plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plans]:
+    directory = tmp_path_factory.mktemp("plans")
+    with plans_of(request.param, directory, {"token": SCHEMA}, OLD, NEW, use) as plans:
+        yield plans
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_statement_looks_at_few_rows_more_than_it_gives(plans: Plans, name: str) -> None:
+    check(plans, PLANS[name].act, START, PLANS[name].indexes, PLANS[name].walked)

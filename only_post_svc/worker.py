@@ -12,27 +12,24 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from only_post_svc import queue, workers
 from only_post_svc.children import Child
-from only_post_svc.clock_watch import ClockWatch
 from only_post_svc.hands import Hands
+from only_post_svc.loops import AGAIN_SECONDS, Loops
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
-from shared import idempotency
+from only_post_svc.upkeep import Upkeep
 from shared.database import Database, Transaction, Unit
 from shared.errors import Unavailable
 from shared.strict_json import encode
 
-LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
-AGAIN_SECONDS = 1.0  # after the database did not answer
 LEASES_SECONDS = 1.0
 BEAT_SECONDS = 5.0
-PRUNE_SECONDS = 30.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 DEPLOY_SECONDS = 2.0  # what runs have to finish after SIGTERM, of the 5 that foreman gives
 RELEASE_SECONDS = 1.0
@@ -65,10 +62,10 @@ class Worker:
         self._runs: dict[str, Run] = {}  # by lease: a run may still be stopping while its task runs again
         self._keep: Child | None = None
         self._finishing: set[asyncio.Task[None]] = set()
-        self._loops: list[asyncio.Task[None]] = []
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._due = asyncio.Event()
+        self._upkeep = Upkeep(database, settings, self._claims, self._wake)
+        self._loops = Loops(self._upkeep.clock.distrust)
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
@@ -76,24 +73,19 @@ class Worker:
         self._claims_told_at = -2 * BEAT_SECONDS
         self._news = asyncio.Event()
         self._restart_seconds = 0.1
-        self._clock = ClockWatch(settings.lease_seconds)
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         self._database.subscribe(self._take_hint)
         for _ in range(self._processes):
             self._spawn()
-        steps: list[tuple[Callable[[], Awaitable[None]], asyncio.Event | None, float | None]] = [
-            (self._claim, self._wake, None),
-            (self._promote, self._due, None),
-            (self._look, None, min(LOOK_SECONDS, self._settings.lease_seconds / 3)),
-            (self._check_leases, None, LEASES_SECONDS),
-            (self._renew, None, self._settings.lease_seconds / 3),
-            (self._store_progress, None, PROGRESS_SECONDS),
-            (self._beat, self._news, min(BEAT_SECONDS, self._settings.lease_seconds / 3)),
-            (self._prune, None, PRUNE_SECONDS),
-        ]
-        self._loops = [self._loop.create_task(self._repeat(*step)) for step in steps]
+        third = self._settings.lease_seconds / 3
+        self._loops.start(self._claim, at=self._wake)
+        self._loops.start(self._check_leases, every=LEASES_SECONDS)
+        self._loops.start(self._renew, every=third)
+        self._loops.start(self._store_progress, every=PROGRESS_SECONDS)
+        self._loops.start(self._beat, at=self._news, every=min(BEAT_SECONDS, third))
+        self._upkeep.start(self._loops)
         log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
 
     def stop(self) -> None:
@@ -112,11 +104,10 @@ class Worker:
             async with asyncio.timeout(DEPLOY_SECONDS), self._claiming:  # a claim on its way is part of it
                 while self._runs or self._finishing:
                     await asyncio.sleep(0.02)
-        for loop in self._loops:
-            loop.cancel()
+        self._loops.stop()
         for child in self._children:
             child.kill()  # before the release: nothing of a run may go on when another takes over
-        released = [run.claim for run in self._runs.values()]
+        released = self._claims()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
@@ -125,36 +116,12 @@ class Worker:
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
         log.info("worker.stopped", extra={"worker": self.id, "released": len(released)})
 
-    async def _repeat(
-        self, step: Callable[[], Awaitable[None]], event: asyncio.Event | None, seconds: float | None
-    ) -> None:
-        """Does one thing for ever: every so many seconds, and as soon as the event is set."""
-        event = event or asyncio.Event()
-        while True:
-            event.clear()
-            went_well = await self._try(step)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds if went_well else AGAIN_SECONDS):
-                    await event.wait()
-
-    async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
-        try:
-            await step()
-            return True
-        except Unavailable as error:
-            if error.code == "database_unavailable":
-                self._clock.distrust()
-            log.warning("worker.database_unavailable", extra={"reason": error.detail})
-        except Exception:  # a fault in one step must not end the upkeep for good
-            log.exception("worker.step_failed", extra={"step": step.__name__})
-        return False
-
     def _take_hint(self, hint: str) -> None:
         kind, _, task_id = hint.partition(" ")
         if kind == "queued":
             self._wake.set()
         elif kind == "scheduled":
-            self._due.set()
+            self._upkeep.due.set()
         elif kind == "cancelled":
             for run in [run for run in self._runs.values() if run.claim.id == task_id]:
                 self._interrupt(run, "cancelled")
@@ -292,7 +259,7 @@ class Worker:
     def _lose(self, run: Run, reason: str, *, is_only: bool) -> None:
         """The child is gone. Who shared it with others may be innocent: it runs again, alone, at no cost."""
         if run.stopping or is_only:
-            error = _error("worker_lost", f"the process that ran it {reason}")
+            error = queue.error("worker_lost", f"the process that ran it {reason}")
             self._finish(run, Ending(error=error, progress=run.progress))
         else:
             self._in_background(self._release(run, is_alone=True))
@@ -320,7 +287,7 @@ class Worker:
         run.child = None
         if run.stopping == "timeout":
             limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
-            ending = Ending(error=_error("timeout", limit), progress=ending.progress)
+            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress)
         self._in_background(self._store(run, ending))
 
     async def _store(self, run: Run, ending: Ending) -> None:
@@ -333,7 +300,7 @@ class Worker:
         if held:
             self._database.publish(f"ended {run.claim.id}")
             if ending.error is not None:
-                self._due.set()  # it may be scheduled for another try
+                self._upkeep.due.set()  # it may be scheduled for another try
         else:
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
 
@@ -360,25 +327,8 @@ class Worker:
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
 
-    async def _promote(self) -> None:
-        while True:
-            seconds = await self._database.read(queue.seconds_to_next_due)
-            if seconds is None or seconds > LOOK_SECONDS:
-                return
-            if seconds > 0:
-                await asyncio.sleep(seconds)
-            if await self._database.write(queue.promote):
-                self._database.publish("queued")
-
-    async def _look(self) -> None:
-        """Finds what no hint has told."""
-        seen = await self._database.read(lambda tx: queue.look(tx, self._settings.lease_seconds))
-        if seen.has_queued:
-            self._wake.set()
-        if seen.seconds_to_next_due is not None and seen.seconds_to_next_due <= LOOK_SECONDS:
-            self._due.set()
-        if not self._clock.has_jumped(seen.now) and seen.has_expired_leases:
-            await self._recover()
+    def _claims(self) -> list[Claim]:
+        return [run.claim for run in self._runs.values()]
 
     async def _check_leases(self) -> None:
         """Finds the runs that a client cancelled, or that others took for lost, when the hint got lost."""
@@ -387,10 +337,10 @@ class Worker:
             self._interrupt_lost(await self._database.read(lambda tx: queue.lost(tx, runs)))
 
     async def _renew(self) -> None:
-        runs = [run.claim for run in self._runs.values()]
-        if not runs:
-            return
-        self._interrupt_lost(await self._database.write(lambda tx: queue.renew(tx, runs, self._settings.lease_seconds)))
+        runs = self._claims()
+        if runs:
+            lease_seconds = self._settings.lease_seconds
+            self._interrupt_lost(await self._database.write(lambda tx: queue.renew(tx, runs, lease_seconds)))
 
     def _interrupt_lost(self, lost: list[Claim]) -> None:
         for claim in lost:
@@ -405,24 +355,6 @@ class Worker:
         for run in runs:
             run.is_reported = True
         await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
-
-    async def _recover(self) -> None:
-        """Takes back what a dead worker held. After a jump of the clock, or while nothing could be written,
-        nobody is dead yet: wait for renewals."""
-        lease_seconds = self._settings.lease_seconds
-        lost = _error("worker_lost", "its worker stopped renewing the lease")
-        mine = [run.claim for run in self._runs.values()]
-
-        def unit(tx: Transaction) -> list[str]:
-            queue.renew(tx, mine, lease_seconds)  # whatever has held it up, this worker is not dead
-            return queue.recover(tx, lost, lease_seconds)
-
-        recovered = await self._database.write(unit)
-        for task_id in recovered:
-            self._database.publish(f"ended {task_id}")
-        if recovered:
-            log.warning("worker.recovered", extra={"tasks": len(recovered)})
-            self._database.publish("queued")
 
     async def _beat(self) -> None:
         has_claimed, self._has_claimed = self._has_claimed, False
@@ -440,14 +372,6 @@ class Worker:
             )
         )
 
-    async def _prune(self) -> None:
-        if self._clock.is_distrusted:
-            return
-        while await self._database.write(lambda tx: queue.prune(tx, self._settings.result_ttl)) >= queue.MAX_SWEPT:
-            await asyncio.sleep(0)
-        while await self._database.write(idempotency.prune) >= idempotency.MAX_PRUNED:
-            await asyncio.sleep(0)
-
 
 def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:
     for run in runs:
@@ -455,7 +379,3 @@ def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: st
     if unanswered:
         queue.release_claim(tx, unanswered)
     workers.sign_off(tx, worker_id)
-
-
-def _error(code: str, message: str) -> str:
-    return encode({"code": code, "type": None, "message": message})

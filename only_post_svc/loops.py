@@ -1,0 +1,50 @@
+"""What a process does over and over for as long as it lives."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from shared.errors import Unavailable
+
+AGAIN_SECONDS = 1.0  # after the database did not answer
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[], Awaitable[None]]
+
+
+class Loops:
+    """Steps, each repeated on its own: none waits for another, and a fault in one ends nothing."""
+
+    def __init__(self, database_failed: Callable[[], None]) -> None:
+        self._database_failed = database_failed
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self, step: Step, *, every: float | None = None, at: asyncio.Event | None = None) -> None:
+        """Does the step now, then `every` so many seconds and as soon as the event is set."""
+        self._loops.append(asyncio.create_task(self._repeat(step, every, at or asyncio.Event())))
+
+    def stop(self) -> None:
+        for loop in self._loops:
+            loop.cancel()
+
+    async def _repeat(self, step: Step, seconds: float | None, event: asyncio.Event) -> None:
+        while True:
+            event.clear()
+            went_well = await self._try(step)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if went_well else AGAIN_SECONDS):
+                    await event.wait()
+
+    async def _try(self, step: Step) -> bool:
+        try:
+            await step()
+            return True
+        except Unavailable as error:
+            if error.code == "database_unavailable":
+                self._database_failed()
+            log.warning("worker.database_unavailable", extra={"reason": error.detail})
+        except Exception:
+            log.exception("worker.step_failed", extra={"step": step.__name__})
+        return False

@@ -1,8 +1,16 @@
 """Transactions at a time that the test sets."""
 
-from typing import Any
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
-from shared.database import Row, Transaction
+from shared.database import Database, Row, Transaction, connection
+from tests.shared.engines import ENGINES
+
+T = TypeVar("T")
+START = 1_800_000_000_000
 
 
 class At:
@@ -26,3 +34,30 @@ class At:
 
     def lock(self, name: str) -> None:
         self._tx.lock(name)
+
+
+class Timeline:
+    """A database, and what happens to it one after the other."""
+
+    def __init__(self, database: Database, runner: asyncio.Runner) -> None:
+        self._database = database
+        self._runner = runner
+        self.now = START
+
+    def do(self, unit: Callable[[At], T]) -> T:
+        return self._runner.run(self._database.write(lambda tx: unit(At(tx, self.now))))
+
+    def later(self, seconds: float) -> None:
+        self.now += int(seconds * 1000)
+
+
+Opened = TypeVar("Opened", bound=Timeline)
+
+
+@contextlib.contextmanager
+def opened(kind: type[Opened], engine_name: str, directory: Path, schemas: dict[str, Path]) -> Iterator[Opened]:
+    """An empty one."""
+    with ENGINES[engine_name](directory) as engine, asyncio.Runner() as runner:
+        database = runner.run(connection.connect(engine.url, schemas))
+        yield kind(database, runner)
+        runner.run(database.close())

@@ -1,17 +1,16 @@
 """A queue at a time that the test sets."""
 
-import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from only_post_svc import queue
+from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask, Task
-from shared.database import Database
-from tests.transactions import At
+from tests.transactions import Timeline, opened
 
-T = TypeVar("T")
-START = 1_800_000_000_000
 LOST = '{"code":"worker_lost","type":null,"message":"gone"}'
 ERROR = '{"code":"task_error","type":"ValueError","message":"no"}'
 
@@ -21,16 +20,8 @@ def token() -> str:
     return secrets.token_hex(8)
 
 
-class Store:
-    """A database, and the verbs of the queue on it at a time that the test sets."""
-
-    def __init__(self, database: Database, runner: asyncio.Runner) -> None:
-        self.database = database
-        self.runner = runner
-        self.now = START
-
-    def do(self, unit: Callable[[At], T]) -> T:
-        return self.runner.run(self.database.write(lambda tx: unit(At(tx, self.now))))
+class Store(Timeline):
+    """The verbs of the queue."""
 
     def submit(self, type: str = "a", caller: str = "", **options: Any) -> str:
         new = NewTask(**{"type": type, "payload": "{}", "timeout_ms": 1000, "max_attempts": 3, **options})
@@ -55,5 +46,9 @@ class Store:
         assert task is not None
         return task
 
-    def later(self, seconds: float) -> None:
-        self.now += int(seconds * 1000)
+
+@contextlib.contextmanager
+def open_store(engine_name: str, directory: Path) -> Iterator[Store]:
+    """An empty one."""
+    with opened(Store, engine_name, directory, {"only_post": SCHEMA}) as store:
+        yield store

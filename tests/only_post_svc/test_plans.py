@@ -10,10 +10,10 @@ from only_post_svc import queue, workers
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask
 from shared.database import Transaction, Unit
-from tests.only_post_svc.store import ERROR, LOST, START, token
+from tests.only_post_svc.store import ERROR, LOST, token
 from tests.plans import ROWS, STATES, Plans, check, make, plans_of
 from tests.postgres import execute, new_database
-from tests.transactions import At
+from tests.transactions import START, At
 
 WAITING = ROWS // 10
 

@@ -1,7 +1,5 @@
 """The life of a task in SQL, on every engine."""
 
-import asyncio
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,24 +7,16 @@ from typing import Any
 import pytest
 
 from only_post_svc import queue, workers
-from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask
-from shared.database import Transaction, connection
-from tests.only_post_svc.store import ERROR, LOST, Store, token
+from shared.database import Transaction
+from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
 from tests.shared.engines import ENGINES
 
 
 @pytest.fixture(params=ENGINES)
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    with (
-        tempfile.TemporaryDirectory(prefix="h") as directory,
-        ENGINES[request.param](tmp_path) as engine,
-        asyncio.Runner() as runner,
-    ):
-        monkeypatch.setattr(tempfile, "tempdir", directory)  # a socket's path has to be short
-        database = runner.run(connection.connect(engine.url, {"only_post": SCHEMA}))
-        yield Store(database, runner)
-        runner.run(database.close())
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with open_store(request.param, tmp_path) as store:
+        yield store
 
 
 def test_a_new_task_is_what_was_asked_for(store: Store) -> None:

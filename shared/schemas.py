@@ -53,16 +53,31 @@ class Limits:
         return {name: bound for name, bound in vars(self).items() if bound is not None}
 
 
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What a text is, for who reads the schema: Annotated[str, Format("uuid")]. No check is made of it."""
+
+    format: str
+
+    def schema(self) -> Schema:
+        return {"format": self.format}
+
+
 class Unsupported(TypeError):
     """An annotation that JSON has no shape for."""
 
 
-def schema_of(annotation: Any) -> Schema:
+def schema_of(annotation: Any, of_dataclass: Callable[[type], Schema] | None = None) -> Schema:
     """The JSON Schema of an annotation: JSON's own types, list[…], dict[str, …], Literal,
-    unions, dataclasses, and Annotated[…, Limits(…)].
+    unions, dataclasses, and Annotated[…, Limits(…)]. `of_dataclass` makes the schema of those within,
+    which stand there in full when it is left out.
 
     Raises Unsupported for anything else.
     """
+
+    def within(inner: Any) -> Schema:
+        return schema_of(inner, of_dataclass)
+
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in (Any, object, inspect.Parameter.empty):
         return {}
@@ -71,29 +86,30 @@ def schema_of(annotation: Any) -> Schema:
     if annotation is None:
         return {"type": "null"}
     if origin is Annotated:
-        return schema_of(arguments[0]) | _limits(arguments[1:])
+        return within(arguments[0]) | _limits(arguments[1:])
     if origin is Literal and all(isinstance(argument, (str, int, type(None))) for argument in arguments):
         return {"enum": list(arguments)}
     if origin is list:
-        return {"type": "array", "items": schema_of(arguments[0])}
+        return {"type": "array", "items": within(arguments[0])}
     if origin is dict and arguments[0] is str:
-        return {"type": "object", "additionalProperties": schema_of(arguments[1])}
+        return {"type": "object", "additionalProperties": within(arguments[1])}
     if origin in UNIONS:
-        return {"anyOf": [schema_of(argument) for argument in arguments]}
+        return {"anyOf": [within(argument) for argument in arguments]}
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return _schema_of_dataclass(annotation)
+        return of_dataclass(annotation) if of_dataclass else schema_of_dataclass(annotation)
     raise Unsupported(f"{annotation!r} is not one of JSON's types, list, dict[str, …], Literal, a union or a dataclass")
 
 
 def _limits(metadata: tuple[Any, ...]) -> Schema:
-    return {name: bound for one in metadata if isinstance(one, Limits) for name, bound in one.schema().items()}
+    known = [one for one in metadata if isinstance(one, (Limits, Format))]
+    return {name: bound for one in known for name, bound in one.schema().items()}
 
 
-def _schema_of_dataclass(cls: type) -> Schema:
+def schema_of_dataclass(cls: type, of_dataclass: Callable[[type], Schema] | None = None) -> Schema:
     hints = get_type_hints(cls, include_extras=True)
     properties, required = {}, []
     for field in dataclasses.fields(cls):
-        properties[field.name] = schema_of(hints[field.name])
+        properties[field.name] = schema_of(hints[field.name], of_dataclass)
         if field.default is not dataclasses.MISSING:
             properties[field.name] |= default_schema(field.default)
         elif field.default_factory is dataclasses.MISSING:

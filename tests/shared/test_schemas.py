@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import pytest
 
-from shared.schemas import Fault, Limits, Unsupported, build, schema_of, validator
+from shared.schemas import Fault, Format, Limits, Unsupported, build, schema_of, validator
 
 
 @dataclass
@@ -43,6 +43,7 @@ SCHEMAS: list[tuple[Any, dict[str, Any]]] = [
     (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
     (Optional[int], {"anyOf": [{"type": "integer"}, {"type": "null"}]}),  # noqa: UP045
     (Annotated[int, Limits(minimum=0, maximum=9)], {"type": "integer", "minimum": 0, "maximum": 9}),
+    (Annotated[str, Format("uuid")], {"type": "string", "format": "uuid"}),
     (Point, POINT),
     (list[Point], {"type": "array", "items": POINT}),
 ]

@@ -7,7 +7,7 @@ import signal
 
 import uvloop
 
-from only_post_svc.main import parts, start_server
+from only_post_svc.main import parts, print_document, start_server
 from only_post_svc.settings import Settings
 from only_post_svc.worker import Worker
 from shared import logs, server
@@ -37,9 +37,12 @@ def main() -> None:
         one.add_argument("--host", help="the address to listen on (HOST)")
         one.add_argument("--port", type=int, help="the port to listen on (PORT)")
     commands.add_parser("worker", help="run tasks only")
+    commands.add_parser("openapi", help="print the OpenAPI document")
     options = parser.parse_args()
     if options.command == "worker":
         uvloop.run(work(server.settings_or_fail(Settings)))
+    elif options.command == "openapi":
+        print_document()
     else:
         start_server(options.host, options.port)
 

@@ -7,23 +7,25 @@ from typing import Any, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from only_post_svc import models, queue
+from only_post_svc import models, operations, queue
 from only_post_svc.backlog import Backlog
 from only_post_svc.health import Health
 from only_post_svc.models import Types, listed_json, task_json
 from only_post_svc.queue import NewTask, Task
+from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
+from shared import openapi
 from shared.auth import TokenDoor, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.idempotency import Answer, key_of, once
+from shared.openapi import Path
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address
-from shared.schemas import Fault
+from shared.schemas import Fault, Schema
 from shared.strict_json import encode
 
 
@@ -39,6 +41,7 @@ class State(TypedDict):
     health: Health
     cursors: Cursors
     rate_limit: RateLimit | None
+    document: bytes
 
 
 ANYONE = ""  # the caller where no token is asked for
@@ -188,14 +191,23 @@ async def list_types(request: Request[State]) -> Response:
 
 
 async def health(request: Request[State]) -> Response:
-    if body := await read(request):  # none is fine
-        check_media_type(request, "application/json")
-        if not isinstance(parse_json(body), dict):
-            raise Invalid([Fault("", "must be an object")])
+    await _check_optional_body(request)
     is_ok, report = await request.state["health"].report()
     if not is_ok:
         return json_response(encode(report), 503, {"Retry-After": "5"})
     return json_response(encode(report))
+
+
+async def show_document(request: Request[State]) -> Response:
+    await _check_optional_body(request)
+    return Response(request.state["document"], media_type="application/json")
+
+
+async def _check_optional_body(request: Request[State]) -> None:
+    if body := await read(request):  # none is fine
+        check_media_type(request, "application/json")
+        if not isinstance(parse_json(body), dict):
+            raise Invalid([Fault("", "must be an object")])
 
 
 def _found(task: Task | None) -> Task:
@@ -204,14 +216,29 @@ def _found(task: Task | None) -> Task:
     return task
 
 
-def routes(*, health_get: bool) -> list[Route]:
+def document(settings: Settings, types: dict[str, TaskType]) -> bytes:
+    """The service's OpenAPI document."""
+    described = describe(health_get=settings.health_get, has_tokens=settings.task_auth == "required")
+    described["components"]["schemas"] |= operations.typed_schemas(types.values())
+    return encode(described).encode()
+
+
+def describe(*, health_get: bool, has_tokens: bool) -> Schema:
+    """The document without the types of tasks."""
+    paths = routes(health_get=health_get)
+    return openapi.document(operations.TITLE, operations.DESCRIPTION, paths, has_tokens=has_tokens)
+
+
+def routes(*, health_get: bool) -> list[Path]:
+    probe = {"GET": (health, operations.GET_HEALTH)} if health_get else {}
     return [
-        Route("/api/task", submit, methods=["POST"]),
-        Route("/api/batch", submit_batch, methods=["POST"]),
-        Route("/api/result", result, methods=["POST"]),
-        Route("/api/cancel", cancel, methods=["POST"]),
-        Route("/api/retry", retry, methods=["POST"]),
-        Route("/api/tasks", list_tasks, methods=["POST"]),
-        Route("/api/types", list_types, methods=["POST"]),
-        Route("/health", health, methods=["POST", "GET"] if health_get else ["POST"]),
+        Path("/api/task", POST=(submit, operations.SUBMIT)),
+        Path("/api/batch", POST=(submit_batch, operations.BATCH)),
+        Path("/api/result", POST=(result, operations.RESULT)),
+        Path("/api/cancel", POST=(cancel, operations.CANCEL)),
+        Path("/api/retry", POST=(retry, operations.RETRY)),
+        Path("/api/tasks", POST=(list_tasks, operations.LIST)),
+        Path("/api/types", POST=(list_types, operations.TYPES)),
+        Path("/health", POST=(health, operations.HEALTH), **probe),
+        Path("/openapi.json", POST=(show_document, operations.OPENAPI)),
     ]

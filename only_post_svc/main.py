@@ -1,5 +1,6 @@
 """The parts put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,6 +84,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 health=Health(database),
                 cursors=Cursors([secret.value for secret in settings.secret_key]),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+                document=api.document(settings, types),
             )
         await worker.stopped()
 
@@ -105,6 +107,16 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
     """Serves until SIGTERM or SIGINT, with the settings of the environment."""
     settings = server.settings_or_fail(Settings)
     server.serve(create_app(settings), settings, host, port, PostOnlyProtocol)
+
+
+def print_document() -> None:
+    """Prints what `POST /openapi.json` answers."""
+    settings = server.settings_or_fail(Settings)
+    try:
+        types = asyncio.run(describe_types(settings))
+    except SettingsError as error:
+        server.fail(str(error))
+    print(api.document(settings, types).decode())
 
 
 def __getattr__(name: str) -> Any:

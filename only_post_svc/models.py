@@ -10,7 +10,7 @@ from shared import times
 from shared.bodies import Shape
 from shared.errors import Invalid
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
-from shared.schemas import Check, Fault, Limits, validator
+from shared.schemas import Check, Fault, Format, Limits, validator
 from shared.strict_json import encode
 
 MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
@@ -28,7 +28,7 @@ class TaskRequest:
     type: str
     payload: dict[str, Any] = field(default_factory=dict)
     delay: Annotated[float, Limits(minimum=0, maximum=MAX_DELAY_SECONDS)] = 0
-    run_at: str | None = None
+    run_at: Annotated[str, Format("date-time")] | None = None
     priority: Annotated[int, Limits(minimum=-100, maximum=100)] = 0
     timeout: Annotated[float, Limits(exclusiveMinimum=0)] | None = None
     max_attempts: Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)] | None = None

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import requests
 
+from tests.documents import document_of
+
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30
 TASKS = "tests.tasks"  # the module of test tasks, for TASK_MODULES
@@ -116,13 +118,24 @@ class HTTPService(Process):
         self.file = directory / "var" / self.file_name  # where it keeps its rows unless DATABASE_URL says otherwise
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.document = document_of(self.module, health_get=(env or {}).get("HEALTH_GET") == "true")
         self.session = requests.Session()
+        self.session.hooks["response"].append(self.check)
         super().__init__(directory, *self.command(), env=env, name="web")
         if wait:
             self.wait_until_up()
 
     def command(self) -> list[str]:
         return ["-m", self.module, "--port", str(self.port)]
+
+    def check(self, answer: requests.Response, **options: Any) -> None:
+        """Holds an answer against the service's OpenAPI document."""
+        self.document.check(answer, **options)
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """On a connection of its own."""
+        hooks = {"response": self.check}
+        return requests.request(method, f"{self.url}{path}", **{"timeout": 60, "hooks": hooks, **options})
 
     def wait_until_up(self) -> None:
         def is_up() -> bool:
@@ -144,9 +157,6 @@ class TokenService(HTTPService):
 
     def __init__(self, directory: Path, env: Mapping[str, str] | None = None, port: int = 0, wait: bool = True):
         super().__init__(directory, {"RATE_LIMITS": "off", **dict(env or {})}, port, wait)
-
-    def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        return requests.request(method, f"{self.url}{path}", **{"timeout": 60, **options})
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)

@@ -1,18 +1,17 @@
 """The routes as one list."""
 
 import time
-from collections.abc import Awaitable, Callable
+from functools import cache
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from shared import VERSION
+from shared import VERSION, openapi
 from shared.errors import Unavailable
-from token_svc import data, me, oauth
-from token_svc.callers import State, json_response
-
-Handler = Callable[[Request[State]], Awaitable[Response]]
+from shared.openapi import Path
+from shared.strict_json import encode
+from token_svc import data, me, oauth, operations
+from token_svc.callers import State, json_response, written_response
 
 
 async def health(request: Request[State]) -> Response:
@@ -27,26 +26,39 @@ async def health(request: Request[State]) -> Response:
     return json_response({"status": "ok", "version": VERSION, "database": database})
 
 
-def path(pattern: str, **handlers: Handler) -> Route:
-    """One route for all methods of a path, so that its 405 names them all."""
-
-    async def endpoint(request: Request[State]) -> Response:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
-
-    return Route(pattern, endpoint, methods=list(handlers))
+async def show_document(request: Request[State]) -> Response:
+    return written_response(document())
 
 
-def routes() -> list[Route]:
+@cache
+def document() -> str:
+    """The service's OpenAPI document."""
+    return encode(openapi.document(operations.TITLE, operations.DESCRIPTION, routes()))
+
+
+def routes() -> list[Path]:
     return [
-        path("/register", POST=me.register),
-        path("/token", POST=oauth.token),
-        path("/revoke", POST=oauth.revoke),
-        path("/introspect", POST=oauth.introspect),
-        path("/me", GET=me.show, PATCH=me.change, DELETE=me.delete),
-        path("/me/export", GET=me.export),
-        path("/data", GET=data.list_all, POST=data.create),
-        path("/data/{item_id}", GET=data.read, PUT=data.replace, PATCH=data.merge, DELETE=data.delete),
-        path("/health", GET=health),
-        path("/.well-known/oauth-authorization-server", GET=oauth.metadata),
-        path("/.well-known/jwks.json", GET=oauth.jwks),
+        Path("/register", POST=(me.register, operations.REGISTER)),
+        Path("/token", POST=(oauth.token, operations.TOKEN)),
+        Path("/revoke", POST=(oauth.revoke, operations.REVOKE)),
+        Path("/introspect", POST=(oauth.introspect, operations.INTROSPECT)),
+        Path(
+            "/me",
+            GET=(me.show, operations.SHOW_ME),
+            PATCH=(me.change, operations.CHANGE_ME),
+            DELETE=(me.delete, operations.DELETE_ME),
+        ),
+        Path("/me/export", GET=(me.export, operations.EXPORT_ME)),
+        Path("/data", GET=(data.list_all, operations.LIST_ITEMS), POST=(data.create, operations.CREATE_ITEM)),
+        Path(
+            "/data/{item_id}",
+            GET=(data.read, operations.READ_ITEM),
+            PUT=(data.replace, operations.REPLACE_ITEM),
+            PATCH=(data.merge, operations.MERGE_ITEM),
+            DELETE=(data.delete, operations.DELETE_ITEM),
+        ),
+        Path("/health", GET=(health, operations.HEALTH)),
+        Path("/openapi.json", GET=(show_document, operations.OPENAPI)),
+        Path("/.well-known/oauth-authorization-server", GET=(oauth.metadata, operations.METADATA)),
+        Path("/.well-known/jwks.json", GET=(oauth.jwks, operations.JWKS)),
     ]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from shared import times
 from shared.bodies import Shape
+from shared.schemas import schema_of
 from shared.strict_json import encode
 from token_svc.accounts import Account
 from token_svc.items import Item
@@ -18,9 +19,12 @@ class RegisterRequest:
     email: str
 
 
+GrantType = Literal["password", "refresh_token"]
+
+
 @dataclass(frozen=True)
 class TokenRequest:
-    grant_type: Literal["password", "refresh_token"] = "password"
+    grant_type: GrantType = "password"
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
@@ -82,6 +86,14 @@ PASSWORD = Shape(PasswordRequest)
 CREATE = Shape(CreateRequest)
 ITEM = Shape(ItemRequest)
 PATCH = Shape(PatchRequest)
+
+# As forms, which have to name the grant type, and whose other fields are left out (RFC 6749 §3.2).
+TOKEN_FORM = TOKEN.schema | {
+    "properties": TOKEN.schema["properties"] | {"grant_type": schema_of(GrantType)},
+    "required": ["grant_type"],
+    "additionalProperties": True,
+}
+TOKEN_ONLY_FORM = TOKEN_ONLY.schema | {"additionalProperties": True}
 
 
 def account_json(account: Account) -> dict[str, Any]:

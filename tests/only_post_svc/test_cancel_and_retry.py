@@ -96,7 +96,7 @@ def test_code_that_ignores_it_is_killed_within_two_seconds(start_service: Callab
 
 def test_who_waits_is_told_of_the_cancelling_at_once(service: Service) -> None:
     task_id = started(service, "sleep", {"seconds": 30})
-    Timer(0.2, lambda: requests.post(f"{service.url}/api/cancel", json={"task_id": task_id}, timeout=9)).start()
+    Timer(0.2, lambda: service.request("POST", "/api/cancel", json={"task_id": task_id}, timeout=9)).start()
     asked_at = time.monotonic()
     assert service.result(task_id, wait=25)["status"] == "cancelled"
     assert time.monotonic() - asked_at < 0.7  # a poll would take up to a second

@@ -13,7 +13,7 @@ from tests.processes import Service, Worker, eventually
 
 
 def health(service: Service) -> requests.Response:
-    return requests.post(f"{service.url}/health", timeout=9)
+    return service.request("POST", "/health", timeout=9)
 
 
 def make_older(service: Service, seconds: int) -> None:
@@ -39,27 +39,27 @@ def test_a_worker_says_that_it_lives(service: Service) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"any": "thing"}'])
 def test_a_body_is_optional(service: Service, body: bytes) -> None:
-    assert requests.post(f"{service.url}/health", data=body, timeout=9).status_code == 200
+    assert service.request("POST", "/health", data=body, timeout=9).status_code == 200
 
 
 @pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"[]", 422)])
 def test_a_body_that_is_no_object_is_refused(service: Service, body: bytes, status: int) -> None:
-    assert requests.post(f"{service.url}/health", data=body, timeout=9).status_code == status
+    assert service.request("POST", "/health", data=body, timeout=9).status_code == status
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/", "/api/task", "/nowhere"])
 def test_get_is_refused_unless_it_was_opened(service: Service, path: str) -> None:
-    answer = requests.get(f"{service.url}{path}", timeout=9)
+    answer = service.request("GET", path, timeout=9)
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["Allow"] == "POST"
 
 
 def test_health_get_opens_that_one_path(start_service: Callable[..., Service]) -> None:
     service = start_service(HEALTH_GET="true", WORKER_PROCESSES="0", TASK_AUTH="required")
-    answer = requests.get(f"{service.url}/health", timeout=9)
+    answer = service.request("GET", "/health", timeout=9)
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
-    problem(requests.get(f"{service.url}/api/types", timeout=9), 405, "method_not_allowed")
-    problem(requests.put(f"{service.url}/health", timeout=9), 405, "method_not_allowed")
+    problem(service.request("GET", "/api/types", timeout=9), 405, "method_not_allowed")
+    problem(service.request("PUT", "/health", timeout=9), 405, "method_not_allowed")
     assert health(service).status_code == 200
 
 

@@ -89,7 +89,7 @@ def test_many_may_wait_for_one_task(service: Service, tmp_path: Path) -> None:
 
     def wait() -> None:
         body = {"task_id": task_id, "wait": 25}
-        answers.append(requests.post(f"{service.url}/api/result", json=body, timeout=60).status_code)
+        answers.append(service.request("POST", "/api/result", json=body, timeout=60).status_code)
 
     threads = [threading.Thread(target=wait) for _ in range(20)]
     for thread in threads:

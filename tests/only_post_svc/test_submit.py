@@ -26,7 +26,7 @@ def post(service: Service, **body: Any) -> requests.Response:
 
 
 def keyed(service: Service, key: str, body: Any, path: str = "/api/task") -> requests.Response:
-    return requests.post(f"{service.url}{path}", json=body, headers={"Idempotency-Key": key}, timeout=60)
+    return service.request("POST", path, json=body, headers={"Idempotency-Key": key}, timeout=60)
 
 
 def moment(text: str) -> datetime:

@@ -6,7 +6,7 @@ OPEN = {
     ("POST", "/register"),
     ("POST", "/token"),
     ("POST", "/revoke"),
-    *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/.well-known/jwks.json")),
+    *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/openapi.json", "/.well-known/jwks.json")),
     *((method, "/.well-known/oauth-authorization-server") for method in ("GET", "HEAD")),
 }
 

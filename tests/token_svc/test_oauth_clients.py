@@ -27,8 +27,14 @@ def http_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
 
 
+def client_of(user: User, scope: str | None = None) -> OAuth2Session:
+    session = OAuth2Session(client=LegacyApplicationClient(CLIENT, scope=scope), scope=scope)
+    session.hooks["response"].append(user.service.check)
+    return session
+
+
 def logged_in(user: User) -> OAuth2Session:
-    session = OAuth2Session(client=LegacyApplicationClient(CLIENT))
+    session = client_of(user)
     session.fetch_token(f"{user.service.url}/token", username=user.username, password=user.password, timeout=60)
     return session
 
@@ -39,14 +45,14 @@ def test_a_standard_client_logs_in_and_calls(user: User) -> None:
 
 
 def test_a_standard_client_asks_for_a_scope(user: User) -> None:
-    with OAuth2Session(client=LegacyApplicationClient(CLIENT, scope="data"), scope="data") as session:
+    with client_of(user, "data") as session:
         url = f"{user.service.url}/token"
         found = session.fetch_token(url, username=user.username, password=user.password, timeout=60)
         assert found["scope"] == ["data"]
 
 
 def test_a_standard_client_reads_why_a_login_failed(user: User) -> None:
-    with OAuth2Session(client=LegacyApplicationClient(CLIENT)) as session, pytest.raises(InvalidGrantError) as caught:
+    with client_of(user) as session, pytest.raises(InvalidGrantError) as caught:
         session.fetch_token(f"{user.service.url}/token", username=user.username, password="wrong", timeout=60)
     assert caught.value.description
 

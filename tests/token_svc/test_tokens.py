@@ -278,16 +278,16 @@ def test_what_is_no_form_is_refused(tokens: TokenService, path: str, body: bytes
 
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])
 def test_every_refusal_of_the_oauth_routes_says_error_and_error_description(introspector: User, path: str) -> None:
-    url = f"{introspector.service.url}{path}"
+    request = introspector.service.request
     headers = dict(bearer(introspector.pair["access_token"]))
     good = json.dumps({"token": "x"})
     refused = {
-        (405, "GET"): requests.get(url, timeout=60),
-        (405, "PUT"): requests.put(url, data=good, timeout=60),
-        (413, "POST"): requests.post(url, data=b"x" * 1_100_000, headers=headers, timeout=60),
-        (415, "POST"): requests.post(url, data=good, headers={**headers, "Content-Type": "text/plain"}, timeout=60),
-        (400, "POST"): requests.post(url, data=b"{", headers=headers, timeout=60),
-        (422, "POST"): requests.post(url, data=b"[]", headers=headers, timeout=60),
+        (405, "GET"): request("GET", path),
+        (405, "PUT"): request("PUT", path, data=good),
+        (413, "POST"): request("POST", path, data=b"x" * 1_100_000, headers=headers),
+        (415, "POST"): request("POST", path, data=good, headers={**headers, "Content-Type": "text/plain"}),
+        (400, "POST"): request("POST", path, data=b"{", headers=headers),
+        (422, "POST"): request("POST", path, data=b"[]", headers=headers),
     }
     for (status, _), answer in refused.items():
         assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")

@@ -29,6 +29,7 @@ class User(requests.Session):
     def __init__(self, service: TokenService, **changes: Any) -> None:
         super().__init__()
         self.service = service
+        self.hooks["response"].append(service.check)
         body = form_of(**changes)
         self.password: str = body["password"]
         answer = service.post("/register", body)

@@ -1,0 +1,123 @@
+"""What each route takes and answers, beside what shared/openapi.py says of all."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from only_post_svc import answers, models
+from only_post_svc.registry import TaskType
+from shared.openapi import IDEMPOTENCY_KEY, JSON, Codes, Operation, Reply, about, reference
+from shared.schemas import Schema
+
+TITLE = "only_post_svc"
+DESCRIPTION = (
+    "Background jobs over HTTP: what is acknowledged is on disk, and is run. Any other method than POST is a 405 "
+    "`method_not_allowed`, an unknown path a 404 `not_found`."
+)
+SCOPE = "tasks"
+ANY_OBJECT: Schema = {"type": "object"}
+NOT_FOUND: Codes = {404: "task_not_found"}
+
+SUBMIT = Operation(
+    name="submit_task",
+    summary="Submit a task",
+    body={JSON: models.SUBMIT},
+    parameters=(IDEMPOTENCY_KEY,),
+    scope=SCOPE,
+    answers={
+        200: Reply("with `wait`: the task, which has ended", answers.Task, ("Idempotency-Replayed",)),
+        202: Reply("the task is on disk", answers.Task, ("Idempotency-Replayed", "Retry-After")),
+    },
+    codes={503: "queue_full"},
+)
+BATCH = Operation(
+    name="submit_batch",
+    summary="Submit many tasks, all or none",
+    body={JSON: models.BATCH},
+    parameters=(IDEMPOTENCY_KEY,),
+    scope=SCOPE,
+    answers={202: Reply("the tasks are on disk", answers.Batch, ("Idempotency-Replayed",))},
+    codes={503: "queue_full"},
+)
+RESULT = Operation(
+    name="fetch_result",
+    summary="Fetch a task, waiting up to `wait` seconds for its end",
+    body={JSON: models.RESULT},
+    scope=SCOPE,
+    answers={
+        200: Reply("the task has ended, well or not", answers.Task),
+        202: Reply("the task has not ended yet", answers.Task, ("Retry-After",)),
+    },
+    codes=NOT_FOUND,
+)
+CANCEL = Operation(
+    name="cancel_task",
+    summary="Cancel a task, waiting or running",
+    body={JSON: models.TASK_ID},
+    scope=SCOPE,
+    answers={200: Reply("the task is cancelled", answers.Task)},
+    codes={**NOT_FOUND, 409: "task_finished"},
+)
+RETRY = Operation(
+    name="retry_task",
+    summary="Queue a failed or cancelled task again",
+    body={JSON: models.TASK_ID},
+    scope=SCOPE,
+    answers={202: Reply("the task is queued", answers.Task, ("Retry-After",))},
+    codes={**NOT_FOUND, 409: "task_not_finished task_succeeded"},
+)
+LIST = Operation(
+    name="list_tasks",
+    summary="List tasks, newest first",
+    body={JSON: models.LIST},
+    scope=SCOPE,
+    answers={200: Reply("a page", answers.TaskPage)},
+    codes={400: "invalid_cursor"},
+)
+TYPES = Operation(
+    name="list_types",
+    summary="List what can be submitted",
+    body={JSON: models.EMPTY},
+    scope=SCOPE,
+    answers={200: Reply("the types", answers.TaskTypes)},
+    overload={429: "rate_limited"},
+)
+HEALTH = Operation(
+    name="health",
+    summary="See whether the service makes progress",
+    body={JSON: ANY_OBJECT},
+    is_body_optional=True,
+    overload={},
+    answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
+)
+GET_HEALTH = replace(HEALTH, name="get_health", body={})
+OPENAPI = Operation(
+    name="openapi",
+    summary="Fetch this document",
+    body={JSON: ANY_OBJECT},
+    is_body_optional=True,
+    overload={},
+    answers={200: Reply("OpenAPI 3.1", dict[str, Any])},
+)
+
+
+def typed_schemas(types: Iterable[TaskType]) -> dict[str, Schema]:
+    """The components that know the types: what a task may be made of hangs on its type."""
+    typed = {"$ref": "#/components/schemas/TypedTask"}
+    tasks = models.BATCH.schema["properties"]["tasks"] | {"items": reference(models.TaskRequest)}
+    return {
+        "TypedTask": {"oneOf": [_typed(type) for type in types]},
+        "TaskRequest": about(models.TaskRequest) | models.TASK.schema | typed,
+        "SubmitRequest": models.SUBMIT.schema | typed,
+        "BatchRequest": models.BATCH.schema | {"properties": {"tasks": tasks}},
+    }
+
+
+def _typed(type: TaskType) -> Schema:
+    payload, limits = type.payload_schema, {"maximum": type.timeout}
+    return {
+        "title": type.type,
+        "description": type.description,
+        "properties": {"type": {"const": type.type}, "payload": payload, "timeout": limits},
+        "required": ["payload"] if payload.get("required") else [],
+    }

@@ -1,0 +1,168 @@
+"""What each route takes and answers, beside what shared/openapi.py says of all."""
+
+from typing import Annotated, Any
+
+from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
+from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
+from shared.schemas import Limits
+from token_svc import answers, models
+from token_svc.answers import ActiveAccessToken, ActiveRefreshToken, Inactive, OAuthProblem
+from token_svc.data import MERGE_PATCH
+from token_svc.forms import FORM
+
+TITLE = "token_svc"
+DESCRIPTION = (
+    "Users, OAuth 2 bearer tokens, and each user's own JSON. Another method on a known path is a 405 "
+    "`method_not_allowed`, an unknown path a 404 `not_found`."
+)
+
+LIMIT = Parameter(
+    "limit",
+    "query",
+    f"how many at most; {DEFAULT_LIMIT} when left out",
+    Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)],
+    {422: "invalid_request"},
+)
+CURSOR = Parameter("cursor", "query", "the `next_cursor` of the page before", str, {400: "invalid_cursor"})
+ITEM_ID = Parameter("item_id", "path", "the item's `id`", str, {404: "item_not_found"})
+IF_MATCH = Parameter(
+    "If-Match",
+    "header",
+    "the ETag that the item must still have",
+    str,
+    {400: "invalid_if_match", 412: "version_conflict"},
+)
+IF_NONE_MATCH = Parameter(
+    "If-None-Match", "header", "the ETags that need not be sent again", str, {400: "invalid_if_none_match"}
+)
+
+REGISTER = Operation(
+    name="register",
+    summary="Make a user, who is logged in at once",
+    body={JSON: models.REGISTER},
+    answers={201: Reply("the user is made", answers.Registered)},
+    codes={403: "registration_closed", 409: "email_taken username_taken"},
+)
+TOKEN = Operation(
+    name="get_token",
+    summary="Log in by password, or go on with a refresh token",
+    body={JSON: models.TOKEN, FORM: models.TOKEN_FORM},
+    answers={200: Reply("a new pair of tokens", answers.Tokens)},
+    codes={400: "invalid_grant invalid_request invalid_scope unsupported_grant_type", 401: "invalid_grant"},
+    problem=OAuthProblem,
+)
+REVOKE = Operation(
+    name="revoke_token",
+    summary="End the session of a token of either kind",
+    body={JSON: models.TOKEN_ONLY, FORM: models.TOKEN_ONLY_FORM},
+    answers={200: Reply("it is ended, or never was", answers.Revoked)},
+    codes={400: "invalid_request"},
+    problem=OAuthProblem,
+)
+INTROSPECT = Operation(
+    name="introspect_token",
+    summary="Ask what a token is good for",
+    body={JSON: models.TOKEN_ONLY, FORM: models.TOKEN_ONLY_FORM},
+    scope="introspect",
+    answers={200: Reply("what it is good for", Inactive | ActiveAccessToken | ActiveRefreshToken)},
+    codes={400: "invalid_request"},
+    problem=OAuthProblem,
+)
+SHOW_ME = Operation(
+    name="show_me",
+    summary="Fetch one's own account",
+    scope="",
+    answers={200: Reply("the account", answers.Account)},
+)
+CHANGE_ME = Operation(
+    name="change_me",
+    summary="Change one's email, or one's password, which ends all other sessions",
+    body={JSON: models.CHANGE},
+    scope="",
+    answers={200: Reply("the account as it is now", answers.Account)},
+    codes={403: "wrong_password", 409: "email_taken"},
+)
+DELETE_ME = Operation(
+    name="delete_me",
+    summary="Delete one's account, with all that is stored",
+    body={JSON: models.PASSWORD},
+    scope="",
+    answers={204: Reply("it is gone")},
+    codes={403: "wrong_password"},
+)
+EXPORT_ME = Operation(
+    name="export_me",
+    summary="Fetch everything that is stored about oneself",
+    scope="",
+    answers={200: Reply("everything", answers.Export)},
+)
+LIST_ITEMS = Operation(
+    name="list_items",
+    summary="List one's items, oldest first",
+    parameters=(LIMIT, CURSOR),
+    scope="data",
+    answers={200: Reply("a page", answers.ItemPage)},
+)
+CREATE_ITEM = Operation(
+    name="create_item",
+    summary="Store an item",
+    body={JSON: models.CREATE},
+    parameters=(IDEMPOTENCY_KEY,),
+    scope="data",
+    answers={201: Reply("the item is stored", answers.Item, ("ETag", "Location", "Idempotency-Replayed"))},
+    codes={409: "quota_exceeded"},
+)
+READ_ITEM = Operation(
+    name="read_item",
+    summary="Fetch an item",
+    parameters=(ITEM_ID, IF_NONE_MATCH),
+    scope="data",
+    answers={200: Reply("the item", answers.Item, ("ETag",)), 304: Reply("it is as it was", None, ("ETag",))},
+)
+REPLACE_ITEM = Operation(
+    name="replace_item",
+    summary="Replace an item's data",
+    body={JSON: models.ITEM},
+    parameters=(ITEM_ID, IF_MATCH),
+    scope="data",
+    answers={200: Reply("the item as it is now", answers.Item, ("ETag",))},
+)
+MERGE_ITEM = Operation(
+    name="merge_item",
+    summary="Merge into an item's data (RFC 7396)",
+    body={MERGE_PATCH: models.PATCH, JSON: models.PATCH},
+    parameters=(ITEM_ID, IF_MATCH),
+    scope="data",
+    answers={200: Reply("the item as it is now", answers.Item, ("ETag",))},
+)
+DELETE_ITEM = Operation(
+    name="delete_item",
+    summary="Delete an item",
+    parameters=(ITEM_ID, IF_MATCH),
+    scope="data",
+    answers={204: Reply("it is gone")},
+)
+HEALTH = Operation(
+    name="health",
+    summary="See whether the database answers",
+    overload={},
+    answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
+)
+METADATA = Operation(
+    name="server_metadata",
+    summary="Find the OAuth endpoints",
+    overload={},
+    answers={200: Reply("where they are", answers.ServerMetadata)},
+)
+JWKS = Operation(
+    name="public_keys",
+    summary="Fetch the keys that tokens are checked with",
+    overload={},
+    answers={200: Reply("the public ones", answers.PublicKeys)},
+)
+OPENAPI = Operation(
+    name="openapi",
+    summary="Fetch this document",
+    overload={},
+    answers={200: Reply("OpenAPI 3.1", dict[str, Any])},
+)

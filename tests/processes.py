@@ -1,5 +1,6 @@
 """The project's own processes, started for real, each with an environment and a directory of its own."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -45,6 +46,13 @@ def family(directory: Path) -> list[int]:
         except OSError:  # it has just gone
             continue
     return found
+
+
+def end_family(directory: Path) -> None:
+    """Kills what a test that failed may have left there."""
+    for pid in family(directory):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Process:

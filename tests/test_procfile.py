@@ -1,16 +1,10 @@
-"""The Procfile, as the process managers read it and as honcho runs it."""
+"""The Procfile, as the process managers read it."""
 
-import os
 import re
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import requests
 
-from tests.processes import ROOT, START_SECONDS, Process, eventually, free_port
+from tests.processes import ROOT
 
 LINES = (ROOT / "Procfile").read_text().splitlines()
 
@@ -52,51 +46,3 @@ def test_the_shell_makes_way_for_the_process() -> None:
 
 def test_there_are_no_comments_behind_a_command() -> None:
     assert [line for line in LINES if "#" in line] == []
-
-
-def family(directory: Path) -> list[int]:
-    """The living processes that were started in a directory."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if os.readlink(f"/proc/{pid}/cwd") == str(directory):
-                found.append(int(pid))
-        except OSError:  # it has just gone
-            continue
-    return found
-
-
-def is_up(url: str) -> Callable[[], bool]:
-    def check() -> bool:
-        try:
-            return requests.post(f"{url}/health", timeout=5).status_code == 200
-        except requests.ConnectionError:
-            return False
-
-    return check
-
-
-def test_honcho_starts_web_and_worker_and_sigterm_ends_them_all(tmp_path: Path) -> None:
-    port = free_port()
-    (tmp_path / "Procfile").write_text((ROOT / "Procfile").read_text())
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {"PATH": path, "PORT": str(port), "WORKER_PROCESSES": "0"}  # tasks run in the worker alone
-    honcho = Process(tmp_path, "-m", "honcho", "start", "web", "worker", env=env, name="honcho")
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(is_up(url), START_SECONDS, every=0.05)
-        task = {"type": "text.stats", "payload": {"text": "through honcho"}, "wait": 25}
-        answer = requests.post(f"{url}/api/task", json=task, timeout=30)
-        assert (answer.status_code, answer.json()["result"]["words"]) == (200, 2)
-        assert len(family(tmp_path)) >= 4  # honcho, web, worker, and a child that ran it
-        honcho.send(signal.SIGTERM)
-        honcho.wait(10)
-        eventually(lambda: family(tmp_path) == [], 3)
-    finally:
-        if honcho.is_running:
-            honcho.send(signal.SIGTERM)
-            honcho.wait(10)
-    log = honcho.log.read_text()
-    assert re.search(r"web\.1 .*Application startup complete", log)
-    assert re.search(r"worker\.1 .*worker\.started", log)
-    assert "Traceback" not in log

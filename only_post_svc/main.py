@@ -26,6 +26,7 @@ from shared.bodies import BodyLimit
 from shared.database import Database, connection
 from shared.errors import EXCEPTION_HANDLERS
 from shared.http_protocol import PostOnlyProtocol
+from shared.https_only import HTTPSOnly
 from shared.keys import load_keys
 from shared.pages import Cursors
 from shared.post_only import PostOnly
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> Starlette:
             Middleware(AccessLog),
             Middleware(ShuttingDown),
             Middleware(PostOnly, get_paths=health_paths),
+            *([Middleware(HTTPSOnly)] if settings.require_https else []),
             Middleware(SingleHeaders),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

@@ -27,7 +27,13 @@ Id = Annotated[str, Format("uuid")]
 Time = Annotated[str, Format("date-time")]
 
 SERVER: Codes = {400: "invalid_http", 408: "request_timeout", 431: "headers_too_large"}  # says shared/http_protocol.py
-EVERY: Codes = {400: "duplicate_header", 413: "body_too_large", 500: "internal_error", 503: "shutting_down"}
+EVERY: Codes = {
+    400: "duplicate_header",
+    403: "https_required",
+    413: "body_too_large",
+    500: "internal_error",
+    503: "shutting_down",
+}
 WITH_BODY: Codes = {
     400: "client_disconnected invalid_json",
     408: "request_timeout",

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import NoReturn, TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
+from shared import tls
 from shared.http_protocol import Protocol
 from shared.settings import Settings, SettingsError
 
@@ -34,6 +36,7 @@ def serve(
     protocol: type[Protocol] = Protocol,
 ) -> None:
     """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3."""
+    context = _tls_or_fail(settings)
     listener = _bind(host or settings.host, settings.port if port is None else port)
     config = uvicorn.Config(
         app,
@@ -47,6 +50,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        ssl_context_factory=(lambda config, default: context) if context else None,
     )
     with suppress(KeyboardInterrupt):  # once all is done, uvicorn raises the signals again that ended it
         Server(config).run(sockets=[listener])
@@ -57,7 +61,15 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
-            log.info("server.listening", extra={"url": f"http://{host}:{port}"})
+            scheme = "https" if self.config.is_ssl else "http"
+            log.info("server.listening", extra={"url": f"{scheme}://{host}:{port}"})
+
+
+def _tls_or_fail(settings: Settings) -> ssl.SSLContext | None:
+    try:
+        return tls.server_context(settings)
+    except SettingsError as error:
+        fail(str(error))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -87,8 +99,10 @@ def settings_or_fail(cls: type[S]) -> S:
 
 
 def settings_under_uvicorn(cls: type[S]) -> S:
-    """The same for `uvicorn …:app`, which has read FORWARDED_ALLOW_IPS for itself by then."""
+    """The same for `uvicorn …:app`, whose own options take the place of some, so that these would be set in vain."""
     settings = settings_or_fail(cls)
+    if settings.tls_cert_file:
+        fail("TLS_CERT_FILE: uvicorn's own command takes --ssl-certfile and --ssl-keyfile instead")
     if settings.app_env == "production" and "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
         fail("FORWARDED_ALLOW_IPS: uvicorn's own command would honour *; name your proxies, or start by python -m")
     return settings

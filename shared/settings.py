@@ -91,6 +91,12 @@ def _read(path: str) -> bytes:
         raise ValueError(f"the file can't be read ({error.strerror})") from None
 
 
+def readable_file(raw: str) -> str:
+    """The path of a file for somebody else to read."""
+    _read(raw)
+    return raw
+
+
 def networks(raw: str) -> tuple[str, ...]:
     """A list of addresses and CIDR networks; `*` trusts every peer."""
     parts = names(raw)
@@ -157,6 +163,9 @@ class Settings:
     log_level: str = setting("info", choice("debug", "info", "warning", "error"))
     log_format: str = setting("logfmt", choice("logfmt", "json"))
     forwarded_allow_ips: tuple[str, ...] = setting(("127.0.0.1",), networks)
+    require_https: bool = setting(False, boolean)
+    tls_cert_file: str = setting("", readable_file)
+    tls_key_file: str = setting("", readable_file)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -185,11 +194,18 @@ class Settings:
             given.setdefault("host", "0.0.0.0")
         if is_production and "*" in given.get("forwarded_allow_ips", ()):
             raise SettingsError("FORWARDED_ALLOW_IPS: * lets any caller choose its address; name your proxies")
+        _need_both(given, "tls_cert_file", "tls_key_file")
         given["secret_key"] = given.get("secret_key") or given.get("secret_key_file") or _derived_secret(given)
         if not given["secret_key"] and is_production:
             raise SettingsError("SECRET_KEY: required in production, at least 32 bytes")
         given["secret_key"] = given["secret_key"] or (development_secret(),)
         return given
+
+
+def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
+    for name, other in ((first, second), (second, first)):
+        if name in given and other not in given:
+            raise SettingsError(f"{other.upper()}: required beside {name.upper()}")
 
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:

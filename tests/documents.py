@@ -20,6 +20,7 @@ from token_svc.forms import FORM
 MAX_CHECKED_BYTES = 64 * 1024  # of a request: a batch of a thousand takes a while
 UNROUTED = {
     400: {"duplicate_header", "invalid_http"},
+    403: {"https_required"},
     404: {"not_found"},
     405: {"method_not_allowed"},
     413: {"body_too_large"},

@@ -16,6 +16,7 @@ from shared.auth import TokenDoor
 from shared.bodies import BodyLimit
 from shared.database import Database, connection
 from shared.errors import EXCEPTION_HANDLERS, AlsoDescribe, Unavailable
+from shared.https_only import HTTPSOnly
 from shared.keys import load_keys, load_signing_key, published_keys
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> Starlette:
             Middleware(AccessLog),
             Middleware(ShuttingDown),
             Middleware(AlsoDescribe, paths=oauth.PATHS, describe=forms.members),
+            *([Middleware(HTTPSOnly)] if settings.require_https else []),
             Middleware(SingleHeaders),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],

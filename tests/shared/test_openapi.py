@@ -96,7 +96,7 @@ def test_no_two_shapes_share_a_name() -> None:
 
 def test_every_operation_answers_what_all_do() -> None:
     operation = described(overload={})
-    assert operation["responses"].keys() == {"200", "400", "408", "413", "431", "500", "503"}
+    assert operation["responses"].keys() == {"200", "400", "403", "408", "413", "431", "500", "503"}
     assert codes(operation, 400) == {"duplicate_header", "invalid_http"}
     assert codes(operation, 503) == {"shutting_down"}
 
@@ -108,7 +108,7 @@ def test_what_an_operation_takes_brings_its_errors_along() -> None:
     )
     assert codes(operation, 400) >= {"invalid_json", "invalid_idempotency_key"}
     assert codes(operation, 401) == {"invalid_token", "unauthorized"}
-    assert codes(operation, 403) == {"insufficient_scope"}
+    assert codes(operation, 403) == {"https_required", "insufficient_scope"}
     assert codes(operation, 409) == {"sold", "taken"}
     assert codes(operation, 415) == {"unsupported_media_type"}
     assert codes(operation, 422) == {"idempotency_key_reused", "invalid_limit", "invalid_request"}
@@ -122,13 +122,14 @@ def test_any_token_will_do_where_no_scope_is_named() -> None:
     operation = described(scope="")
     assert operation["security"] == [{"bearer": []}]
     assert "401" in operation["responses"]
-    assert "403" not in operation["responses"]
+    assert codes(operation, 403) == {"https_required"}
 
 
 def test_where_nobody_is_asked_for_a_token_none_is_spoken_of() -> None:
     operation = described(has_tokens=False, scope="cars")
     assert "security" not in operation
-    assert not {"401", "403"} & operation["responses"].keys()
+    assert "401" not in operation["responses"]
+    assert codes(operation, 403) == {"https_required"}
     assert "securitySchemes" not in operation["components"]
 
 

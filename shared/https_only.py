@@ -1,0 +1,40 @@
+"""A service that nobody is to reach without TLS."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import errors
+
+OPEN_PATHS = frozenset({"/health"})  # probes of the host itself come past the proxy
+
+# For this host alone: those beside and below it are not ours to speak for (RFC 6797 §6.1.2).
+STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+
+
+class HTTPSOnly:
+    """Answers 403 to what came without TLS, as this server or a trusted proxy's X-Forwarded-Proto has it.
+
+    Never a redirect: the passwords and tokens have gone over the wire by then, and a client that follows one
+    would go on like that without a sign.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["scheme"] == "https":
+            return await self.app(scope, receive, _strict(send))
+        if scope["path"] in OPEN_PATHS:
+            return await self.app(scope, receive, send)
+        problem = errors.Forbidden("https_required", "this service is to be reached by https:// only")
+        await errors.response(problem, scope)(scope, receive, send)
+
+
+def _strict(send: Send) -> Send:
+    async def send_strict(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], STRICT_TRANSPORT]
+        await send(message)
+
+    return send_strict

@@ -7,10 +7,11 @@ import signal
 
 import uvloop
 
-from only_post_svc.main import parts, print_document, start_server
+from only_post_svc import metrics
+from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.settings import Settings
 from only_post_svc.worker import Worker
-from shared import logs, server
+from shared import exposition, logs, server
 
 
 async def work(settings: Settings) -> None:
@@ -37,10 +38,13 @@ def main() -> None:
         one.add_argument("--host", help="the address to listen on (HOST)")
         one.add_argument("--port", type=int, help="the port to listen on (PORT)")
     commands.add_parser("worker", help="run tasks only")
+    commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
     commands.add_parser("openapi", help="print the OpenAPI document")
     options = parser.parse_args()
     if options.command == "worker":
         uvloop.run(work(server.settings_or_fail(Settings)))
+    elif options.command == "metrics":
+        uvloop.run(exposition.show(server.settings_or_fail(Settings), {"only_post": SCHEMA}, metrics.families))
     elif options.command == "openapi":
         print_document()
     else:

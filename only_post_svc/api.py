@@ -8,15 +8,16 @@ from typing import Any, TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import models, operations, queue
+from only_post_svc import metrics, models, operations, queue
 from only_post_svc.backlog import Backlog
 from only_post_svc.health import Health
 from only_post_svc.models import Types, listed_json, task_json
 from only_post_svc.queue import NewTask, Task
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.tallies import Tally
 from only_post_svc.waiters import Waiters
-from shared import openapi
+from shared import exposition, openapi
 from shared.auth import TokenDoor, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
@@ -39,6 +40,7 @@ class State(TypedDict):
     backlog: Backlog
     waiters: Waiters
     health: Health
+    tally: Tally
     cursors: Cursors
     rate_limit: RateLimit | None
     document: bytes
@@ -103,6 +105,8 @@ async def _submit_once(
         return Answer(202, write([queue.submit(tx, caller, one) for one in new]))
 
     answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)))
+    if not answer.is_replay:
+        request.state["tally"].submitted(new)
     database.publish("queued")
     if any(one.is_for_later for one in new):
         database.publish("scheduled")
@@ -203,6 +207,12 @@ async def show_document(request: Request[State]) -> Response:
     return Response(request.state["document"], media_type="application/json")
 
 
+async def show_metrics(request: Request[State]) -> Response:
+    exposition.check_reader(request)
+    await _check_optional_body(request)
+    return exposition.response(await metrics.families(request.state["database"]))
+
+
 async def _check_optional_body(request: Request[State]) -> None:
     if body := await read(request):  # none is fine
         check_media_type(request, "application/json")
@@ -240,5 +250,6 @@ def routes(*, health_get: bool) -> list[Path]:
         Path("/api/tasks", POST=(list_tasks, operations.LIST)),
         Path("/api/types", POST=(list_types, operations.TYPES)),
         Path("/health", POST=(health, operations.HEALTH), **probe),
+        Path("/metrics", POST=(show_metrics, operations.METRICS)),
         Path("/openapi.json", POST=(show_document, operations.OPENAPI)),
     ]

@@ -331,11 +331,16 @@ def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
     """Ends the run: its task succeeds, waits for another try, or fails. False when the lease was lost."""
     if ending.error is None:
         return _end(tx, run, "succeeded", ending)
-    if not ending.can_retry or run.attempt >= run.max_attempts:
+    if is_last(run, ending):
         return _end(tx, run, "failed", ending)
     wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
     run_at = tx.now + int(wait * 1000)
     return tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
+
+
+def is_last(run: Claim, ending: Ending) -> bool:
+    """Whether a failure ends the task too."""
+    return not ending.can_retry or run.attempt >= run.max_attempts
 
 
 def _end(tx: Transaction, run: Claim, status: str, ending: Ending) -> bool:

@@ -9,6 +9,7 @@ from only_post_svc.clock_watch import ClockWatch
 from only_post_svc.loops import Loops
 from only_post_svc.queue import Claim
 from only_post_svc.settings import Settings
+from only_post_svc.tallies import Tally
 from shared import idempotency
 from shared.database import Database, Transaction
 
@@ -24,13 +25,19 @@ class Upkeep:
     may be due."""
 
     def __init__(
-        self, database: Database, settings: Settings, mine: Callable[[], list[Claim]], queued: asyncio.Event
+        self,
+        database: Database,
+        settings: Settings,
+        mine: Callable[[], list[Claim]],
+        queued: asyncio.Event,
+        tally: Tally,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.lease_seconds
         self._result_ttl = settings.result_ttl
         self._mine = mine
         self._queued = queued
+        self._tally = tally
         self.due = asyncio.Event()
         self.clock = ClockWatch(settings.lease_seconds)
 
@@ -69,6 +76,7 @@ class Upkeep:
             return queue.recover(tx, LOST, self._lease_seconds)
 
         recovered = await self._database.write(unit)
+        self._tally.took_back(len(recovered))
         for task_id in recovered:
             self._database.publish(f"ended {task_id}")
         if recovered:

@@ -23,7 +23,9 @@ from only_post_svc.loops import AGAIN_SECONDS, Loops
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.tallies import Tally
 from only_post_svc.upkeep import Upkeep
+from only_post_svc.workers import Beat
 from shared.database import Database, Transaction, Unit
 from shared.errors import Unavailable
 from shared.strict_json import encode
@@ -64,7 +66,8 @@ class Worker:
         self._finishing: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._upkeep = Upkeep(database, settings, self._claims, self._wake)
+        self.tally = Tally()
+        self._upkeep = Upkeep(database, settings, self._claims, self._wake, self.tally)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
@@ -298,10 +301,12 @@ class Worker:
         finally:
             del self._runs[run.claim.lease]
         if held:
+            self.tally.ended(run.claim, ending)
             self._database.publish(f"ended {run.claim.id}")
             if ending.error is not None:
                 self._upkeep.due.set()  # it may be scheduled for another try
         else:
+            self.tally.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
 
     async def _release(self, run: Run, *, is_alone: bool) -> None:
@@ -309,7 +314,8 @@ class Worker:
             timer.cancel()
         run.child = None
         try:
-            await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
+            held = await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
+            self.tally.gave_up(run.claim, "released" if held else "lost")
         finally:
             del self._runs[run.claim.lease]
         self._database.publish("queued")
@@ -360,17 +366,10 @@ class Worker:
         has_claimed, self._has_claimed = self._has_claimed, False
         if has_claimed:
             self._claims_told_at = self._loop.time()
-        await self._database.write(
-            lambda tx: workers.beat(
-                tx,
-                self.id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                processes=self._processes,
-                running=len(self._runs),
-                has_claimed=has_claimed,
-            )
+        beat = Beat(
+            self.id, socket.gethostname(), os.getpid(), self._processes, len(self._runs), counts=self.tally.text()
         )
+        await self._database.write(lambda tx: workers.beat(tx, beat, has_claimed=has_claimed))
 
 
 def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:

@@ -5,6 +5,12 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import logs
+from shared.metrics import Counter, Histogram
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # callers make up others
+
+REQUESTS = Counter("http_requests_total", "Requests that this process has answered.", "method", "route", "status")
+DURATIONS = Histogram("http_request_duration_seconds", "How long they took, long polls included.", "route")
 
 
 class AccessLog:
@@ -28,14 +34,17 @@ class AccessLog:
         try:
             await self.app(scope, receive, send_noted)
         finally:
-            logs.info("request", _fields(scope, status, time.perf_counter() - started, size))
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "-")  # the pattern, not the path: ids and typos stay out
+            REQUESTS.add(scope["method"] if scope["method"] in METHODS else "-", route, status)
+            DURATIONS.add(seconds, route)
+            logs.info("request", _fields(scope, route, status, seconds, size))
 
 
-def _fields(scope: Scope, status: int, seconds: float, size: int) -> dict[str, object]:
-    route = scope.get("route")
+def _fields(scope: Scope, route: str, status: int, seconds: float, size: int) -> dict[str, object]:
     return {
         "method": scope["method"],
-        "route": getattr(route, "path", "-"),  # the pattern, not the path: ids and typos stay out
+        "route": route,
         "status": status,
         "ms": round(seconds * 1000, 1),
         "bytes": size,

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared import errors
 from shared import request_id as request_ids
+from shared.access_log import REQUESTS
 from shared.request_id import standard_headers
 from shared.strict_json import encode
 
@@ -122,6 +123,7 @@ class Protocol(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+        REQUESTS.add("-", "-", status)
         log.info("request.refused", extra={"status": status, "code": code})
 
 

@@ -105,6 +105,7 @@ class Reply:
     meaning: str
     shape: Any = None
     headers: tuple[str, ...] = ()
+    media_type: str = JSON
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _parameter(parameter: Parameter, components: Components) -> Schema:
 
 
 def _reply(reply: Reply, components: Components) -> Schema:
-    content = {JSON: {"schema": components.of(reply.shape)}} if reply.shape is not None else {}
+    content = {reply.media_type: {"schema": components.of(reply.shape)}} if reply.shape is not None else {}
     return _empty(reply.meaning, reply.headers) | {"content": content}
 
 

@@ -91,6 +91,12 @@ def _read(path: str) -> bytes:
         raise ValueError(f"the file can't be read ({error.strerror})") from None
 
 
+def bearer_token(raw: str) -> Secret:
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,}=*", raw):  # RFC 6750 §2.1
+        raise ValueError("must be 16 characters or more of A-Z, a-z, 0-9 and ._~+/-")
+    return Secret(raw.encode())
+
+
 def readable_file(raw: str) -> str:
     """The path of a file for somebody else to read."""
     _read(raw)
@@ -164,6 +170,7 @@ class Settings:
     log_format: str = setting("logfmt", choice("logfmt", "json"))
     forwarded_allow_ips: tuple[str, ...] = setting(("127.0.0.1",), networks)
     require_https: bool = setting(False, boolean)
+    metrics_token: Secret | None = setting(None, bearer_token)
     tls_cert_file: str = setting("", readable_file)
     tls_key_file: str = setting("", readable_file)
 

@@ -89,7 +89,8 @@ class Document:
             return
         kind = _media_type(answer)
         assert kind in content, _said(answer)
-        self._validate(answer, strict_json.decode(answer.content), (*at, kind, "schema"))
+        value = answer.text if kind.startswith("text/plain") else strict_json.decode(answer.content)
+        self._validate(answer, value, (*at, kind, "schema"))
 
     def _check_taken(self, answer: requests.Response, described: Schema | None, at: tuple[str, ...]) -> None:
         """What was taken is what the document says may be sent."""

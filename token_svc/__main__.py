@@ -4,10 +4,10 @@ import argparse
 import asyncio
 import sys
 
-from shared import logs, server
+from shared import exposition, logs, server
 from shared.database import Transaction, connection
 from shared.settings import SettingsError
-from token_svc import accounts, api, events, sessions
+from token_svc import accounts, api, events, metrics, sessions
 from token_svc.accounts import Account
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
@@ -63,10 +63,13 @@ def main() -> None:
     granting = actions.add_parser("grant", help="set the scopes that a user may have")
     granting.add_argument("username")
     granting.add_argument("scopes", nargs="+", choices=sorted(accounts.SCOPES))
+    commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
     commands.add_parser("openapi", help="print the OpenAPI document")
     options = parser.parse_args()
     if options.command == "openapi":
         print(api.document())
+    elif options.command == "metrics":
+        asyncio.run(exposition.show(server.settings_or_fail(Settings), {"token": SCHEMA}, metrics.families))
     elif options.command != "users":
         start_server(options.host, options.port)
     elif not asyncio.run(administer(options)):

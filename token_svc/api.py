@@ -6,11 +6,11 @@ from functools import cache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import VERSION, openapi
+from shared import VERSION, exposition, openapi
 from shared.errors import Unavailable
 from shared.openapi import Path
 from shared.strict_json import encode
-from token_svc import data, me, oauth, operations
+from token_svc import data, me, metrics, oauth, operations
 from token_svc.callers import State, json_response, written_response
 
 
@@ -24,6 +24,12 @@ async def health(request: Request[State]) -> Response:
         return json_response(report, 503, {"Retry-After": "5"})
     database = {"status": "ok", "milliseconds": round((time.monotonic() - started) * 1000, 1)}
     return json_response({"status": "ok", "version": VERSION, "database": database})
+
+
+async def show_metrics(request: Request[State]) -> Response:
+    exposition.check_reader(request)
+    families = await metrics.families(request.state["database"])
+    return exposition.response([*metrics.hashing(request.state["grants"].passwords), *families])
 
 
 async def show_document(request: Request[State]) -> Response:
@@ -58,6 +64,7 @@ def routes() -> list[Path]:
             DELETE=(data.delete, operations.DELETE_ITEM),
         ),
         Path("/health", GET=(health, operations.HEALTH)),
+        Path("/metrics", GET=(show_metrics, operations.METRICS)),
         Path("/openapi.json", GET=(show_document, operations.OPENAPI)),
         Path("/.well-known/oauth-authorization-server", GET=(oauth.metadata, operations.METADATA)),
         Path("/.well-known/jwks.json", GET=(oauth.jwks, operations.JWKS)),

@@ -53,8 +53,8 @@ class Passwords:
         self._min_length = min_length
         self._common = frozenset(COMMON.read_text(encoding="utf-8").split("\n"))
         self._threads = ThreadPoolExecutor(threads, "passwords")
-        self._limit = threads * (1 + WAITING_PER_THREAD)
-        self._under_way = 0
+        self.limit = threads * (1 + WAITING_PER_THREAD)
+        self.pending = 0
         self._nobodys = CONTEXT.hash(os.urandom(16).hex())  # what the password of an unknown user is checked against
 
     def fault(self, password: str, *names: str) -> str:
@@ -80,13 +80,13 @@ class Passwords:
         return await self._aside(_verify, normal(password), stored or self._nobodys) and stored is not None
 
     async def _aside(self, work: Callable[..., T], *arguments: str) -> T:
-        if self._under_way >= self._limit:
+        if self.pending >= self.limit:
             raise Unavailable("busy", "too many passwords are being checked", 2)
-        self._under_way += 1
+        self.pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
         finally:
-            self._under_way -= 1
+            self.pending -= 1
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shared.errors import Unavailable
+from shared.metrics import Counter
+
+DATABASE_ERRORS = Counter("only_post_database_errors_total", "Times that the database did not answer this process.")
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
 
 def database_unavailable(reason: object) -> Unavailable:
     """The reason is for the log: it may name files or rows."""
+    DATABASE_ERRORS.add()
     log.warning("database.unavailable", extra={"reason": str(reason)})
     return Unavailable("database_unavailable", "the database does not answer", retry_after_seconds=2)
 

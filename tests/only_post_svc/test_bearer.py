@@ -13,7 +13,7 @@ from only_post_svc import api
 from tests.processes import TASKS, Service, eventually
 from tests.tokens import SECRET, bearer, header, segment, sign, token
 
-OPEN = ("/health", "/openapi.json")
+OPEN = ("/health", "/openapi.json", "/metrics")  # the last to who has METRICS_TOKEN
 PATHS = [route.path for route in api.routes(health_get=False) if route.path not in OPEN]
 
 

@@ -18,7 +18,7 @@ from tests.processes import Service
 from tests.shared.test_bodies import REFUSED
 
 PATHS = [route.path for route in api.routes(health_get=False)]
-TAKE_ANYTHING = ("/health", "/openapi.json")  # any object, or no body at all
+TAKE_ANYTHING = ("/health", "/metrics", "/openapi.json")  # any object, or no body at all
 MAX_BODY_BYTES = 1024 * 1024
 HEADERS_SECONDS = 15
 BODY_SECONDS = 30

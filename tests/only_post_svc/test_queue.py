@@ -345,8 +345,8 @@ def test_the_condition_says_how_it_all_goes(store: Store) -> None:
 
 
 def beat(store: Store, worker: str, *, has_claimed: bool) -> None:
-    values: Any = {"host": "h", "pid": 1, "processes": 2, "running": 0, "has_claimed": has_claimed}
-    store.do(lambda tx: workers.beat(tx, worker, **values))
+    says = workers.Beat(worker, host="h", pid=1, processes=2, running=0, counts="[]")
+    store.do(lambda tx: workers.beat(tx, says, has_claimed=has_claimed))
 
 
 def test_a_worker_remembers_its_last_claim_until_it_signs_off(store: Store) -> None:

@@ -120,6 +120,11 @@ BAD = [
     ("LOG_FORMAT", "xml"),
     ("FORWARDED_ALLOW_IPS", "hunter2"),
     ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+    ("REQUIRE_HTTPS", "perhaps"),
+    ("TLS_CERT_FILE", "/nowhere/hunter2"),
+    ("TLS_KEY_FILE", "/nowhere/hunter2"),
+    ("METRICS_TOKEN", "short-hunter2"),
+    ("METRICS_TOKEN", "hunter2 hunter2 hunter2"),
     ("TASK_AUTH", "maybe"),
     ("WORKER_PROCESSES", "-1"),
     ("TASK_CONCURRENCY", "0"),
@@ -190,7 +195,7 @@ def test_a_bad_secret_in_a_file_is_not_shown(tmp_path: Path) -> None:
 def test_no_repr_of_the_settings_shows_a_secret(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("hunter2")
-    made = settings(SECRET_KEY=SECRET, JWKS_FILE=str(keys), SIGNING_KEY_FILE=str(keys))
+    made = settings(SECRET_KEY=SECRET, METRICS_TOKEN=SECRET, JWKS_FILE=str(keys), SIGNING_KEY_FILE=str(keys))
     for shown in (repr(made), str(made), f"{made}", repr(made.secret_key), str(made.jwks)):
         assert "5ecret" not in shown
         assert "hunter2" not in shown

@@ -2,12 +2,18 @@
 
 from token_svc import api
 
+READ_BY_ALL = (
+    "/health",
+    "/metrics",
+    "/openapi.json",
+    "/.well-known/jwks.json",
+    "/.well-known/oauth-authorization-server",
+)
 OPEN = {
     ("POST", "/register"),
     ("POST", "/token"),
     ("POST", "/revoke"),
-    *((method, path) for method in ("GET", "HEAD") for path in ("/health", "/openapi.json", "/.well-known/jwks.json")),
-    *((method, "/.well-known/oauth-authorization-server") for method in ("GET", "HEAD")),
+    *((method, path) for method in ("GET", "HEAD") for path in READ_BY_ALL),
 }
 
 

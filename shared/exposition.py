@@ -1,0 +1,67 @@
+"""/metrics: who may see the numbers, the answer, and the same for a file."""
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import metrics, server
+from shared.auth import CHALLENGE, bad_token
+from shared.database import Database, Unit, connection
+from shared.errors import Forbidden, Unauthorized, Unavailable
+from shared.metrics import CONTENT_TYPE, gauge
+from shared.openapi import Operation, Reply
+from shared.settings import Settings, SettingsError
+
+Families = Callable[[Database], Awaitable[list[str]]]
+
+OPERATION = Operation(
+    name="metrics",
+    summary="Fetch the numbers for Prometheus, with the token of METRICS_TOKEN",
+    overload={},
+    answers={200: Reply("its text format", str, media_type=CONTENT_TYPE)},
+    codes={401: "invalid_token unauthorized", 403: "metrics_closed"},
+)
+
+
+def check_reader(request: Request[Any]) -> None:
+    """METRICS_TOKEN is asked for where it is set; without one nobody gets in but in development. Raises 401 and 403."""
+    settings: Settings = request.state["settings"]
+    if settings.metrics_token is None:
+        if settings.app_env == "production":
+            raise Forbidden("metrics_closed", "set METRICS_TOKEN, and send it as a bearer token")
+        return
+    credentials = request.headers.get("authorization")
+    if credentials is None:
+        raise Unauthorized("unauthorized", "the token of METRICS_TOKEN is needed", CHALLENGE["WWW-Authenticate"])
+    scheme, _, token = credentials.partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), settings.metrics_token.value):
+        raise bad_token()
+
+
+def response(families: list[str]) -> Response:
+    return Response(metrics.text(families), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def from_database(database: Database, unit: Unit[list[str]]) -> list[str]:
+    """The families of `unit`, and whether the database has answered at all."""
+    try:
+        families, is_up = await database.query(unit), 1
+    except Unavailable:
+        families, is_up = [], 0
+    return [gauge("only_post_database_up", "Whether the database answers.", is_up), *families]
+
+
+async def show(settings: Settings, schemas: Mapping[str, Path], families: Families) -> None:
+    """Prints what the database knows, or ends the process with one line that says why not."""
+    try:
+        database = await connection.connect(settings.database_url, schemas)
+    except SettingsError as error:
+        server.fail(str(error))
+    try:
+        print("".join(await families(database)), end="")
+    finally:
+        await database.close()

@@ -47,7 +47,7 @@ OLD = [
     fill(ROWS, "refresh_token", "'used-' || i", "'session-' || i", f"{END} + i", str(START)),
     fill(ROWS, "event", "'event-' || i", "'user-' || i", "'login'", "'192.0.2.1'", f"{START} + i"),
     fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START)),
-    fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "'user-' || i", "1", str(START), f"{END} + i"),
+    fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "1", str(START), f"{END} + i", "'user-' || i"),
     fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i"),
 ]
 NEW = [
@@ -58,12 +58,12 @@ NEW = [
     token("used", f"{START} - 1000"),
     token("spent", f"{START} - 60000"),
     fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START)),
-    fill(FEW, "attempt", "'login ' || i || ' ada'", "'ada'", "1", str(START), f"{END} + i"),
+    fill(FEW, "attempt", "'login ' || i || ' ada'", "1", str(START), f"{END} + i", "'ada'"),
     fill(FEW, "idempotency_key", "'POST /data ada'", "'key-' || i", "'f'", "201", "'{}'", f"{END} + i"),
     # What is over.
     fill(FEW, "session", "'over-' || i", "'over'", "'data'", str(START), f"{START} - i"),
     fill(FEW, "refresh_token", "'over-' || i", "'over-' || i", f"{START} - i", "NULL"),
-    fill(FEW, "attempt", "'login over-' || i", "''", "1", str(START), f"{START} - i"),
+    fill(FEW, "attempt", "'login over-' || i", "1", str(START), f"{START} - i", "''"),
     fill(FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i"),
     fill(FEW, "event", "'guess-' || i", f"'{events.NOBODY}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
     fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),

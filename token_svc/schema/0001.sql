@@ -39,13 +39,10 @@ CREATE INDEX refresh_token_expiry ON refresh_token (expires_at);
 
 CREATE TABLE attempt (
     key TEXT PRIMARY KEY,
-    username_key TEXT NOT NULL,
     failures BIGINT NOT NULL,
     last_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL
 );
-
-CREATE INDEX attempt_username ON attempt (username_key);
 
 CREATE INDEX attempt_expiry ON attempt (expires_at);
 

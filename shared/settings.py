@@ -119,6 +119,9 @@ def database_url(raw: str) -> str:
     is_sqlite = raw.startswith("sqlite:///") and raw != "sqlite:///"
     if not is_sqlite and not raw.startswith(("postgres://", "postgresql://")):
         raise ValueError("must be postgresql://…, sqlite:///path or sqlite:///:memory:")
+    hosts_and_name = re.sub("^[a-z]+://([^@/]*@)?", "", raw).partition("?")[0]
+    if not is_sqlite and "@" in hosts_and_name:  # libpq would take a part of the password for the host, and name it
+        raise ValueError("characters such as @ and / in its password have to be percent-encoded")
     return raw
 
 

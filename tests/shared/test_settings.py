@@ -102,6 +102,9 @@ BAD = [
     ("DATABASE_URL", "mysql://user:hunter2@db/x"),
     ("DATABASE_URL", "sqlite://relative-hunter2"),
     ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "postgresql://user:hun@ter2@db/x"),
+    ("DATABASE_URL", "postgresql://user:hun/ter2@db/x"),
+    ("DATABASE_URL", "postgresql://user:hun?@ter2@db/x"),
     ("SECRET_KEY", "short-hunter2"),
     ("SECRET_KEY", f"{SECRET},short-hunter2"),
     ("SECRET_KEY", f"{SECRET},"),
@@ -169,6 +172,19 @@ GOOD: list[tuple[str, str, str, Any]] = [
 @pytest.mark.parametrize(("variable", "value", "name", "parsed"), GOOD)
 def test_a_good_value_is_understood(variable: str, value: str, name: str, parsed: Any) -> None:
     assert getattr(settings(**{variable: value}), name) == parsed
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////a@b/x.db",
+        "postgres://user:hunter%402@db/x",
+        "postgresql://user:h:u?n#t!er2@db:5432,db2:5433/x?sslmode=require",
+        "postgresql:///x?host=@abstract",
+    ],
+)
+def test_a_database_url_stays_as_it_is(url: str) -> None:
+    assert settings(DATABASE_URL=url).database_url == url
 
 
 def test_a_list_of_secrets_keeps_its_order() -> None:

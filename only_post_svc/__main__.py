@@ -18,9 +18,9 @@ async def work(settings: Settings) -> None:
     """Runs tasks until SIGTERM or SIGINT."""
     logs.configure(settings.log_level, settings.log_format)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with parts(settings) as (database, types):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         # WORKER_PROCESSES=0 is for the web processes that share these settings.
         worker = Worker(database, settings, types, settings.worker_processes or os.cpu_count() or 1)
         worker.start()

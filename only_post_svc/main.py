@@ -96,8 +96,9 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
 async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, TaskType]]]:
     """What the web process and the worker process both need. What can't be had ends the start."""
     try:
-        types = await describe_types(settings)
-        database = await connection.connect(settings.database_url, {"only_post": SCHEMA})
+        with server.stop_signals(server.leave):
+            types = await describe_types(settings)
+            database = await connection.connect(settings.database_url, {"only_post": SCHEMA}, waits=True)
     except SettingsError as error:
         server.fail_now(str(error))
     try:

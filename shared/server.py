@@ -120,6 +120,11 @@ def fail_now(line: str) -> NoReturn:
     os._exit(EXIT_FAILURE)
 
 
+def leave() -> None:
+    """Ends a start that is under way: there is nothing to put in order yet."""
+    os._exit(0)
+
+
 @contextmanager
 def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
     """Calls `stop` in the loop on SIGTERM and SIGINT, then whatever handled them before.

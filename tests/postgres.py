@@ -52,6 +52,22 @@ class Cluster:
     def stop(self, mode: str = "immediate") -> None:
         self._run(self._pg_ctl, "stop", "--wait", "--mode", mode)
 
+    def send(self, number: int) -> None:
+        """A signal to the process that all others of the server come from."""
+        os.kill(int((self.directory / "data" / "postmaster.pid").read_text().split()[0]), number)
+
+    def promote(self) -> None:
+        """Makes a standby the server that takes connections."""
+        self._run(self._pg_ctl, "promote", "--wait")
+
+    def put(self, name: str, content: str) -> None:
+        """A file in its directory, as private as a key has to be."""
+        path = self.directory / "data" / name
+        path.touch(mode=0o600)
+        if self._user:
+            shutil.chown(path, self._user)
+        path.write_text(content)
+
     def remove(self) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):  # a test may have stopped it
             self.stop()

@@ -63,7 +63,8 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     try:
         issuer = Issuer(load_signing_key(settings), settings.access_token_seconds)
         door = TokenDoor(load_keys(settings))
-        database = await connection.connect(settings.database_url, {"token": SCHEMA})
+        with server.stop_signals(server.leave):
+            database = await connection.connect(settings.database_url, {"token": SCHEMA}, waits=True)
     except SettingsError as error:
         server.fail_now(str(error))
     passwords = Passwords(settings.password_min_length)

@@ -1,27 +1,46 @@
 """From a DATABASE_URL to a database that is ready for use."""
 
+import asyncio
+import logging
+import re
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.database import Database, migrate
 from shared.database.sqlite import SQLite
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 
+if TYPE_CHECKING:
+    from shared.database.postgres import PostgreSQL
+
 SHARED_SCHEMA = Path(__file__).parent.parent / "schema"
+AGAIN_SECONDS = 0.5
+TELL_SECONDS = 10.0
+
+# What no waiting mends, in the words of PostgreSQL and PgBouncer. Where they speak another language the start waits,
+# and the log says for what.
+HOPELESS = re.compile(
+    "authentication failed|does not exist|no such (database|user)|no password supplied|permission denied"
+    "|no pg_hba.conf entry|not support SSL|certificate|bad value|invalid (.* )?(value|number|response)"
+)
+
+log = logging.getLogger(__name__)
 
 
-async def connect(url: str, schemas: Mapping[str, Path]) -> Database:
+async def connect(url: str, schemas: Mapping[str, Path], *, waits: bool = False) -> Database:
     """Opens the database and brings its tables up to date: the shared ones, then those of `schemas`
-    (name to directory). Raises SettingsError."""
-    database = _sqlite(url) if is_sqlite(url) else _postgres(url)
+    (name to directory). Raises SettingsError, though where it `waits` not for a server that is not there yet."""
+    database = _sqlite(url) if is_sqlite(url) else await _postgres(url, waits=waits)
     try:
         for name, directory in {"shared": SHARED_SCHEMA, **schemas}.items():
             await migrate(database, name, directory)
-    except Unavailable as error:
+    except Unavailable:
         await database.close()
-        raise _unusable(error.detail) from None
+        raise _unusable("its tables can't be brought up to date; the line before says why") from None
     return database
 
 
@@ -37,15 +56,41 @@ def _sqlite(url: str) -> Database:
         raise _unusable(getattr(error, "strerror", None) or error) from None
 
 
-def _postgres(url: str) -> Database:
+async def _postgres(url: str, *, waits: bool) -> Database:
     import psycopg  # takes 0.1 s, which a start without it saves
 
     from shared.database.postgres import PostgreSQL
 
     try:
-        return PostgreSQL(url)
+        database = PostgreSQL(url)
     except psycopg.Error:
         raise _unusable("not a PostgreSQL URL") from None
+    try:
+        await _until_there(database, waits=waits)
+    except SettingsError:
+        await database.close()
+        raise
+    return database
+
+
+async def _until_there(database: "PostgreSQL", *, waits: bool) -> None:
+    """After a reboot the server may well be up later than who needs it."""
+    told_at = -TELL_SECONDS
+    while refusal := await database.refusal():
+        said = _without_names(refusal)
+        if not waits or HOPELESS.search(said):
+            raise _unusable(said)
+        if time.monotonic() - told_at >= TELL_SECONDS:
+            told_at = time.monotonic()
+            log.warning("database.awaited", extra={"reason": refusal})
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _without_names(refusal: str) -> str:
+    """What a server or libpq has said, without what the URL says of hosts, users and databases."""
+    first = refusal.partition("\n")[0]
+    said = re.split("failed: |FATAL: ", first)[-1].strip()
+    return re.sub("""("|').*?\\1""", "…", said)
 
 
 def _unusable(reason: object) -> SettingsError:

@@ -299,12 +299,16 @@ class PostgreSQL:
 
     def __init__(self, url: str) -> None:
         """Raises psycopg.Error when the URL is none. Connects when there is something to do."""
-        connections = Connections(url)
+        self._connections = connections = Connections(url)
         self._is_closing = False
         self._writers = Lane(connections, WRITING, width=WRITERS, max_group=MAX_GROUP, seconds=WRITE_SECONDS)
         self._readers = Lane(connections, READING, width=READERS, max_group=MAX_GROUP, seconds=READ_SECONDS)
         self._aside = Lane(connections, QUERYING, width=1, max_group=1, seconds=QUERY_SECONDS)
         self._notifications = Notifications(connections)
+
+    async def refusal(self) -> str:
+        """Why the server can't be used, in its own words or libpq's; empty when it can."""
+        return await asyncio.to_thread(self._connections.refusal)
 
     async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
         if self._is_closing:

@@ -70,13 +70,25 @@ class Connections:
         if time.monotonic() < self._refused_until:
             raise database_unavailable("the server could not be reached a moment ago")
         try:
-            connection = Connection.connect(self._conninfo, autocommit=True)
-            connection.prepare_threshold = 5 if _is_direct(connection) else None
+            connection = self._open()
         except psycopg.Error as error:
             self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))
             self._refused_until = time.monotonic() + self._pause_seconds
             raise database_unavailable(error) from None
         self._pause_seconds = 0.0
+        return connection
+
+    def refusal(self) -> str:
+        """Why there is no connection to be had; empty when there is."""
+        try:
+            self._open().close()
+        except psycopg.Error as error:
+            return str(error)
+        return ""
+
+    def _open(self) -> Connection:
+        connection = Connection.connect(self._conninfo, autocommit=True)
+        connection.prepare_threshold = 5 if _is_direct(connection) else None
         return connection
 
 

@@ -118,8 +118,8 @@ class Proxy:
     async def _stop(self) -> None:
         self._server.close()
         serving = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in serving:
-            task.cancel()
+        self._heal()
+        self._cut()
         await asyncio.gather(*serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:

@@ -16,7 +16,7 @@ import requests
 
 from tests.chaos.traces import lines
 from tests.databases import rows
-from tests.processes import Service
+from tests.processes import Service, eventually
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
 DRAIN_SECONDS = 90
@@ -146,11 +146,22 @@ class Client(threading.Thread):
             time.sleep(0.1)  # asked again, like any client
 
 
-def drain(ledger: Ledger, web: Service) -> None:
+def drain(ledger: Ledger, web: Service, seconds: float = DRAIN_SECONDS) -> None:
     """Waits until every task has ended, and looks at each once more."""
-    deadline = time.monotonic() + DRAIN_SECONDS
+    deadline = time.monotonic() + seconds
     for task_id in list(ledger.accepted):
-        ledger.see(web.ended(task_id, max(1, deadline - time.monotonic())))
+        ledger.see(ended(web, task_id, max(1, deadline - time.monotonic())))
+
+
+def ended(web: Service, task_id: str, seconds: float) -> Any:
+    """The task once it has ended, asked for by a client that comes back after a 503."""
+
+    def final() -> Any:
+        answer = web.post("/api/result", {"task_id": task_id, "wait": min(seconds, 20)})
+        assert answer.status_code in (200, 202, 503), answer.text
+        return answer.json() if answer.status_code == 200 else None
+
+    return eventually(final, seconds)
 
 
 def check_endings(ledger: Ledger) -> None:
@@ -191,7 +202,7 @@ def check_tables(ledger: Ledger, web: Service) -> None:
     """Of a key one task, and no task without its payload."""
     tasks = collections.defaultdict(list)
     for body, task_id in rows(web, TASKS_BY_KEY):
-        tasks[json.loads(body)["key"]].append(task_id)
+        tasks[json.loads(body).get("key", task_id)].append(task_id)
     assert rows(web, "SELECT count(*) FROM task") == [(sum(map(len, tasks.values())),)]
     for task_id, accepted in ledger.accepted.items():
         if accepted.has_key:

@@ -39,7 +39,7 @@ class Cluster:
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._pg_ctl = pg_ctl
-        self._user = _unprivileged()
+        self._user = unprivileged()
         if self._user:
             shutil.chown(self.directory, self._user)
         self._run(initdb, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
@@ -76,21 +76,24 @@ class Cluster:
     def _run(self, *command: str) -> None:
         subprocess.run(
             [*command, "-D", str(self.directory / "data")],
-            user=self._user,
-            group=self._user and pwd.getpwnam(self._user).pw_gid,
-            extra_groups=[] if self._user else None,
+            **run_by(self._user),
             cwd=self.directory,
             check=True,
             capture_output=True,
         )
 
 
-def _unprivileged() -> str | None:
+def unprivileged() -> str | None:
     """Who runs the server: it refuses to be run by root."""
     if os.getuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"
+
+
+def run_by(user: str | None) -> dict[str, Any]:
+    """What subprocess has to know."""
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
 def new_cluster() -> Cluster:

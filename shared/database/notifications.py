@@ -22,6 +22,8 @@ from shared.database.postgres_connections import Connection, Connections
 from shared.errors import Unavailable
 
 CHANNEL = "only_post"
+# A hint may get lost; how it is committed is nobody else's business, who may get the session next (PgBouncer).
+NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
 MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
 WINDOW_SECONDS = 0.01
@@ -99,21 +101,29 @@ class Notifications:
 
     def _listen(self, connection: Connection) -> None:
         """Returns when this process stops, and when the connection has gone deaf."""
-        connection.execute("SET synchronous_commit = off")  # a hint may get lost
-        connection.execute(f"LISTEN {CHANNEL}")
+        if connection.is_direct:
+            connection.execute(f"LISTEN {CHANNEL}")
+        else:
+            log.info("hints.pooled")  # a pooler's session would go on listening for whoever gets it next: polls do
         self._heard_at, sent_at = time.monotonic(), 0.0
         while not self._is_closing.is_set():
             self._wait(connection, sent_at + WINDOW_SECONDS - time.monotonic())
             self._hear(connection)
             if time.monotonic() - sent_at >= WINDOW_SECONDS and self._send(connection):
                 sent_at = time.monotonic()
-            silent_seconds = time.monotonic() - self._heard_at
-            if silent_seconds >= 2 * PING_SECONDS:
-                log.warning("hints.deaf")  # behind a pooler that keeps no session, say: polls go on
+            if connection.is_direct and self._is_deaf(connection):
                 return
-            if silent_seconds >= PING_SECONDS:
-                self._notify(connection, "")
         self._send(connection)
+
+    def _is_deaf(self, connection: Connection) -> bool:
+        """Whether it does not even hear itself. To TCP all may be well."""
+        silent_seconds = time.monotonic() - self._heard_at
+        if silent_seconds >= 2 * PING_SECONDS:
+            log.warning("hints.deaf")
+            return True
+        if silent_seconds >= PING_SECONDS:
+            self._notify(connection, "")
+        return False
 
     def _wait(self, connection: Connection, window_seconds: float) -> None:
         """For something to hear, and once the window is over for something to send."""
@@ -137,7 +147,7 @@ class Notifications:
         return bool(hints)
 
     def _notify(self, connection: Connection, payload: str) -> None:
-        connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, f"{self._id}\n{payload}"])
+        connection.execute(NOTIFY, [CHANNEL, f"{self._id}\n{payload}"])
 
     def _hear(self, connection: Connection) -> None:
         for notification in connection.notifies(timeout=0):

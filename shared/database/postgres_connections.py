@@ -36,6 +36,7 @@ class Connection(psycopg.Connection[Row]):
     stopped, takes what is sent."""
 
     patience_seconds = PATIENCE_SECONDS
+    is_direct = True  # no pooler stands in between
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
         return super().wait(self._impatiently(gen), *args, **options)
@@ -88,7 +89,8 @@ class Connections:
 
     def _open(self) -> Connection:
         connection = Connection.connect(self._conninfo, autocommit=True)
-        connection.prepare_threshold = 5 if _is_direct(connection) else None
+        connection.is_direct = _is_direct(connection)
+        connection.prepare_threshold = 5 if connection.is_direct else None
         return connection
 
 

@@ -34,7 +34,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Process] = []
 
     def start(command: str, url: str) -> Process:
-        env = {"DATABASE_URL": url, "WORKER_PROCESSES": "1"}
+        env = {"DATABASE_URL": url, "WORKER_PROCESSES": "1", "LOG_LEVEL": "debug"}
         started.append(Process(tmp_path / command, "-m", *COMMANDS[command], env=env))
         return started[-1]
 

@@ -142,6 +142,8 @@ BAD = [
     ("PORT", "-1"),
     ("HOST", "hunter2.invalid"),
     ("DATABASE_URL", "mysql://hunter2:hunter2@localhost/x"),
+    ("DATABASE_URL", "postgresql://ada:hunter2%zz@localhost/x"),
+    ("DATABASE_URL", "postgresql://ada:some/hunter2@localhost/x"),
     ("DATABASE_URL", "sqlite:///"),
     ("DATABASE_URL", "sqlite:////dev/null/hunter2/x.db"),
     ("APP_ENV", "hunter2"),

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(cluster, url, webs, workers, tmp_path)
 
 
+def the_clocks_differ(site: Site) -> None:
+    """Which makes no run that lives look dead, whoever looks."""
+    gates = [site.directory / f"clock-{number}" for number in range(3)]  # so that both workers hold one at least
+    task_ids = [site.submit(site.webs[0], "gate", {"path": str(gate)}) for gate in gates]
+    for gate in gates:
+        eventually(partial(starts, gate), RECOVERY_SECONDS)
+    time.sleep(2 * LEASE_SECONDS)  # without a renewal they were over
+    for gate in gates:
+        Path(f"{gate}.1").write_text("return")
+    assert [ended(site.webs[1].web, task_id, RECOVERY_SECONDS)["result"] for task_id in task_ids] == [1, 1, 1]
+    assert [len(starts(gate)) for gate in gates] == [1, 1, 1]
+
+
 def a_web_and_a_worker_are_killed(site: Site) -> None:
     site.webs[0].kill()
     site.workers[0].kill()
@@ -201,6 +215,7 @@ def starts(gate: Path) -> list[Line]:
 
 
 DEEDS = (
+    the_clocks_differ,
     a_web_and_a_worker_are_killed,
     a_worker_is_stopped,
     the_server_crashes,

@@ -94,7 +94,7 @@ class SQLite:
         self._loop = asyncio.get_running_loop()
         self._is_memory = location == MEMORY
         self._path = location if self._is_memory else str(Path(location).resolve())
-        self._lock = _open_lock(self._path, self._is_memory)
+        self._lock = open_lock(self._path, self._is_memory)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._is_closing = False
         with self._turn():
@@ -241,7 +241,7 @@ class SQLite:
         self._hints.close()
 
 
-def _open_lock(path: str, is_memory: bool) -> int | None:
+def open_lock(path: str, is_memory: bool) -> int | None:
     if is_memory:
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)

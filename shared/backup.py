@@ -1,0 +1,181 @@
+"""Copies of a SQLite database, made and put back while services run on it.
+
+Whatever writes or may make a checkpoint takes its turn by the lock file of shared/database/sqlite.py. Reading does
+not: a copy is made from one snapshot, and writers go on meanwhile.
+"""
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from shared.database.connection import SHARED_SCHEMA
+from shared.database.sqlite import MEMORY, open_lock
+from shared.terminal import Failure, Progress
+
+PREFIX = "sqlite:///"
+STEP_PAGES = 1000
+LOCKED_SECONDS = 5
+DAMAGED = "stop the services, move it and its -wal and -shm files away, and restore again"
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a database, None when it has none of its own."""
+    if not url.startswith(PREFIX) or url == PREFIX + MEMORY:
+        return None
+    return Path(url.removeprefix(PREFIX)).resolve()
+
+
+def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
+    """Writes everything that was committed before to `file`, whole or not at all. Raises Failure."""
+    source = _need_file(url, 'pg_dump --format=custom --file=FILE "$DATABASE_URL"')
+    file = _need_apart(file, source)
+    if not source.exists():
+        raise Failure("there is no database yet")
+    if file.exists() and not force:
+        raise Failure(f"{file} is there already; --force writes over it")
+    with _failing(f"{file} can't be written"), _draft_of(file) as draft:
+        with _snapshot(source) as connection, closing(_open(draft)) as copy:
+            _copy(connection, copy, progress)
+            copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+            _need_intact(copy, "the database")
+        _publish(draft, file, force=force)
+
+
+def restore(url: str, file: Path, schemas: Mapping[str, Path], progress: Progress, *, force: bool) -> None:
+    """Puts a copy in the database's place, in one transaction: services that run see the one or the other.
+
+    Raises Failure, with nothing changed.
+    """
+    target = _need_file(url, 'pg_restore --clean --if-exists --single-transaction --dbname="$DATABASE_URL" FILE')
+    file = _need_apart(file, target)
+    with _failing(f"{file} is no copy of a database"), closing(_open(file)) as source:
+        _need_intact(source, str(file))
+        _need_ours(source, schemas, str(file))
+        with _failing("the database can't be restored"), _turn(target):
+            if target.exists() and target.stat().st_size and not force:
+                raise Failure("there is a database already; --force puts the copy in its place")
+            _overwrite(target, source, progress)
+
+
+def _overwrite(target: Path, source: sqlite3.Connection, progress: Progress) -> None:
+    with closing(sqlite3.connect(target, LOCKED_SECONDS, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")  # Connection.backup would wait for ever
+            connection.execute("ROLLBACK")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise Failure(f"the database is damaged ({error}); {DAMAGED}") from None
+        _copy(source, connection, progress)
+
+
+def _need_file(url: str, instead: str) -> Path:
+    if url.startswith(("postgres:", "postgresql:")):
+        raise Failure(f"the database is PostgreSQL, which has tools of its own: {instead}")
+    file = file_of(url)
+    if file is None:
+        raise Failure("the database is in memory, and gone with its process")
+    return file
+
+
+def _need_apart(file: Path, database: Path) -> Path:
+    """Neither the database nor what SQLite would take for a part of the copy."""
+    file = file.resolve()
+    if file in [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-lock", "-journal")]:
+        raise Failure("FILE is a part of the database itself")
+    return file
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise Failure(f"{what} ({getattr(error, 'strerror', None) or error})") from None
+
+
+@contextmanager
+def _turn(database: Path) -> Iterator[None]:
+    lock = open_lock(str(database), False)
+    assert lock is not None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that goes on seeing what is committed now. Held open, so that a copy in steps need not start
+    again with every write."""
+    with _turn(database):
+        connection = _open(database)
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    try:
+        yield connection
+    finally:
+        with _turn(database):  # the last connection to close makes a checkpoint
+            connection.close()
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    """A database that is there; it is not made."""
+    return sqlite3.connect(f"{file.as_uri()}?mode=rw", LOCKED_SECONDS, uri=True, isolation_level=None)
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, progress: Progress) -> None:
+    def report(status: int, remaining: int, total: int) -> None:
+        progress(total - remaining, total)
+
+    source.backup(target, pages=STEP_PAGES, progress=report)
+
+
+def _need_intact(connection: sqlite3.Connection, what: str) -> None:
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise Failure(f"{what} is damaged ({' '.join(found.split())})")
+
+
+def _need_ours(connection: sqlite3.Connection, schemas: Mapping[str, Path], what: str) -> None:
+    directories = {"shared": SHARED_SCHEMA, **schemas}
+    known = {f"{name}/{file.stem}" for name, directory in directories.items() for file in directory.glob("*.sql")}
+    try:
+        applied = {name for (name,) in connection.execute("SELECT name FROM migration")}
+    except sqlite3.OperationalError:
+        applied = set()
+    ours = {name for name in applied if name.partition("/")[0] in directories}
+    if {name.partition("/")[0] for name in ours} != set(directories):
+        raise Failure(f"{what} is no copy of this service's database")
+    if ours - known:
+        raise Failure(f"{what} was made by a newer version")
+
+
+@contextmanager
+def _draft_of(file: Path) -> Iterator[Path]:
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+        draft.with_name(f"{draft.name}-journal").unlink(missing_ok=True)
+
+
+def _publish(draft: Path, file: Path, *, force: bool) -> None:
+    for suffix in ("-wal", "-journal"):
+        if file.with_name(file.name + suffix).exists():  # SQLite would take it for the copy's
+            raise Failure(f"{file}{suffix} belongs to another database; move it away")
+    if force:
+        draft.replace(file)
+    else:
+        os.link(draft, file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)

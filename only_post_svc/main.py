@@ -116,11 +116,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
 def print_document() -> None:
     """Prints what `POST /openapi.json` answers."""
     settings = server.settings_or_fail(Settings)
-    try:
-        types = asyncio.run(describe_types(settings))
-    except SettingsError as error:
-        server.fail(str(error))
-    print(api.document(settings, types).decode())
+    print(api.document(settings, asyncio.run(describe_types(settings))).decode())
 
 
 def __getattr__(name: str) -> Any:

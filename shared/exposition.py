@@ -1,20 +1,19 @@
-"""/metrics: who may see the numbers, the answer, and the same for a file."""
+"""/metrics: who may see the numbers, and the answer."""
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import metrics, server
+from shared import metrics
 from shared.auth import CHALLENGE, bad_token
-from shared.database import Database, Unit, connection
+from shared.database import Database, Unit
 from shared.errors import Forbidden, Unauthorized, Unavailable
 from shared.metrics import CONTENT_TYPE, gauge
 from shared.openapi import Operation, Reply
-from shared.settings import Settings, SettingsError
+from shared.settings import Settings
 
 Families = Callable[[Database], Awaitable[list[str]]]
 
@@ -53,15 +52,3 @@ async def from_database(database: Database, unit: Unit[list[str]]) -> list[str]:
     except Unavailable:
         families, is_up = [], 0
     return [gauge("only_post_database_up", "Whether the database answers.", is_up), *families]
-
-
-async def show(settings: Settings, schemas: Mapping[str, Path], families: Families) -> None:
-    """Prints what the database knows, or ends the process with one line that says why not."""
-    try:
-        database = await connection.connect(settings.database_url, schemas)
-    except SettingsError as error:
-        server.fail(str(error))
-    try:
-        print("".join(await families(database)), end="")
-    finally:
-        await database.close()

@@ -58,8 +58,13 @@ def load_signing_key(settings: Settings) -> SigningKey:
     if settings.signing_key is None:
         secret = settings.secret_key[0].value
         return SigningKey(key_id(secret), "HS256", jwk.construct(secret, "HS256"), None)
+    return signing_key(settings.signing_key.value)
+
+
+def signing_key(pem: bytes) -> SigningKey:
+    """A private key's. Raises SettingsError."""
     try:
-        key = serialization.load_pem_private_key(settings.signing_key.value, password=None)
+        key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise SettingsError("SIGNING_KEY_FILE: must be an unencrypted private key in PEM") from None
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):

@@ -20,10 +20,10 @@ PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f]+")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
-def configure(level: str, style: str) -> None:
-    """Sends every logger's lines to stdout in `style`, uvicorn's own included."""
+def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Sends every logger's lines to stdout, or `stream`, in `style`, uvicorn's own included."""
     _skip_what_no_line_shows()
-    handler = Bundles(sys.stdout, Formatter(_json if style == "json" else _logfmt))
+    handler = Bundles(stream or sys.stdout, Formatter(_json if style == "json" else _logfmt))
     for old in logging.root.handlers:
         old.flush()
     logging.root.handlers[:] = [handler]

@@ -178,12 +178,16 @@ class Settings:
     tls_key_file: str = setting("", readable_file)
 
     @classmethod
+    def variables(cls) -> dict[str, dataclasses.Field[Any]]:
+        """The name of each variable that is read, with its field."""
+        fields = (field for field in dataclasses.fields(cls) if "parse" in field.metadata)
+        return {field.metadata["variable"] or field.name.upper(): field for field in fields}
+
+    @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
         given = {}
-        for field in dataclasses.fields(cls):
-            variable = field.metadata.get("variable") or field.name.upper()
-            raw = environ.get(variable, "")
-            if raw and "parse" in field.metadata:
+        for variable, field in cls.variables().items():
+            if raw := environ.get(variable, ""):
                 try:
                     given[field.name] = field.metadata["parse"](raw)
                 except ValueError as error:

@@ -1,79 +1,93 @@
-"""`python -m token_svc` serves; `python -m token_svc users …` is for the operator."""
+"""`python -m token_svc` serves; its other commands are for the operator."""
 
 import argparse
-import asyncio
+import os
 import sys
+from pathlib import Path
 
-from shared import exposition, logs, server
-from shared.database import Transaction, connection
-from shared.settings import SettingsError
-from token_svc import accounts, api, events, metrics, sessions
-from token_svc.accounts import Account
+from shared import logs, server
+from shared.commands import Service, add_json, positive, run, text
+from token_svc import accounts, api, checks, key_files, metrics, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
-OPERATOR = "operator"  # where an event came from that no request made
-KINDS = {"disable": "disabled", "enable": "enabled", "grant": "granted"}
+SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families)
 
 
-def change(tx: Transaction, account_id: str, action: str, scopes: list[str]) -> None:
-    """What is taken away is gone at once, from the sessions that there are too."""
-    if action == "grant":
-        accounts.set_scopes(tx, account_id, sorted(set(scopes)))
-    else:
-        accounts.set_disabled(tx, account_id, is_disabled=action == "disable")
-    if action == "disable":
-        sessions.end_others(tx, account_id)
-    events.record(tx, account_id, KINDS[action], OPERATOR)
-
-
-async def administer(options: argparse.Namespace) -> bool:
-    """Whether the user was found, and changed."""
-    settings = server.settings_or_fail(Settings)
-    logs.configure(settings.log_level, settings.log_format)
-    try:
-        database = await connection.connect(settings.database_url, {"token": SCHEMA})
-    except SettingsError as error:
-        server.fail(str(error))
-
-    def unit(tx: Transaction) -> Account | None:
-        account = accounts.by_username(tx, options.username)
-        if account is not None:
-            accounts.lock(tx, account.id)
-            change(tx, account.id, options.action, getattr(options, "scopes", []))
-        return account
-
-    account = await database.write(unit)
-    if account is not None:
-        events.announce(KINDS[options.action], account.id, OPERATOR)
-    await database.close()
-    return account is not None
-
-
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m token_svc", description="Users, tokens and each user's own data.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="serve HTTP (the default)")
+    kinds = parser.add_subparsers(metavar="COMMAND")
+    serve = kinds.add_parser("serve", help="serve HTTP (the default)")
     for one in (parser, serve):
         one.add_argument("--host", help="the address to listen on (HOST)")
         one.add_argument("--port", type=int, help="the port to listen on (PORT)")
-    actions = commands.add_parser("users", help="change a user").add_subparsers(dest="action", required=True)
-    for action, meaning in (("disable", "end all sessions, let nobody in"), ("enable", "the other way round")):
-        actions.add_parser(action, help=meaning).add_argument("username")
-    granting = actions.add_parser("grant", help="set the scopes that a user may have")
-    granting.add_argument("username")
-    granting.add_argument("scopes", nargs="+", choices=sorted(accounts.SCOPES))
-    commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
-    commands.add_parser("openapi", help="print the OpenAPI document")
-    options = parser.parse_args()
-    if options.command == "openapi":
-        print(api.document())
-    elif options.command == "metrics":
-        asyncio.run(exposition.show(server.settings_or_fail(Settings), {"token": SCHEMA}, metrics.families))
-    elif options.command != "users":
-        start_server(options.host, options.port)
-    elif not asyncio.run(administer(options)):
-        sys.exit(f"there is no user {options.username}")
+        one.set_defaults(run=lambda options: start_server(options.host, options.port))
+    _add_users(kinds.add_parser("users", help="list, show, make and change users"))
+    _add_keys(kinds.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
+    document = kinds.add_parser("openapi", help="print the OpenAPI document")
+    document.set_defaults(run=lambda options: print(api.document()))
+    SERVICE.add(kinds)
+    return parser
+
+
+def _add_users(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the newest users")
+    listing.add_argument("--limit", type=positive, default=50)
+    listing.set_defaults(run=SERVICE.over_database(users.list_users))
+    show = actions.add_parser("show", help="all there is to a user but their data")
+    show.set_defaults(run=SERVICE.over_database(users.show_user))
+    create = actions.add_parser("create", help="make a user; the password is asked for, or read from stdin")
+    create.set_defaults(run=SERVICE.over_database(users.create_user, may_create=True, stream=sys.stdout))
+    for action, verb, meaning in (
+        ("disable", users.disable_user, "end all sessions, let nobody in"),
+        ("enable", users.enable_user, "the other way round"),
+        ("grant", users.grant_scopes, "set the scopes that a user may have"),
+        ("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin"),
+        ("end-sessions", users.end_sessions, "log out everywhere"),
+        ("delete", users.delete_user, "delete a user with all their data"),
+    ):
+        actions.add_parser(action, help=meaning).set_defaults(
+            run=SERVICE.over_database(verb, stream=sys.stdout)  # the audit line
+        )
+    for one in actions.choices.values():
+        if one is not listing:
+            one.add_argument("username", metavar="USER", type=text, help="a username, or id:ID")
+    create.add_argument("email", metavar="EMAIL", type=text)
+    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", choices=sorted(accounts.SCOPES))
+    actions.choices["delete"].add_argument("--yes", action="store_true", help="ask nothing")
+    add_json(*actions.choices.values())
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    new = actions.add_parser("new", help="write a private key into a file that is not there yet")
+    new.add_argument("file", metavar="FILE", type=Path, nargs="?", default=key_files.DEFAULT_FILE)
+    new.add_argument("--algorithm", choices=key_files.ALGORITHMS, default="ES256")
+    new.set_defaults(run=_new_key)
+    public = actions.add_parser("public", help="print the public keys, for the JWKS_FILE of those who verify")
+    public.set_defaults(run=lambda options: key_files.public(server.settings_or_fail(Settings)))
+    rotate = actions.add_parser("rotate", help="sign with a new key; tokens signed with the old one go on working")
+    rotate.add_argument("--algorithm", choices=key_files.ALGORITHMS, help="in place of the old key's")
+    rotate.add_argument("--jwks", metavar="FILE", type=Path, help="where the public keys are kept (JWKS_FILE)")
+    rotate.add_argument("--announce", action="store_true", help="publish the next key first, sign with it later")
+    rotate.set_defaults(run=_rotate_keys)
+
+
+def _new_key(options: argparse.Namespace) -> None:
+    logs.configure("info", "logfmt", sys.stderr)
+    key_files.new(options)
+
+
+def _rotate_keys(options: argparse.Namespace) -> None:
+    settings = server.settings_or_fail(Settings)
+    logs.configure(settings.log_level, settings.log_format, sys.stderr)
+    key_files.rotate(settings, os.environ, options)
+
+
+def main() -> None:
+    options = parser().parse_args()
+    run(options.run, options)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ def by_id(tx: Transaction, account_id: str) -> Account | None:
     return Account(*row) if row else None
 
 
+def list_newest(tx: Transaction, limit: int) -> list[Account]:
+    rows = tx.all(f"SELECT {COLUMNS} FROM account ORDER BY id DESC LIMIT :limit", limit=limit)
+    return [Account(*row) for row in rows]
+
+
 def set_email(tx: Transaction, account_id: str, email: str) -> None:
     tx.put(
         "UPDATE account SET email = :email, email_key = :key WHERE id = :id",

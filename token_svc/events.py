@@ -5,6 +5,7 @@ import logging
 from shared import ids, times
 from shared.database import Row, Transaction
 
+OPERATOR = "operator"  # where an event came from that no request made
 NOBODY = "-"  # who is meant by a name that does not exist
 MAX_PRUNED = 500
 KEPT_MS = 365 * 24 * 3600 * 1000
@@ -27,6 +28,11 @@ def record(tx: Transaction, account_id: str, kind: str, address: str) -> None:
 
 def announce(kind: str, account_id: str, address: str) -> None:
     log.info(f"audit.{kind}", extra={"sub": account_id, "client": address})
+
+
+def announce_key(kind: str, key_id: str) -> None:
+    """`kind`: key_made, key_announced, key_rotated. Keys are nobody's, so the log alone has them."""
+    log.info(f"audit.{kind}", extra={"kid": key_id, "client": OPERATOR})
 
 
 PRUNE = """

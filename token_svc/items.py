@@ -42,6 +42,11 @@ def find(tx: Transaction, owner: str, item_id: str) -> Item | None:
     return Item(*row) if row else None
 
 
+def count(tx: Transaction, owner: str) -> int:
+    row = tx.one("SELECT item_count FROM account WHERE id = :owner", owner=owner)
+    return int(row[0]) if row else 0
+
+
 def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[Item]:
     sql = f"SELECT {COLUMNS} FROM item WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit"
     return [Item(*row) for row in tx.all(sql, owner=owner, after=after, limit=limit)]

@@ -1,15 +1,14 @@
 """GET /metrics, and `python -m token_svc metrics`."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests import numbers
+from tests.commands import command
 from tests.databases import rows
-from tests.processes import ROOT, TokenService, eventually
+from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User
 from tests.tokens import SECRET
@@ -52,10 +51,7 @@ def test_accounts_and_sessions_are_counted(fresh: TokenService) -> None:
     User(fresh)
     seen = shown(fresh)
     assert (seen["only_post_accounts"], seen["only_post_sessions"]) == (2, 3)
-    command = [sys.executable, "-m", "token_svc", "metrics"]
-    directory, env = fresh.log.parent, fresh.env | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=True, timeout=60)
-    printed = numbers.read(done.stdout)
+    printed = numbers.read(command(fresh.log.parent, "token_svc", "metrics", **fresh.env).stdout)
     assert printed == {"only_post_database_up": 1, "only_post_accounts": 2, "only_post_sessions": 3}
 
 

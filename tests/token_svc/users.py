@@ -1,13 +1,12 @@
 """Users of the token service, each with a name that nobody else has."""
 
-import subprocess
-import sys
 import uuid
 from typing import Any
 
 import requests
 
-from tests.processes import ROOT, TokenService
+from tests.commands import Done, command
+from tests.processes import TokenService
 
 PASSWORD = "correct horse battery staple"
 
@@ -68,8 +67,6 @@ def refresh(service: TokenService, token: str, **more: Any) -> requests.Response
     return service.post("/token", {"grant_type": "refresh_token", "refresh_token": token, **more})
 
 
-def operate(service: TokenService, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def operate(service: TokenService, *arguments: str) -> Done:
     """`python -m token_svc users …` on the database of `service`."""
-    command = [sys.executable, "-m", "token_svc", "users", *arguments]
-    directory, env = service.log.parent, service.env | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60)
+    return command(service.log.parent, "token_svc", "users", *arguments, **service.env)

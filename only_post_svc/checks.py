@@ -1,0 +1,31 @@
+"""What the doctor looks at in this service alone."""
+
+import asyncio
+from collections.abc import Iterator
+
+from only_post_svc.children import describe_types
+from only_post_svc.settings import Settings
+from shared.doctor import Finding, graver
+from shared.settings import SettingsError
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def types(settings: Settings) -> Iterator[Finding]:
+    try:
+        found = asyncio.run(describe_types(settings))
+    except SettingsError as error:
+        yield Finding("tasks", "fail", str(error))
+    else:
+        yield Finding("tasks", "ok", f"{len(found)} task types")
+
+
+def callers(settings: Settings) -> Iterator[Finding]:
+    if settings.task_auth == "off" and settings.host not in LOCAL:
+        advice = f"anyone who reaches {settings.host} can run tasks; set TASK_AUTH=required"
+        yield Finding("callers", graver(settings), advice)
+    else:
+        yield Finding("callers", "ok", f"TASK_AUTH={settings.task_auth} on {settings.host}")
+
+
+ALL = (types, callers)

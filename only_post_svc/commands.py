@@ -1,0 +1,125 @@
+"""The operator's commands: the tasks of all callers, and the task types."""
+
+import argparse
+from functools import partial
+
+from only_post_svc import models, oversight, queue
+from only_post_svc.children import describe_types
+from only_post_svc.models import Types
+from only_post_svc.oversight import Overseen
+from only_post_svc.registry import TaskType
+from only_post_svc.settings import Settings
+from shared import times
+from shared.database import Database
+from shared.strict_json import encode
+from shared.terminal import Failure, bar, fields, table
+
+LIST_HEAD = ("TASK", "CALLER", "TYPE", "STATUS", "TRY", "CREATED", "FINISHED")
+TYPES_HEAD = ("TYPE", "CODE", "TIMEOUT", "TRIES", "DESCRIPTION")
+
+
+async def list_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    listed = await database.query(
+        lambda tx: oversight.list_newest(
+            tx, status=options.status, type=options.type, caller=options.caller, limit=options.limit
+        )
+    )
+    if options.json:
+        print(f'{{"items":[{",".join(_json(one, models.listed_json(one.task)) for one in listed)}]}}')
+    else:
+        print(table(LIST_HEAD, [_row(one) for one in listed]))
+
+
+def _row(one: Overseen) -> tuple[object, ...]:
+    task = one.task
+    status, tries = models.status_of(task), f"{task.attempt}/{task.max_attempts}"
+    return task.id, one.caller, task.type, status, tries, _time(task.created_at), _time(task.finished_at)
+
+
+def _time(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else times.to_text(milliseconds)
+
+
+def _json(one: Overseen, task: str) -> str:
+    payload = f',"payload":{one.payload}' if one.payload else ""
+    return f'{task[:-1]},"caller":{encode(one.caller)}{payload}}}'
+
+
+async def show_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    found = await database.query(lambda tx: oversight.find(tx, options.task_id))
+    _print(_need(found, options), options)
+
+
+def _print(one: Overseen, options: argparse.Namespace) -> None:
+    print(_json(one, models.task_json(one.task)) if options.json else fields(_members(one)))
+
+
+def _members(one: Overseen) -> dict[str, object]:
+    task = one.task
+    return {
+        "task_id": task.id,
+        "caller": one.caller,
+        "type": task.type,
+        "status": models.status_of(task),
+        "attempt": f"{task.attempt} of {task.max_attempts}",
+        "priority": task.priority,
+        "created_at": _time(task.created_at),
+        "run_at": _time(task.run_at),
+        "started_at": _time(task.started_at),
+        "finished_at": _time(task.finished_at),
+        "progress": task.progress,
+        "payload": one.payload,
+        "result": task.result,
+        "error": task.error,
+    }
+
+
+def _need(found: Overseen | None, options: argparse.Namespace) -> Overseen:
+    if found is None:
+        raise Failure(f"there is no task {options.task_id}")
+    return found
+
+
+async def cancel_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    is_cancelled, found = await database.write(lambda tx: oversight.cancel(tx, options.task_id))
+    one = _need(found, options)
+    if one.task.status != "cancelled":
+        raise Failure(f"the task has {one.task.status} already")
+    if is_cancelled:
+        database.publish(f"cancelled {one.task.id}")
+    _print(one, options)
+
+
+async def retry_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    is_queued, found = await database.write(lambda tx: oversight.retry(tx, options.task_id))
+    one = _need(found, options)
+    if not is_queued:
+        raise Failure(f"the task is {models.status_of(one.task)}; only a failed or cancelled one can be tried again")
+    database.publish("queued")
+    _print(one, options)
+
+
+async def prune_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    """In small transactions, so that services go on meanwhile."""
+    seconds = settings.result_ttl if options.older_than is None else options.older_than
+    total = await database.query(lambda tx: oversight.count_ended(tx, seconds))
+    pruned, some = 0, queue.MAX_SWEPT
+    with bar("pruning") as progress:
+        while some >= queue.MAX_SWEPT:
+            some = await database.write(partial(queue.prune, result_ttl_seconds=seconds))
+            pruned += some
+            progress(pruned, total)
+    print(encode({"pruned": pruned}) if options.json else f"{pruned} tasks deleted")
+
+
+async def list_types(settings: Settings, options: argparse.Namespace) -> None:
+    types = await describe_types(settings)
+    if options.json:
+        print(encode({"items": Types(types).listing()}))
+    else:
+        print(table(TYPES_HEAD, [_type_row(one) for one in types.values()]))
+
+
+def _type_row(one: TaskType) -> tuple[object, ...]:
+    code = "async def" if one.is_async else "def"
+    return one.type, code, f"{one.timeout:g}", one.max_attempts, one.description.partition("\n")[0]

@@ -1,0 +1,70 @@
+"""Tasks of all callers, for the operator. What changes one is the queue's own, in its caller's name."""
+
+from typing import NamedTuple
+
+from only_post_svc import queue
+from only_post_svc.queue import COLUMNS, CONDITIONS, Task
+from shared.database import Transaction
+
+
+class Overseen(NamedTuple):
+    """A task and whose it is, '' for anyone's. `payload` is JSON."""
+
+    caller: str
+    task: Task
+    payload: str = ""
+
+
+# The sort of a page of one status may be long: it is read aside, and no client waits for it.
+LIST = f"SELECT task.caller, {COLUMNS} FROM task {{where}} ORDER BY task.id DESC LIMIT :limit"
+
+QUEUED = "finished_at IS NULL AND status IN ('queued', 'scheduled')"
+
+
+def list_newest(
+    tx: Transaction, *, status: str | None, type: str | None, caller: str | None, limit: int
+) -> list[Overseen]:
+    """Up to `limit` tasks, newest first, without payloads and results. Waiting ones are 'queued' whether due or not."""
+    conditions = []
+    if status is not None:
+        conditions.append(QUEUED if status == "queued" else CONDITIONS[status].removeprefix("AND "))
+    if type is not None:
+        conditions.append("type = :type")
+    if caller is not None:
+        conditions.append("caller = :caller")
+    sql = LIST.format(where=f"WHERE {' AND '.join(conditions)}" if conditions else "")
+    return [Overseen(row[0], Task(*row[1:])) for row in tx.all(sql, type=type, caller=caller, limit=limit)]
+
+
+OWNER = """
+SELECT task.caller, task_payload.body FROM task JOIN task_payload ON task_payload.task_id = task.id WHERE task.id = :id
+"""
+
+
+def find(tx: Transaction, task_id: str) -> Overseen | None:
+    row = tx.one(OWNER, id=task_id)
+    task = queue.find(tx, row[0], task_id) if row else None
+    return Overseen(row[0], task, row[1]) if row and task else None
+
+
+def cancel(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
+    """Whether that was needed, and the task as it is then."""
+    found = find(tx, task_id)
+    is_cancelled = found is not None and queue.cancel(tx, found.caller, task_id)
+    return is_cancelled, find(tx, task_id)
+
+
+def retry(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
+    """False unless it had failed or been cancelled."""
+    found = find(tx, task_id)
+    is_queued = found is not None and queue.retry(tx, found.caller, task_id)
+    return is_queued, find(tx, task_id)
+
+
+COUNT_ENDED = "SELECT count(*) FROM task WHERE finished_at IS NOT NULL AND finished_at < :before"
+
+
+def count_ended(tx: Transaction, older_than_seconds: int) -> int:
+    """How many tasks ended longer ago than that."""
+    row = tx.one(COUNT_ENDED, before=tx.now - older_than_seconds * 1000)
+    return int(row[0]) if row else 0

@@ -1,0 +1,138 @@
+"""What the command lines of both services have in common: how a command ends, and the commands for a database."""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from shared import backup, doctor, logs, server, terminal
+from shared.database import Database, connection
+from shared.doctor import Check
+from shared.errors import Problem
+from shared.exposition import Families
+from shared.settings import Settings, SettingsError
+from shared.strict_json import encode
+from shared.terminal import Failure
+
+EXIT_INTERRUPTED = 130
+
+Command = Callable[[argparse.Namespace], None]
+Verb = Callable[[Database, Any, argparse.Namespace], Awaitable[None]]
+
+
+def run(command: Command, options: argparse.Namespace) -> None:
+    """Ends the process as scripts expect: 0 when it was done, 1 when what was asked for was not there or failed,
+    2 for bad usage (argparse), 3 for bad settings."""
+    try:
+        command(options)
+        sys.stdout.flush()
+    except Failure as failure:
+        sys.exit(str(failure))
+    except Problem as problem:
+        sys.exit(problem.detail)
+    except SettingsError as error:
+        server.fail(str(error))
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the common commands need to know of a service."""
+
+    settings: type[Settings]
+    schemas: Mapping[str, Path]
+    checks: Sequence[Check]  # the doctor's, on top of those for both
+    families: Families
+
+    def over_database(self, verb: Verb, *, may_create: bool = False, stream: TextIO = sys.stderr) -> Command:
+        """The verb as a command. What it logs goes to `stream`."""
+
+        def command(options: argparse.Namespace) -> None:
+            settings = server.settings_or_fail(self.settings)
+            is_for_script = getattr(options, "json", False)
+            logs.configure(settings.log_level, settings.log_format, sys.stderr if is_for_script else stream)
+            file = backup.file_of(settings.database_url)
+            if file is not None and not file.exists() and not may_create:
+                raise Failure("there is no database yet where DATABASE_URL says")  # most likely another directory's
+            asyncio.run(self._over(settings, verb, options))
+
+        return command
+
+    async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace) -> None:
+        database = await connection.connect(settings.database_url, self.schemas)
+        try:
+            await verb(database, settings, options)
+        finally:
+            await database.close()
+
+    def add(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+        """metrics, doctor, backup and restore."""
+        numbers = commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
+        numbers.set_defaults(run=self.over_database(self._show_metrics))
+        examine = commands.add_parser("doctor", help="look at the settings, the database and the machine")
+        add_json(examine)
+        examine.set_defaults(run=self._examine)
+        back_up = commands.add_parser("backup", help="copy the database into a file, while services run on it")
+        back_up.add_argument("file", metavar="FILE", type=Path)
+        back_up.add_argument("--force", action="store_true", help="write over FILE")
+        back_up.set_defaults(run=self._back_up)
+        restore = commands.add_parser("restore", help="put a copy in the database's place, in one transaction")
+        restore.add_argument("file", metavar="FILE", type=Path)
+        restore.add_argument("--force", action="store_true", help="in the place of a database that is there")
+        restore.set_defaults(run=self._restore)
+
+    async def _show_metrics(self, database: Database, settings: Any, options: argparse.Namespace) -> None:
+        print("".join(await self.families(database)), end="")
+
+    def _examine(self, options: argparse.Namespace) -> None:
+        logs.configure("warning", "logfmt", sys.stderr)
+        findings = doctor.examine(self.settings, os.environ, self.schemas, self.checks)
+        print(encode(doctor.report(findings)) if options.json else doctor.text(findings))
+        if doctor.worst(findings) == "fail":
+            sys.stdout.flush()
+            sys.exit(1)
+
+    def _back_up(self, options: argparse.Namespace) -> None:
+        settings = server.settings_or_fail(self.settings)
+        with terminal.bar("copying") as progress:
+            backup.back_up(settings.database_url, options.file, progress, force=options.force)
+        print(f"{options.file}: {options.file.stat().st_size} bytes, complete and intact")
+
+    def _restore(self, options: argparse.Namespace) -> None:
+        settings = server.settings_or_fail(self.settings)
+        logs.configure(settings.log_level, settings.log_format, sys.stderr)
+        with terminal.bar("restoring") as progress:
+            backup.restore(settings.database_url, options.file, self.schemas, progress, force=options.force)
+        asyncio.run(self._bring_up_to_date(settings))
+        print(f"{options.file}: restored")
+
+    async def _bring_up_to_date(self, settings: Settings) -> None:
+        """A copy may be of an older version, and services may be running."""
+        database = await connection.connect(settings.database_url, self.schemas)
+        await database.close()
+
+
+def add_json(*parsers: argparse.ArgumentParser) -> None:
+    for parser in parsers:
+        parser.add_argument("--json", action="store_true", help="for scripts")
+
+
+def text(argument: str) -> str:
+    """An argument that a database can take."""
+    if not argument.isprintable():  # nor is half of a character, which is what bytes that are no UTF-8 become
+        raise argparse.ArgumentTypeError("must be printable UTF-8")
+    return argument
+
+
+def positive(argument: str) -> int:
+    """An argument that counts something."""
+    if not (argument.isascii() and argument.isdigit() and len(argument) < 10) or int(argument) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number from 1 on")
+    return int(argument)

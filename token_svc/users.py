@@ -1,0 +1,186 @@
+"""The operator's commands over users. What is taken away is gone at once, from the sessions that there are too."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from shared import times
+from shared.database import Database, Transaction
+from shared.strict_json import encode
+from shared.terminal import Failure, confirm, fields, read_password, table
+from token_svc import accounts, attempts, events, items, models, sessions
+from token_svc.accounts import Account
+from token_svc.events import OPERATOR
+from token_svc.passwords import Passwords
+from token_svc.settings import Settings
+
+HEAD = ("USER", "ID", "EMAIL", "SCOPE", "DISABLED", "CREATED")
+EVENTS_HEAD = ("AT", "EVENT", "ADDRESS")
+BY_ID = "id:"  # no username has a colon
+SHOWN_EVENTS = 20
+
+
+async def list_users(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    found = await database.query(lambda tx: accounts.list_newest(tx, options.limit))
+    if options.json:
+        print(encode({"items": [_described(one) for one in found]}))
+    else:
+        print(table(HEAD, [_row(one) for one in found]))
+
+
+def _described(account: Account) -> dict[str, Any]:
+    return models.account_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
+
+
+def _row(one: Account) -> tuple[object, ...]:
+    is_disabled = "yes" if one.is_disabled else "no"
+    return one.username, one.id, one.email, one.scope, is_disabled, times.to_text(one.created_at)
+
+
+async def show_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    def unit(tx: Transaction) -> tuple[Account, dict[str, Any]]:
+        account = _need(tx, options.username)
+        found = sessions.of(tx, account.id)
+        return account, {
+            "items": items.count(tx, account.id),
+            "sessions": [models.session_json(session) for session in found],
+            "events": events.of(tx, account.id),
+        }
+
+    account, more = await database.query(unit)
+    if options.json:
+        print(encode({"user": _described(account), **more}))
+        return
+    print(fields({**_described(account), "items": more["items"], "sessions": len(more["sessions"])}))
+    latest = more["events"][-SHOWN_EVENTS:]
+    print("\n" + table(EVENTS_HEAD, [(event["at"], event["event"], event["address"]) for event in latest]))
+
+
+def _need(tx: Transaction, name: str) -> Account:
+    account = by_id_or_name(tx, name)
+    if account is None:
+        raise Failure(f"there is no user {name}")
+    return account
+
+
+def _hold(tx: Transaction, name: str) -> Account:
+    """The same, for a unit that writes: it stays so until the transaction ends."""
+    found = _need(tx, name)
+    accounts.lock(tx, found.id)
+    return _need(tx, BY_ID + found.id)
+
+
+def by_id_or_name(tx: Transaction, name: str) -> Account | None:
+    """`id:` and an id, as the audit trail has them, or a username."""
+    if name.startswith(BY_ID):
+        return accounts.by_id(tx, name.removeprefix(BY_ID))
+    return accounts.by_username(tx, name)
+
+
+async def create_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    faults = (accounts.username_fault(options.username), accounts.email_fault(options.email))
+    for name, fault in zip(("USERNAME", "EMAIL"), faults, strict=True):
+        if fault:
+            raise Failure(f"{name}: {fault}")
+    password_hash = await _new_hash(settings, options.username, options.email)
+
+    def unit(tx: Transaction) -> Account:
+        if taken := accounts.taken(tx, options.username, options.email):
+            raise Failure(f"the {taken} is taken")
+        account = accounts.create(tx, options.username, options.email, password_hash)
+        events.record(tx, account.id, "registered", OPERATOR)
+        return account
+
+    account = await database.write(unit)
+    events.announce("registered", account.id, OPERATOR)
+    _print(account, options)
+
+
+async def _new_hash(settings: Settings, *names: str) -> str:
+    """Of a password that somebody types, or sends by stdin. Raises Failure when it is not a good one."""
+    password = read_password("new password")
+    if "\0" in password:
+        raise Failure("the password must not have a NUL character")  # no client could send it
+    passwords = Passwords(settings.password_min_length, threads=1)
+    try:
+        if fault := passwords.fault(password, *names):
+            raise Failure(f"the password {fault}")
+        return await passwords.hash(password)
+    finally:
+        passwords.close()
+
+
+def _print(account: Account, options: argparse.Namespace) -> None:
+    """For people the audit line says it."""
+    if options.json:
+        print(encode(_described(account)))
+
+
+async def _change(
+    database: Database, options: argparse.Namespace, kind: str, change: Callable[[Transaction, Account], None]
+) -> None:
+    def unit(tx: Transaction) -> Account:
+        account = _hold(tx, options.username)
+        change(tx, account)
+        events.record(tx, account.id, kind, OPERATOR)
+        return accounts.by_id(tx, account.id) or account
+
+    account = await database.write(unit)
+    events.announce(kind, account.id, OPERATOR)
+    _print(account, options)
+
+
+async def disable_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    def change(tx: Transaction, account: Account) -> None:
+        accounts.set_disabled(tx, account.id, is_disabled=True)
+        sessions.end_others(tx, account.id)
+
+    await _change(database, options, "disabled", change)
+
+
+async def enable_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    def change(tx: Transaction, account: Account) -> None:
+        accounts.set_disabled(tx, account.id, is_disabled=False)
+
+    await _change(database, options, "enabled", change)
+
+
+async def grant_scopes(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    def change(tx: Transaction, account: Account) -> None:
+        accounts.set_scopes(tx, account.id, sorted(set(options.scopes)))
+
+    await _change(database, options, "granted", change)
+
+
+async def set_password(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    """Ends every session."""
+    account = await database.read(lambda tx: _need(tx, options.username))
+    password_hash = await _new_hash(settings, account.username, account.email)
+
+    def change(tx: Transaction, account: Account) -> None:
+        accounts.set_password(tx, account.id, password_hash)
+        sessions.end_others(tx, account.id)
+        attempts.forget(tx, accounts.fold(account.username))  # who knew the old one is a stranger again
+
+    await _change(database, options, "password_changed", change)
+
+
+async def end_sessions(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    await _change(database, options, "session_ended", lambda tx, account: sessions.end_others(tx, account.id))
+
+
+async def delete_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    """With all that is the user's own, the events included: the log alone goes on knowing."""
+    found = await database.read(lambda tx: _need(tx, options.username))
+    if not options.yes:
+        confirm(f"{found.username}, and all data of that user, will be deleted for good.")
+
+    def unit(tx: Transaction) -> Account:
+        account = _hold(tx, BY_ID + found.id)
+        accounts.delete(tx, account.id)
+        attempts.forget(tx, accounts.fold(account.username))
+        return account
+
+    account = await database.write(unit)
+    events.announce("deleted", account.id, OPERATOR)
+    _print(account, options)

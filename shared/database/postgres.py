@@ -87,27 +87,32 @@ class Transaction:
     @property
     def now(self) -> int:
         if self._now is None:
+            self._pipeline.sync()
             row = self._set_up.fetchone()
             assert row is not None
             self._now = int(row[0])
         return self._now
 
     def all(self, sql: str, **values: Any) -> list[Row]:
-        return self._execute(sql, values).fetchall()
+        return self._done(sql, values).fetchall()
 
     def one(self, sql: str, **values: Any) -> Row | None:
-        return self._execute(sql, values).fetchone()
+        return self._done(sql, values).fetchone()
 
     def run(self, sql: str, **values: Any) -> int:
-        cursor = self._execute(sql, values)
-        self._pipeline.sync()
-        return cursor.rowcount
+        return self._done(sql, values).rowcount
 
     def put(self, sql: str, **values: Any) -> None:
         self._execute(sql, values)
 
     def lock(self, name: str) -> None:
         self._connection.execute(_dialect(LOCK), {"name": name})
+
+    def _done(self, sql: str, values: dict[str, Any]) -> psycopg.Cursor[Row]:
+        """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
+        cursor = self._execute(sql, values)
+        self._pipeline.sync()
+        return cursor
 
     def _execute(self, sql: str, values: dict[str, Any]) -> psycopg.Cursor[Row]:
         self.has_run |= not sql.lstrip().startswith("SELECT")
@@ -319,6 +324,7 @@ class PostgreSQL:
         return await self._readers.run(unit, READ_SECONDS)
 
     async def query(self, unit: Unit[T]) -> T:
+        await self.read(lambda tx: None)  # a silent server is found out as soon as by any read, not after QUERY_SECONDS
         return await self._aside.run(unit, QUERY_SECONDS)
 
     def publish(self, hint: str) -> None:

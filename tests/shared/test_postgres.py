@@ -86,6 +86,35 @@ def test_a_connection_that_was_lost_before_the_commit_costs_nobody_an_error(post
     assert len(postgres.run(work)) == 150
 
 
+def test_a_process_that_was_cut_off_within_a_transaction_keeps_no_locks(
+    postgres: Engine, remote: Engine, proxy: Proxy
+) -> None:
+    def cut_off(tx: Transaction) -> None:
+        tx.lock("name")
+        tx.all("SELECT id FROM note FOR UPDATE")
+        proxy.swallow()
+        tx.all("SELECT id FROM note")
+
+    def lock(tx: Transaction) -> None:
+        tx.lock("name")
+        assert tx.all("SELECT id FROM note FOR UPDATE SKIP LOCKED") == [("a",)]
+
+    async def work(database: Database) -> None:
+        other = await postgres.connect()
+        await other.write(lambda tx: add(tx, "a"))
+        with pytest.raises(Unavailable):
+            await database.write(cut_off)
+        async with asyncio.timeout(SETTLED_SECONDS):
+            while True:
+                with contextlib.suppress(Unavailable, AssertionError):
+                    await other.write(lock)
+                    break
+                await asyncio.sleep(0.1)
+        await other.close()
+
+    remote.run(work)
+
+
 @pytest.mark.parametrize("way", ["write", "read", "query"])
 def test_a_server_that_falls_silent_is_left_and_found_again(remote: Engine, proxy: Proxy, way: str) -> None:
     async def work(database: Database) -> list[str]:

@@ -264,13 +264,19 @@ class Lane:
             self._give_back(connection, is_done=is_done)
 
     def _connection(self) -> Connection:
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = self._connections.connect()
+        connection = self._kept() or self._connections.connect()
         self._busy.add(connection)
         connection.patience_seconds = self._patience_seconds
         return connection
+
+    def _kept(self) -> Connection | None:
+        """One that is free, unless any was lost since it was made: then most likely it is gone as well."""
+        with contextlib.suppress(IndexError):
+            while connection := self._free.pop():
+                if connection.made_after == self._connections.lost:
+                    return connection
+                connection.close()
+        return None
 
     def _give_back(self, connection: Connection, *, is_done: bool) -> None:
         self._busy.discard(connection)
@@ -278,8 +284,7 @@ class Lane:
             with contextlib.suppress(psycopg.Error):
                 connection.execute("ROLLBACK")
         if connection.closed:
-            while self._free:  # most likely they are gone as well
-                self._free.pop().close()
+            self._connections.lost += 1
         else:
             self._free.append(connection)
 

@@ -37,6 +37,7 @@ class Connection(psycopg.Connection[Row]):
 
     patience_seconds = PATIENCE_SECONDS
     is_direct = True  # no pooler stands in between
+    made_after = 0  # so many had been lost
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
         return super().wait(self._impatiently(gen), *args, **options)
@@ -65,13 +66,16 @@ class Connections:
         self._conninfo = _completed(url)
         self._pause_seconds = 0.0
         self._refused_until = 0.0
+        self.lost = 0  # how many that were made have been lost
 
     def connect(self) -> Connection:
         """Raises Unavailable."""
         if time.monotonic() < self._refused_until:
             raise database_unavailable("the server could not be reached a moment ago")
+        lost = self.lost
         try:
             connection = self._open()
+            connection.made_after = lost
         except psycopg.Error as error:
             self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))
             self._refused_until = time.monotonic() + self._pause_seconds

@@ -133,6 +133,25 @@ def test_a_server_that_falls_silent_is_left_and_found_again(remote: Engine, prox
     assert remote.run(work) == ["a"]
 
 
+def test_what_was_found_out_writing_nobody_finds_out_again(remote: Engine, proxy: Proxy) -> None:
+    async def work(database: Database) -> list[list[str]]:
+        ways = (database.write, database.read, database.query)
+        for way in ways:
+            await way(ids)
+        proxy.swallow()
+        with pytest.raises(Unavailable):
+            await database.write(ids, seconds=None)
+        proxy.heal()
+        async with asyncio.timeout(SETTLED_SECONDS):
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await database.write(ids)
+                    break
+        return [await way(ids) for way in ways]
+
+    assert remote.run(work) == [[], [], []]
+
+
 def test_whoever_waits_as_long_as_it_takes_is_told_that_the_server_is_silent(remote: Engine, proxy: Proxy) -> None:
     async def work(database: Database) -> str:
         await database.write(ids)

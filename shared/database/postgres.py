@@ -37,7 +37,7 @@ LOOK_SECONDS = 0.5
 SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
 QUERY_SECONDS = 10.0
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
-LOCK_MS = 3000
+LOCK_MS = 1000  # so that a server that lets somebody wait for a lock is not taken for a silent one
 SILENT_SECONDS = 1.0  # beyond the time of a statement, within which the server ends it itself and says so
 CLOSE_SECONDS = 1.0
 IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
@@ -69,7 +69,6 @@ TRANSIENT = (
     errors.UniqueViolation,
     errors.SerializationFailure,
     errors.DeadlockDetected,
-    errors.LockNotAvailable,
     errors.ReadOnlySqlTransaction,  # a primary that has become a standby
     psycopg.OperationalError,  # the connection is lost, before COMMIT was sent
 )
@@ -225,15 +224,17 @@ class Lane:
         return outcomes
 
     def _alone(self, job: Job) -> Outcome:
-        attempt = 0
+        failures = 0
         while not job.future.cancelled():
-            attempt += 1
             try:
                 with self._transaction(LOCK_MS) as tx:
                     value = job.unit(tx)
                 return Outcome(job.future, value)
+            except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
+                self._heard_at = time.monotonic()
             except psycopg.Error as error:
-                if attempt == TRIES or not isinstance(error, TRANSIENT):
+                failures += 1
+                if failures == TRIES or not isinstance(error, TRANSIENT):
                     return Outcome(job.future, None, database_unavailable(error))
             except Exception as error:
                 return Outcome(job.future, None, error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 import uuid
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 
 from shared.database import Database, Transaction
 from shared.database.notifications import PING_SECONDS
+from shared.database.postgres import LOOK_SECONDS, SILENT_LOOKS
 from shared.errors import Unavailable
 from tests.postgres import execute
 from tests.proxy import Loss, Proxy, proxied
@@ -113,6 +115,34 @@ def test_a_process_that_was_cut_off_within_a_transaction_keeps_no_locks(
         await other.close()
 
     remote.run(work)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_who_waits_for_a_lock_is_not_told_that_the_server_is_silent(postgres: Engine, size: int) -> None:
+    """As on a busy machine: whoever has it is not done for longer than a silence may last."""
+    is_held, is_over = asyncio.Event(), threading.Event()
+
+    async def work(database: Database) -> list[Any]:
+        loop, other = asyncio.get_running_loop(), await postgres.connect()
+
+        def hold(tx: Transaction) -> None:
+            tx.lock("name")
+            tx.all("SELECT id FROM note")
+            loop.call_soon_threadsafe(is_held.set)
+            is_over.wait(SILENT_LOOKS * LOOK_SECONDS + 1)
+
+        def wait(tx: Transaction) -> list[str]:
+            tx.lock("name")
+            return ids(tx)
+
+        holding = asyncio.create_task(other.write(hold, seconds=None))
+        await is_held.wait()
+        waited = await asyncio.gather(*(database.write(wait) for _ in range(size)), return_exceptions=True)
+        await holding
+        await other.close()
+        return waited
+
+    assert postgres.run(work) == [[]] * size
 
 
 @pytest.mark.parametrize("way", ["write", "read", "query"])

@@ -49,9 +49,9 @@ class App:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
+            **generated(service),
             "DYNO": "web.1",
             "PORT": str(self.port),
-            "SERVICE": service,
             "HOST": "127.0.0.1",  # not the network of whoever runs the tests
             "DATABASE_URL": database_url,
             "SECRET_KEY": secret,
@@ -106,6 +106,7 @@ class Client(threading.Thread):
         self._name = f"client-{number}"
         self._tasks, self._tokens, self._done = tasks, tokens, done
         self._session = requests.Session()
+        self._session.headers["X-Forwarded-Proto"] = "https"  # the router's word
         self.faults: list[str] = []
         self.item_ids: list[str] = []
         self.task_ids: list[str] = []

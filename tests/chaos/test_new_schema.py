@@ -26,6 +26,13 @@ SERVICES = 3  # of each kind
 ROUNDS = 10  # more than it takes psycopg to prepare a statement
 CLIENTS = 4
 
+# Long enough for all to be there before the first is done, and to outlast a try to get the lock.
+SLOW = """
+SELECT pg_sleep(2);
+CREATE TABLE made (by BIGINT);
+INSERT INTO made VALUES (pg_backend_pid());
+"""
+
 CONNECT = """
 import asyncio, json, sys
 from pathlib import Path
@@ -73,7 +80,7 @@ def applied(url: str) -> list[str]:
 
 
 def test_twenty_that_start_at_once_make_the_tables_once(url: str, tmp_path: Path) -> None:
-    (tmp_path / "0001.sql").write_text("CREATE TABLE made (by BIGINT);\nINSERT INTO made VALUES (pg_backend_pid());\n")
+    (tmp_path / "0001.sql").write_text(SLOW)
     schemas = {"only_post": TASK_SCHEMA, "token": TOKEN_SCHEMA, "once": tmp_path}
     assert connect_at_once(url, STARTS, **schemas) == [(0, "")] * STARTS
     assert len(execute(url, "SELECT by FROM made")) == 1

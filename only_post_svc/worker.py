@@ -1,4 +1,4 @@
-"""The coordinator: claims tasks, hands them to child processes, keeps their leases, stores how they end.
+"""The coordinator: claims tasks, hands them to child processes, and stops those that have to stop.
 
 It never runs user code, so its heartbeat goes on whatever a task does. It lives in the web
 process, or alone in `python -m only_post_svc worker`.
@@ -7,31 +7,27 @@ process, or alone in `python -m only_post_svc worker`.
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
-import socket
 import time
 import uuid
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from only_post_svc import queue, workers
 from only_post_svc.children import Child
 from only_post_svc.hands import Hands
-from only_post_svc.loops import AGAIN_SECONDS, Loops
+from only_post_svc.heartbeat import Heartbeat
+from only_post_svc.loops import Loops
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
+from only_post_svc.runs import Run, Runs
 from only_post_svc.settings import Settings
 from only_post_svc.tallies import Tally
 from only_post_svc.upkeep import Upkeep
-from only_post_svc.workers import Beat
-from shared.database import Database, Transaction, Unit
+from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.strict_json import encode
 
 LEASES_SECONDS = 1.0
-BEAT_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 DEPLOY_SECONDS = 2.0  # what runs have to finish after SIGTERM, of the 5 that foreman gives
 RELEASE_SECONDS = 1.0
@@ -41,18 +37,6 @@ MAX_RESTART_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class Run:
-    """A claimed task on its way through a child."""
-
-    claim: Claim
-    child: Child | None = None
-    stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost
-    progress: str | None = None
-    is_reported: bool = True
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
-
-
 class Worker:
     def __init__(self, database: Database, settings: Settings, types: dict[str, TaskType], processes: int) -> None:
         self.id = uuid.uuid4().hex[:12]
@@ -60,34 +44,30 @@ class Worker:
         self._settings = settings
         self._types = types
         self._processes = processes
+        self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
-        self._runs: dict[str, Run] = {}  # by lease: a run may still be stopping while its task runs again
         self._keep: Child | None = None
-        self._finishing: set[asyncio.Task[None]] = set()
         self._claiming = asyncio.Lock()
-        self._wake = asyncio.Event()
+        self._wake, self._due = asyncio.Event(), asyncio.Event()
         self.tally = Tally()
-        self._upkeep = Upkeep(database, settings, self._claims, self._wake, self.tally)
+        self._runs = Runs(database, settings.lease_seconds, self.tally, self._due)
+        self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.tally)
+        self._heartbeat = Heartbeat(database, self.id, processes, self.tally, self._runs.__len__)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
-        self._has_claimed = False
-        self._claims_told_at = -2 * BEAT_SECONDS
-        self._news = asyncio.Event()
         self._restart_seconds = 0.1
-        self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         self._database.subscribe(self._take_hint)
         for _ in range(self._processes):
             self._spawn()
-        third = self._settings.lease_seconds / 3
         self._loops.start(self._claim, at=self._wake)
         self._loops.start(self._check_leases, every=LEASES_SECONDS)
-        self._loops.start(self._renew, every=third)
-        self._loops.start(self._store_progress, every=PROGRESS_SECONDS)
-        self._loops.start(self._beat, at=self._news, every=min(BEAT_SECONDS, third))
+        self._loops.start(self._renew, every=self._settings.lease_seconds / 3)
+        self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
+        self._heartbeat.start(self._loops, self._settings.lease_seconds)
         self._upkeep.start(self._loops)
         log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
 
@@ -105,12 +85,11 @@ class Worker:
     async def _stop(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DEPLOY_SECONDS), self._claiming:  # a claim on its way is part of it
-                while self._runs or self._finishing:
-                    await asyncio.sleep(0.02)
+                await self._runs.settled()
         self._loops.stop()
         for child in self._children:
             child.kill()  # before the release: nothing of a run may go on when another takes over
-        released = self._claims()
+        released = self._runs.claims()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
@@ -124,9 +103,9 @@ class Worker:
         if kind == "queued":
             self._wake.set()
         elif kind == "scheduled":
-            self._upkeep.due.set()
+            self._due.set()
         elif kind == "cancelled":
-            for run in [run for run in self._runs.values() if run.claim.id == task_id]:
+            for run in self._runs.of_task(task_id):
                 self._interrupt(run, "cancelled")
 
     async def _claim(self) -> None:
@@ -140,15 +119,9 @@ class Worker:
                 for claim in claims:
                     self._start(claim)
             self._drain(lacks_exclusive)
-            self._note_claims(len(claims))
+            self._heartbeat.note_claims(len(claims))
             if len(claims) < free:
                 return
-
-    def _note_claims(self, count: int) -> None:
-        """What /health has to know soon is said with the next beat; what it has waited for, at once."""
-        if count and not self._has_claimed and self._loop.time() - self._claims_told_at > 2 * BEAT_SECONDS:
-            self._news.set()
-        self._has_claimed |= count > 0
 
     async def _take(self) -> tuple[list[Claim], bool]:
         """What was claimed, and whether an exclusive run found no idle child. A claim whose answer got lost may have
@@ -190,13 +163,11 @@ class Worker:
             self._keep = min(shared, key=lambda child: len(child.run_ids))
 
     def _start(self, claim: Claim) -> None:
-        run = Run(claim)
-        self._runs[claim.lease] = run
+        run = self._runs.add(claim)
         is_exclusive = self._is_exclusive(claim.type, claim.is_alone)
         run.child = self._hands().take(is_exclusive=is_exclusive)
         if run.child is None or self._is_stopping:  # a child died, or SIGTERM came, since the claim
-            run.child = None
-            self._in_background(self._release(run, is_alone=claim.is_alone))
+            self._runs.give_back(run, is_alone=claim.is_alone)
             return
         seconds = claim.timeout_ms / 1000
         message = {
@@ -263,9 +234,9 @@ class Worker:
         """The child is gone. Who shared it with others may be innocent: it runs again, alone, at no cost."""
         if run.stopping or is_only:
             error = queue.error("worker_lost", f"the process that ran it {reason}")
-            self._finish(run, Ending(error=error, progress=run.progress))
+            self._runs.end(run, Ending(error=error, progress=run.progress))
         else:
-            self._in_background(self._release(run, is_alone=True))
+            self._runs.give_back(run, is_alone=True)
 
     def run_progressed(self, run_id: str, progress: dict[str, Any]) -> None:
         if run := self._runs.get(run_id):
@@ -281,95 +252,19 @@ class Worker:
             retry_after_seconds=message["retry_after"],
             progress=encode(message["progress"]) if message["progress"] else None,
         )
-        self._finish(run, ending)
+        self._runs.end(run, ending)
         self._wake.set()
 
-    def _finish(self, run: Run, ending: Ending) -> None:
-        for timer in run.timers:
-            timer.cancel()
-        run.child = None
-        if run.stopping == "timeout":
-            limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
-            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress)
-        self._in_background(self._store(run, ending))
-
-    async def _store(self, run: Run, ending: Ending) -> None:
-        held = False
-        try:
-            if run.stopping in ("", "timeout"):
-                held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
-        finally:
-            del self._runs[run.claim.lease]
-        if held:
-            self.tally.ended(run.claim, ending)
-            self._database.publish(f"ended {run.claim.id}")
-            if ending.error is not None:
-                self._upkeep.due.set()  # it may be scheduled for another try
-        else:
-            self.tally.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
-            log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
-
-    async def _release(self, run: Run, *, is_alone: bool) -> None:
-        for timer in run.timers:
-            timer.cancel()
-        run.child = None
-        try:
-            held = await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
-            self.tally.gave_up(run.claim, "released" if held else "lost")
-        finally:
-            del self._runs[run.claim.lease]
-        self._database.publish("queued")
-
-    async def _insist(self, unit: Unit[bool]) -> bool:
-        """Writes as soon as the database lets it; a lease that is over by then refuses it."""
-        while True:
-            try:
-                return await self._database.write(unit, seconds=None)
-            except Unavailable:
-                await asyncio.sleep(AGAIN_SECONDS)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-
-    def _claims(self) -> list[Claim]:
-        return [run.claim for run in self._runs.values()]
-
     async def _check_leases(self) -> None:
-        """Finds the runs that a client cancelled, or that others took for lost, when the hint got lost."""
-        runs = [run.claim for run in self._runs.values() if run.child]
-        if runs:
-            self._interrupt_lost(await self._database.read(lambda tx: queue.lost(tx, runs)))
+        """Finds what no hint has told."""
+        self._interrupt_all(await self._runs.lost())
 
     async def _renew(self) -> None:
-        runs = self._claims()
-        if runs:
-            lease_seconds = self._settings.lease_seconds
-            self._interrupt_lost(await self._database.write(lambda tx: queue.renew(tx, runs, lease_seconds)))
+        self._interrupt_all(await self._runs.renew())
 
-    def _interrupt_lost(self, lost: list[Claim]) -> None:
-        for claim in lost:
-            if run := self._runs.get(claim.lease):
-                self._interrupt(run, "lost")
-
-    async def _store_progress(self) -> None:
-        runs = [run for run in self._runs.values() if not run.is_reported]
-        if not runs:
-            return
-        latest = [(run.claim, run.progress or "null") for run in runs]
-        for run in runs:
-            run.is_reported = True
-        await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
-
-    async def _beat(self) -> None:
-        has_claimed, self._has_claimed = self._has_claimed, False
-        if has_claimed:
-            self._claims_told_at = self._loop.time()
-        beat = Beat(
-            self.id, socket.gethostname(), os.getpid(), self._processes, len(self._runs), counts=self.tally.text()
-        )
-        await self._database.write(lambda tx: workers.beat(tx, beat, has_claimed=has_claimed))
+    def _interrupt_all(self, lost: list[Run]) -> None:
+        for run in lost:
+            self._interrupt(run, "lost")
 
 
 def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:

@@ -1,0 +1,146 @@
+"""The runs that a worker has, and what it writes of them: leases, progress, endings."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from only_post_svc import queue
+from only_post_svc.children import Child
+from only_post_svc.loops import AGAIN_SECONDS
+from only_post_svc.queue import Claim, Ending
+from only_post_svc.tallies import Tally
+from shared.database import Database, Unit
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Run:
+    """A claimed task on its way through a child."""
+
+    claim: Claim
+    child: Child | None = None
+    stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost
+    progress: str | None = None
+    is_reported: bool = True
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def leave(self) -> None:
+        """Its code has ended, one way or another."""
+        for timer in self.timers:
+            timer.cancel()
+        self.child = None
+
+
+class Runs:
+    """By lease: a run may still be stopping while its task runs again. `failed` is set when a task may have been
+    scheduled for another try."""
+
+    def __init__(self, database: Database, lease_seconds: int, tally: Tally, failed: asyncio.Event) -> None:
+        self._database = database
+        self._lease_seconds = lease_seconds
+        self._tally = tally
+        self._failed = failed
+        self._by_lease: dict[str, Run] = {}
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_lease)
+
+    def __getitem__(self, lease: str) -> Run:
+        return self._by_lease[lease]
+
+    def get(self, lease: str) -> Run | None:
+        return self._by_lease.get(lease)
+
+    def add(self, claim: Claim) -> Run:
+        run = self._by_lease[claim.lease] = Run(claim)
+        return run
+
+    def of_task(self, task_id: str) -> list[Run]:
+        return [run for run in self._by_lease.values() if run.claim.id == task_id]
+
+    def claims(self) -> list[Claim]:
+        return [run.claim for run in self._by_lease.values()]
+
+    async def lost(self) -> list[Run]:
+        """Those that go on, but that a client cancelled or others took for lost."""
+        claims = [run.claim for run in self._by_lease.values() if run.child]
+        return self._known(await self._database.read(lambda tx: queue.lost(tx, claims))) if claims else []
+
+    async def renew(self) -> list[Run]:
+        """The same, of all whose leases were to be renewed."""
+        claims = self.claims()
+        if not claims:
+            return []
+        return self._known(await self._database.write(lambda tx: queue.renew(tx, claims, self._lease_seconds)))
+
+    def _known(self, claims: list[Claim]) -> list[Run]:
+        return [self._by_lease[claim.lease] for claim in claims if claim.lease in self._by_lease]
+
+    async def store_progress(self) -> None:
+        runs = [run for run in self._by_lease.values() if not run.is_reported]
+        if not runs:
+            return
+        latest = [(run.claim, run.progress or "null") for run in runs]
+        for run in runs:
+            run.is_reported = True
+        await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
+
+    def end(self, run: Run, ending: Ending) -> None:
+        """Stores how it ended, unless it was cancelled or lost meanwhile."""
+        run.leave()
+        if run.stopping == "timeout":
+            limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
+            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress)
+        self._in_background(self._store(run, ending))
+
+    def give_back(self, run: Run, *, is_alone: bool) -> None:
+        """Its task is queued again at no cost, `is_alone` to share its child with no other."""
+        run.leave()
+        self._in_background(self._release(run, is_alone=is_alone))
+
+    async def settled(self) -> None:
+        """Once all have ended, and all that is."""
+        while self._by_lease or self._writing:
+            await asyncio.sleep(0.02)
+
+    async def _store(self, run: Run, ending: Ending) -> None:
+        held = False
+        try:
+            if run.stopping in ("", "timeout"):
+                held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
+        finally:
+            del self._by_lease[run.claim.lease]
+        if held:
+            self._tally.ended(run.claim, ending)
+            self._database.publish(f"ended {run.claim.id}")
+            if ending.error is not None:
+                self._failed.set()
+        else:
+            self._tally.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
+            log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
+
+    async def _release(self, run: Run, *, is_alone: bool) -> None:
+        try:
+            held = await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
+            self._tally.gave_up(run.claim, "released" if held else "lost")
+        finally:
+            del self._by_lease[run.claim.lease]
+        self._database.publish("queued")
+
+    async def _insist(self, unit: Unit[bool]) -> bool:
+        """Writes as soon as the database lets it; a lease that is over by then refuses it."""
+        while True:
+            try:
+                return await self._database.write(unit, seconds=None)
+            except Unavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)

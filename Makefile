@@ -18,7 +18,7 @@ check: $(VENV)/checkers
 	$(BIN)/mypy --no-error-summary
 
 bench: $(VENV)/ready
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ROWS)
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with: make PYTHON=…" if sys.version_info < (3, 11) else 0)'

@@ -22,8 +22,7 @@ TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
 SERVERS = "/usr/lib/postgresql"  # Debian keeps them out of the PATH
 LACKING = "needs PostgreSQL: initdb and pg_ctl on the PATH, or TEST_DATABASE_URL"
 
-# The machine does not lose its power in the middle of a test.
-OPTIONS = "-c fsync=off -c max_connections=300 -c listen_addresses=127.0.0.1 -c log_min_messages=fatal"
+OPTIONS = "-c max_connections=300 -c listen_addresses=127.0.0.1 -c log_min_messages=fatal"
 
 
 def _found(program: str) -> str | None:
@@ -34,11 +33,12 @@ def _found(program: str) -> str | None:
 class Cluster:
     """A server of the tests' own, started where `initdb` is found."""
 
-    def __init__(self, initdb: str, pg_ctl: str) -> None:
+    def __init__(self, initdb: str, pg_ctl: str, *, fsync: bool) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg", dir=os.environ.get("TMPDIR", "/tmp")))
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._pg_ctl = pg_ctl
+        self._options = f"{OPTIONS} -c fsync={'on' if fsync else 'off'}"
         self._user = unprivileged()
         if self._user:
             shutil.chown(self.directory, self._user)
@@ -46,7 +46,7 @@ class Cluster:
         self.start()
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.directory} {OPTIONS}"
+        options = f"-p {self.port} -k {self.directory} {self._options}"
         self._run(self._pg_ctl, "start", "--wait", "--log", str(self.directory / "log"), "--options", options)
 
     def stop(self, mode: str = "immediate") -> None:
@@ -96,12 +96,13 @@ def run_by(user: str | None) -> dict[str, Any]:
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
-def new_cluster() -> Cluster:
-    """One for the test alone: it may be stopped. Skips the test where there is no server to start."""
+def new_cluster(*, fsync: bool = False) -> Cluster:
+    """One for the test alone: it may be stopped, but the machine does not lose its power in the middle of a test.
+    Skips the test where there is no server to start."""
     initdb, pg_ctl = _found("initdb"), _found("pg_ctl")
     if initdb is None or pg_ctl is None:
         pytest.skip(LACKING)
-    return Cluster(initdb, pg_ctl)
+    return Cluster(initdb, pg_ctl, fsync=fsync)
 
 
 @cache

@@ -1,13 +1,12 @@
 """The POST-only service beside the limit."""
 
-import statistics
-import time
-from pathlib import Path
-
-from tests.bench.load import ROUNDS, Load, idle_rows, post, row, storm
-from tests.processes import Service, Worker, eventually
+from tests.bench.lab import Lab, Measured
+from tests.bench.load import post, wrk
+from tests.bench.table import Row
+from tests.processes import Service, eventually
 
 TASK = '{"type":"echo","payload":{"n":1}}'
+ROUND_TRIP = '{"type":"echo","wait":20}'
 BATCH = '{"tasks":[' + ",".join([TASK] * 100) + "]}"
 
 # Submits, and asks for the result of every task that it was told the id of.
@@ -28,59 +27,71 @@ end
 )
 
 
-def drained(service: Service) -> None:
+def _bare(lab: Lab) -> float:
+    return lab.load(f"{lab.limit}/api/task", 32, post(TASK)).per_second
+
+
+def _drained(service: Service) -> None:
     def is_empty() -> bool:
-        queue = service.post("/health").json()["queue"]
-        return bool(queue and queue["queued"] + queue["running"] == 0)
+        counts = service.post("/health").json()["queue"]
+        return bool(counts and counts["queued"] + counts["running"] == 0)
 
-    eventually(is_empty, 120, every=0.6)
-
-
-def throughput(directory: Path, limit_url: str) -> None:
-    service = Service(directory / "one")
-    limits, submits, fetched, results, batches = [], [], [], [], []
-    ended = '{"task_id":"' + service.run("echo", {"n": 1})["task_id"] + '"}'
-    for _ in range(ROUNDS):
-        limits.append(Load(f"{limit_url}/api/task", 32, post(TASK)).per_second)
-        submits.append(Load(f"{service.url}/api/task", 32, post(TASK)).per_second)
-        drained(service)
-        fetched.append(Load(f"{service.url}/api/task", 16, SUBMIT_AND_FETCH).per_second / 2)
-        results.append(Load(f"{service.url}/api/result", 32, post(ended)).per_second)
-        batches.append(Load(f"{service.url}/api/batch", 4, post(BATCH)).per_second * 100)
-        drained(service)
-    limit = statistics.median(limits)
-    row("limit: bare echo route, 32 connections, /s", f"{limit:,.0f}", 1)
-    for what, rates in (
-        ("POST /api/task, acknowledged on disk, run meanwhile, 32 conn., /s", submits),
-        ("tasks submitted, run and fetched, 16 conn., tasks/s", fetched),
-        ("POST /api/result of an ended task, 32 conn., /s", results),
-        ("POST /api/batch of 100, 4 conn., tasks/s", batches),
-    ):
-        row(what, f"{statistics.median(rates):,.0f}", statistics.median(rates) / limit)
-    with storm(f"{service.url}/api/task", 32, post(TASK)):
-        health = Load(f"{service.url}/health", 1, post("{}"))
-    row("32 clients submit without pause: POST /health p50 / p99 ms", f"{health.p50:.1f} / {health.p99:.1f}")
-    drained(service)
-    round_trip("one process", service)
-    idle_rows({"web": service.pid, "child": service.children()[0]})
-    service.kill()
+    eventually(is_empty, 300, every=0.6)
 
 
-def apart(directory: Path) -> None:
-    service, worker = Service(directory / "two", {"WORKER_PROCESSES": "0"}), Worker(directory / "two")
-    round_trip("separate worker", service)
-    idle_rows({"web": service.pid, "worker": worker.pid, "child": worker.children()[0]})
-    service.kill()
-    worker.kill()
+def submit(lab: Lab) -> Measured:
+    def submits() -> float:
+        load = lab.load(f"{lab.tasks.url}/api/task", 32, post(TASK))
+        _drained(lab.tasks)
+        return load.per_second
+
+    return lab.beside(lambda: _bare(lab), submits)
 
 
-def round_trip(what: str, service: Service) -> None:
-    time.sleep(1)
-    loads = [Load(f"{service.url}/api/task", 1, post('{"type":"echo","wait":20}')) for _ in range(ROUNDS)]
-    p50, p99 = (statistics.median(getattr(load, name) for load in loads) for name in ("p50", "p99"))
-    row(f"idle round trip, submit to result, {what}, p50 / p99 ms", f"{p50:.1f} / {p99:.1f}")
+def run(lab: Lab) -> Measured:
+    def fetched() -> float:
+        return lab.load(f"{lab.tasks.url}/api/task", 16, SUBMIT_AND_FETCH).per_second / 2
+
+    return lab.beside(lambda: _bare(lab), fetched)
 
 
-def run(directory: Path, limit_url: str) -> None:
-    throughput(directory, limit_url)
-    apart(directory)
+def result(lab: Lab) -> Measured:
+    body = '{"task_id":"' + lab.tasks.run("echo", {"n": 1})["task_id"] + '"}'
+    return lab.beside(lambda: _bare(lab), lambda: lab.load(f"{lab.tasks.url}/api/result", 32, post(body)).per_second)
+
+
+def batch(lab: Lab) -> Measured:
+    def submits() -> float:
+        load = lab.load(f"{lab.tasks.url}/api/batch", 4, post(BATCH))
+        _drained(lab.tasks)
+        return load.per_second * 100
+
+    return lab.beside(lambda: _bare(lab), submits)
+
+
+def round_trip(lab: Lab) -> Measured:
+    return lab.latency(lambda: lab.load(f"{lab.tasks.url}/api/task", 1, post(ROUND_TRIP)))
+
+
+def round_trip_apart(lab: Lab) -> Measured:
+    web, _ = lab.apart
+    return lab.latency(lambda: lab.load(f"{web.url}/api/task", 1, post(ROUND_TRIP)))
+
+
+def health(lab: Lab) -> Measured:
+    seconds = 2 * lab.options.rounds * lab.options.seconds + 60  # it is killed before
+    with wrk(f"{lab.tasks.url}/api/task", 32, post(TASK), seconds):
+        measured = lab.latency(lambda: lab.load(f"{lab.tasks.url}/health", 1, post("{}")))
+    _drained(lab.tasks)
+    return measured
+
+
+ROWS = [
+    Row("submit", "`POST /api/task`, on disk when acknowledged, run meanwhile, 32 connections", "0.35", submit, "0.12"),
+    Row("run", "tasks submitted, run and every result fetched, 16 connections", "0.13", run, "0.06"),
+    Row("result", "`POST /api/result` of an ended task, 32 connections", "0.6", result, ""),
+    Row("batch", "tasks by `POST /api/batch` of 100, 4 connections", "1.1", batch, ""),
+    Row("round-trip", "idle, submit to result, one process: p50 / p99", "p50 3 ms", round_trip, ""),
+    Row("round-trip-apart", "idle, submit to result, separate worker: p50 / p99", "p50 8 ms", round_trip_apart, ""),
+    Row("health-submits", "`POST /health` while 32 clients submit: p50 / p99", "p99 50 ms", health),
+]

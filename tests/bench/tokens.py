@@ -1,76 +1,122 @@
 """The token service beside the limit."""
 
+import asyncio
 import os
-import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-import requests
-
-from tests import tokens
-from tests.bench.load import ROUNDS, SECONDS, Load, idle_rows, post, row, storm
-from tests.processes import TokenService
+from shared.database import Transaction, connection
+from tests.bench.lab import Lab, Measured
+from tests.bench.load import post, wrk
+from tests.bench.table import Row
+from token_svc import items
+from token_svc.main import SCHEMA
 from token_svc.passwords import CONTEXT
 
-USER = '{"username":"bench","password":"correct horse battery","email":"bench@example.com"}'
-LOGIN = '{"username":"bench","password":"correct horse battery"}'
-ITEM = '{"data":{"colour":"red","sizes":[1,2,3]}}'
+PASSWORD = "correct horse battery"
+DATA = '{"colour":"red","sizes":[1,2,3]}'
+ITEM = f'{{"data":{DATA}}}'
+PAGE = 50
+GROUP = 500  # rows that are made in one transaction
 
 
-def raw_hashes_a_second() -> float:
+def _register(lab: Lab, name: str) -> tuple[str, str]:
+    """A new user: an access token, and the id."""
+    user = {"username": name, "password": PASSWORD, "email": f"{name}@example.com"}
+    answer = lab.tokens.post("/register", user)
+    answer.raise_for_status()
+    return answer.json()["access_token"], answer.json()["user"]["id"]
+
+
+def _login(name: str) -> str:
+    return post(f'{{"username":"{name}","password":"{PASSWORD}"}}')
+
+
+def _fill(lab: Lab, owner: str, count: int) -> None:
+    async def fill() -> None:
+        database = await connection.connect(lab.databases.url("tokens"), {"token": SCHEMA})
+        for start in range(0, count, GROUP):
+            number = min(GROUP, count - start)
+            await database.write(partial(_create, owner=owner, count=number), seconds=None)
+        await database.close()
+
+    asyncio.run(fill())
+
+
+def _create(tx: Transaction, owner: str, count: int) -> None:
+    for _ in range(count):
+        items.create(tx, owner, DATA, 10**9)
+
+
+def list_items(lab: Lab) -> Measured:
+    token, owner = _register(lab, "lister")
+    _fill(lab, owner, PAGE)
+    return lab.beside(
+        lambda: lab.load(f"{lab.limit}/data", 32, token=token).per_second,
+        lambda: lab.load(f"{lab.tokens.url}/data", 32, token=token).per_second,
+    )
+
+
+def create(lab: Lab) -> Measured:
+    token, _ = _register(lab, "writer")
+    return lab.beside(
+        lambda: lab.load(f"{lab.limit}/create", 32, post(ITEM), token).per_second,
+        lambda: lab.load(f"{lab.tokens.url}/data", 32, post(ITEM), token).per_second,
+    )
+
+
+def late_page(lab: Lab) -> Measured:
+    token, owner = _register(lab, "collector")
+    _fill(lab, owner, PAGE * lab.options.page + 1)
+    first, late = f"{lab.tokens.url}/data", _page(lab, token, lab.options.page)
+    return lab.beside(*(lambda url=url: lab.load(url, 32, token=token).per_second for url in (first, late)))
+
+
+def _page(lab: Lab, token: str, number: int) -> str:
+    """The URL of the page of that number."""
+    query = ""
+    for _ in range(number - 1):
+        page: Any = lab.tokens.get(f"/data{query}", headers={"Authorization": f"Bearer {token}"}).json()
+        query = f"?cursor={page['next_cursor']}"
+    return f"{lab.tokens.url}/data{query}"
+
+
+def login(lab: Lab) -> Measured:
+    _register(lab, "visitor")
+    return lab.beside(
+        lambda: _hashes_a_second(lab.options.seconds),
+        lambda: lab.load(f"{lab.tokens.url}/token", 8, _login("visitor")).per_second,
+    )
+
+
+def _hashes_a_second(seconds: int) -> float:
     """What the cores do at most: argon2id with the service's parameters and nothing else."""
-    stored, ends = CONTEXT.hash("correct horse battery"), time.monotonic() + SECONDS
+    stored, cores, ends = CONTEXT.hash(PASSWORD), os.cpu_count() or 1, time.monotonic() + seconds
 
     def verify(_: int) -> int:
         count = 0
         while time.monotonic() < ends:
-            CONTEXT.verify("correct horse battery", stored)
+            CONTEXT.verify(PASSWORD, stored)
             count += 1
         return count
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return sum(threads.map(verify, range(os.cpu_count() or 1))) / SECONDS
+    with ThreadPoolExecutor(cores) as threads:
+        return sum(threads.map(verify, range(cores))) / seconds
 
 
-def run(directory: Path, limit_url: str) -> None:
-    settings = {"SECRET_KEY": tokens.SECRET, "MAX_ITEMS_PER_USER": "1000000"}
-    service = TokenService(directory / "tokens", settings)
-    lister = requests.post(f"{service.url}/register", data=USER, headers={"Content-Type": "application/json"}).json()
-    writer = requests.post(
-        f"{service.url}/register", json={"username": "two", "password": "correct horse battery", "email": "b@b"}
-    )
-    token, other = lister["access_token"], writer.json()["access_token"]
-    for _ in range(50):
-        requests.post(f"{service.url}/data", data=ITEM, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
-    pairs: dict[str, list[tuple[float, float]]] = {"hash": [], "list": [], "create": []}
-    for _ in range(ROUNDS):
-        pairs["hash"].append((raw_hashes_a_second(), Load(f"{service.url}/token", 8, post(LOGIN)).per_second))
-        pairs["list"].append(
-            (
-                Load(f"{limit_url}/data", 32, token=token).per_second,
-                Load(f"{service.url}/data", 32, token=token).per_second,
-            )
-        )
-        pairs["create"].append(
-            (
-                Load(f"{limit_url}/create", 32, post(ITEM), token=token).per_second,
-                Load(f"{service.url}/data", 32, post(ITEM), token=other).per_second,
-            )
-        )
-    for what, limit_name, name in (
-        ("POST /token, password, 8 conn., logins/s", "raw argon2id on all cores", "hash"),
-        ("GET /data, 50 items, 32 conn., /s", "bare route, token checked, same 50 items", "list"),
-        ("POST /data, on disk, 32 conn., /s", "bare route, token checked, same item", "create"),
-    ):
-        limit, ours = (statistics.median(values) for values in zip(*pairs[name], strict=True))
-        row(f"limit: {limit_name}, /s", f"{limit:,.0f}", 1)
-        row(what, f"{ours:,.0f}", ours / limit)
-    me = statistics.median(Load(f"{service.url}/me", 32, token=token).per_second for _ in range(ROUNDS))
-    row("GET /me (a token verified, its session and account looked up), /s", f"{me:,.0f}")
-    with storm(f"{service.url}/token", 64, post(LOGIN)):
-        health, data = Load(f"{service.url}/health", 1), Load(f"{service.url}/data", 1, token=token)
-    row("64 clients log in without pause: GET /health p50 / p99 ms", f"{health.p50:.1f} / {health.p99:.1f}")
-    row("64 clients log in without pause: GET /data p50 / p99 ms", f"{data.p50:.1f} / {data.p99:.1f}")
-    idle_rows({"token": service.pid})
-    service.kill()
+def health(lab: Lab) -> Measured:
+    _register(lab, "crowd")
+    seconds = 2 * lab.options.rounds * lab.options.seconds + 60  # it is killed before
+    with wrk(f"{lab.tokens.url}/token", 64, _login("crowd"), seconds):
+        return lab.latency(lambda: lab.load(f"{lab.tokens.url}/health", 1))
+
+
+ROWS = [
+    Row("list", "`GET /data`, 50 items, 32 connections (limit: the same items and token check)", "0.8", list_items, ""),
+    Row("create", "`POST /data`, on disk, 32 connections (limit: the same token check)", "0.35", create, "0.15"),
+    Row("page", "`GET /data` on a late page (limit: on the first)", "0.9", late_page),
+    Row("login", "logins, 8 connections (limit: raw argon2id on all cores)", "0.9", login),
+    Row("health-logins", "`GET /health` while 64 clients log in: p50 / p99", "p99 50 ms", health),
+]

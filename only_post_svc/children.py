@@ -54,6 +54,7 @@ class Child(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._unpacker = Unpacker(settings.max_body_bytes + MAX_OVERHEAD_BYTES)
         self._transport: asyncio.WriteTransport | None = None
+        self._outgoing: list[bytes] = []
         self._output: asyncio.ReadTransport | None = None
         self._process = self._spawn()
 
@@ -119,6 +120,7 @@ class Child(asyncio.Protocol):
         """Asks a run to stop, politely: it may clean up, and has a moment to do so."""
         self.is_retired |= self.is_exclusive  # an exception out of nowhere may leave a module half changed
         self._send({"stop": run_id})
+        self._flush()
         self._signal(signal.SIGUSR1)
 
     def kill(self) -> None:
@@ -126,8 +128,14 @@ class Child(asyncio.Protocol):
         self._kill_group()
 
     def _send(self, message: dict[str, Any], blob: bytes = b"") -> None:
-        if self._transport is not None:
-            self._transport.write(pack(message, blob))
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)  # what one claim has brought goes out together
+        self._outgoing.append(pack(message, blob))
+
+    def _flush(self) -> None:
+        frames, self._outgoing = self._outgoing, []
+        if frames and self._transport is not None:
+            self._transport.write(b"".join(frames))
 
     def _signal(self, number: int) -> None:
         if self._process.returncode is None:

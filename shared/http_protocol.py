@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from shared import errors
 from shared import request_id as request_ids
 from shared.access_log import REQUESTS
+from shared.bodies import HAS_WHOLE_BODY
 from shared.request_id import standard_headers
 from shared.strict_json import encode
 
@@ -89,6 +90,7 @@ class Protocol(HttpToolsProtocol):
         if self._offers_upgrade():
             return
         self.is_in_body = False
+        self.scope[HAS_WHOLE_BODY] = True  # type: ignore[literal-required]
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

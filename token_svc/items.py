@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction
+from shared.pages import DEFAULT_LIMIT
 
 
 class Item(NamedTuple):
@@ -53,7 +54,7 @@ def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[Ite
 
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024  # two hundred items of a megabyte need not fit into memory, so a page may end early
-CHUNK = 20
+CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length in one look, with the item that says that there are more
 
 
 def page(tx: Transaction, owner: str, after: str, limit: int) -> tuple[list[Item], bool]:

@@ -122,9 +122,11 @@ def session_json(row: dict[str, Any]) -> dict[str, Any]:
 
 def item_json(item: Item) -> str:
     """An item as its owner sees it, its data as it was sent."""
+    created = times.to_text(item.created_at)
+    updated = created if item.updated_at == item.created_at else times.to_text(item.updated_at)
     return (
         f'{{"id":"{item.id}","data":{item.data},"version":{item.version},'
-        f'"created_at":"{times.to_text(item.created_at)}","updated_at":"{times.to_text(item.updated_at)}"}}'
+        f'"created_at":"{created}","updated_at":"{updated}"}}'
     )
 
 

@@ -126,9 +126,11 @@ def _cut(value: object) -> object:
 
 
 def _logfmt(fields: dict[str, object]) -> str:
-    return " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
+    return " ".join([f"{name}={_quoted(value)}" for name, value in fields.items()])
 
 
 def _quoted(value: object) -> str:
+    if isinstance(value, (int, float)):
+        return str(value)
     text = str(value)[:MAX_VALUE]
     return text if PLAIN.fullmatch(text) else json.dumps(text)

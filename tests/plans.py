@@ -105,7 +105,8 @@ class PostgresPlans:
     """Of prepared statements, as psycopg makes them of what it has seen five times."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Connection.connect(url, autocommit=True)
+        # psycopg, where it prepares by itself, lets all statements go after a ROLLBACK: those made here too.
+        self._connection = Connection.connect(url, autocommit=True, prepare_threshold=None)
         self._prepared: dict[str, str] = {}
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:

@@ -248,10 +248,10 @@ class Lane:
         is_committing = is_done = False
         try:
             with connection.pipeline() as pipeline:
-                connection.execute(self._begin, prepare=False)
+                connection.execute(self._begin)
                 yield Transaction(connection, pipeline, lock_ms, self._seconds)
                 is_committing = True
-                committing = connection.execute("COMMIT", prepare=False)
+                committing = connection.execute("COMMIT")
             # Only now, at the end of the pipeline, have all answers come in.
             if committing.statusmessage != "COMMIT":
                 raise errors.InFailedSqlTransaction("rolled back")

@@ -92,9 +92,9 @@ class Connections:
         return ""
 
     def _open(self) -> Connection:
-        connection = Connection.connect(self._conninfo, autocommit=True)
+        # Never prepared: psycopg remembers as prepared what came behind a failure in a pipeline, and poolers know none.
+        connection = Connection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
         connection.is_direct = _is_direct(connection)
-        connection.prepare_threshold = 5 if connection.is_direct else None
         return connection
 
 

@@ -117,9 +117,10 @@ def test_a_process_that_was_cut_off_within_a_transaction_keeps_no_locks(
     remote.run(work)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_who_waits_for_a_lock_is_not_told_that_the_server_is_silent(postgres: Engine, size: int) -> None:
-    """As on a busy machine: whoever has it is not done for longer than a silence may last."""
+@pytest.mark.parametrize(("size", "used"), [(1, 0), (3, 0), (1, 5)])
+def test_who_waits_for_a_lock_is_not_told_that_the_server_is_silent(postgres: Engine, size: int, used: int) -> None:
+    """As on a busy machine: whoever has it is not done for longer than a silence may last. Nor does anybody trip over
+    a statement that psycopg would have prepared, as it does with what was `used` five times, behind the failure."""
     is_held, is_over = asyncio.Event(), threading.Event()
 
     async def work(database: Database) -> list[Any]:
@@ -135,6 +136,14 @@ def test_who_waits_for_a_lock_is_not_told_that_the_server_is_silent(postgres: En
             tx.lock("name")
             return ids(tx)
 
+        def fail(tx: Transaction) -> None:
+            tx.one("SELECT 1")
+            raise ZeroDivisionError
+
+        with contextlib.suppress(ZeroDivisionError):
+            await database.write(fail)
+        for _ in range(used):
+            await database.write(wait)
         holding = asyncio.create_task(other.write(hold, seconds=None))
         await is_held.wait()
         waited = await asyncio.gather(*(database.write(wait) for _ in range(size)), return_exceptions=True)

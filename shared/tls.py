@@ -3,7 +3,6 @@
 import ssl
 from pathlib import Path
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -25,6 +24,8 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
 
 def _check(cert_file: Path, key_file: Path) -> None:
     """OpenSSL would not say which of the two is bad, and would ask the terminal for a passphrase."""
+    from cryptography import x509  # takes a tenth of a start, which those without TLS of their own save
+
     try:
         x509.load_pem_x509_certificates(cert_file.read_bytes())
     except ValueError:

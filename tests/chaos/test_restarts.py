@@ -18,7 +18,7 @@ from tests.chaos.traces import lines
 from tests.processes import TASKS, Service, Worker, eventually, free_port
 
 EXIT_SECONDS = 5  # foreman and overmind kill then
-RESTARTS = 4
+RESTARTS = 2
 PAUSE_SECONDS = 1.0
 THINK_SECONDS = 0.02
 CLIENTS = 3

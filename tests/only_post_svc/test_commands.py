@@ -121,6 +121,7 @@ def test_the_newest_tasks_are_listed_first_by_status_type_and_limit(service: Ser
     service.post("/api/cancel", {"task_id": later})
 
 
+@ON_A_FILE
 def test_a_reader_that_has_seen_enough_is_no_failure(service: Service) -> None:
     for _ in range(100):
         service.submit("echo")
@@ -165,6 +166,7 @@ def test_all_callers_are_seen_and_told_apart(start_service: Callable[..., Servic
     assert answer(service, "tasks", "show", ids[second])["status"] == "queued"
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("action", ["show", "cancel", "retry"])
 @pytest.mark.parametrize("task_id", [NOBODY, "x' OR 1=1 --"])
 def test_a_task_that_is_not_there_is_1(service: Service, action: str, task_id: str) -> None:
@@ -179,6 +181,7 @@ def test_a_running_task_is_stopped_at_once(service: Service, tmp_path: Path) -> 
     assert answer(service, "tasks", "cancel", task)["status"] == "cancelled"  # again, and still fine
 
 
+@ON_A_FILE
 def test_what_has_ended_can_not_be_cancelled(service: Service) -> None:
     task = service.run("echo")["task_id"]
     assert "succeeded already" in said(operate(service, "tasks", "cancel", task), 1)
@@ -190,6 +193,7 @@ def test_a_failed_task_runs_again(service: Service) -> None:
     assert service.ended(task)["status"] == "failed"
 
 
+@ON_A_FILE
 def test_only_what_failed_or_was_cancelled_is_tried_again(service: Service) -> None:
     succeeded = service.run("echo")["task_id"]
     waiting = service.submit("echo", delay=60)["task_id"]
@@ -219,6 +223,7 @@ def test_old_tasks_are_pruned_and_no_others(start_service: Callable[..., Service
     assert service.post("/api/result", {"task_id": old[0]}).status_code == 404
 
 
+@ON_A_FILE
 def test_more_than_a_transaction_takes_is_pruned_behind_a_bar(start_service: Callable[..., Service]) -> None:
     service = start_service()
     ended_before_now(service, 701)
@@ -229,6 +234,7 @@ def test_more_than_a_transaction_takes_is_pruned_behind_a_bar(start_service: Cal
     assert shown.endswith("\r\x1b[K701 tasks deleted\r\n")
 
 
+@ON_A_FILE
 def test_types_are_what_the_service_says(service: Service) -> None:
     listed = operate(service, "types", "--json")
     assert json.loads(listed.stdout) == service.post("/api/types").json()

@@ -95,6 +95,7 @@ NOBODY = "nobody-of-that-name"
 NO_ID = "id:01a2065b-d97d-72cc-a1c6-dd67974b0f2a"
 
 
+@ON_A_FILE
 @pytest.mark.parametrize(
     ("change", "name"), [(["show"], NO_ID), (["show"], ""), *((change, NOBODY) for change in CHANGES)]
 )
@@ -114,6 +115,7 @@ def test_in_another_directory_no_database_is_made(tmp_path: Path, action: list[s
 KINDS = ["disabled", "enabled", "granted", "password_changed", "session_ended", "deleted"]
 
 
+@ON_A_FILE
 @pytest.mark.parametrize(("change", "kind"), list(zip(CHANGES, KINDS, strict=True)), ids=KINDS)
 def test_every_change_is_in_the_audit_trail(user: User, change: list[str], kind: str) -> None:
     arguments = ("users", change[0], user.username, *change[1:])
@@ -126,6 +128,7 @@ def test_every_change_is_in_the_audit_trail(user: User, change: list[str], kind:
     assert recorded == ([] if kind == "deleted" else [(kind,)])  # of who is deleted nothing is kept
 
 
+@ON_A_FILE
 def test_a_change_for_a_script_is_json_and_its_audit_line_is_elsewhere(user: User) -> None:
     done = operate(user.service, "users", "grant", user.username, "tasks", "data", "--json")
     changed = json.loads(done.stdout)
@@ -143,6 +146,7 @@ def test_the_newest_users_are_listed_first(tokens: TokenService) -> None:
     assert lines[1].split()[:3] == [users[2].username, users[2].profile["id"], users[2].profile["email"]]
 
 
+@ON_A_FILE
 def test_a_user_is_shown_by_name_and_by_id_without_a_secret(user: User) -> None:
     user.add("something of mine")
     user.login()
@@ -179,6 +183,7 @@ def test_the_first_user_makes_the_database(tmp_path: Path) -> None:
     assert (tmp_path / "var" / "token.db").exists()
 
 
+@ON_A_FILE
 def test_at_a_terminal_the_password_is_asked_for(user: User) -> None:
     arguments = ("token_svc", "users", "set-password", user.username)
     answers = [("new password: ", NEW_PASSWORD), ("once more: ", NEW_PASSWORD)]
@@ -200,6 +205,7 @@ REFUSED = [
 ]
 
 
+@ON_A_FILE
 @pytest.mark.parametrize(("names", "password", "why"), REFUSED)
 def test_what_a_registration_would_refuse_is_refused(
     tokens: TokenService, names: tuple[str, str], password: str, why: str
@@ -209,6 +215,7 @@ def test_what_a_registration_would_refuse_is_refused(
     assert User.login_as(tokens, "somebody", password or "-").status_code in (400, 401)
 
 
+@ON_A_FILE
 def test_a_name_or_an_email_that_is_taken_is_refused(user: User) -> None:
     email = f"{uuid.uuid4().hex}@example.org"
     taken = operate(user.service, "users", "create", user.username.upper(), email, stdin=PASSWORD)
@@ -233,6 +240,7 @@ def test_whoever_knew_the_old_password_is_a_stranger_again(user: User) -> None:
     assert rows(user.service, known, user.username) == []
 
 
+@ON_A_FILE
 def test_a_new_password_that_is_a_bad_one_changes_nothing(user: User) -> None:
     bad = operate(user.service, "users", "set-password", user.username, stdin=f"{user.username}1\n")
     assert "made of the username" in said(bad, 1)
@@ -265,6 +273,7 @@ def test_a_deleted_user_is_gone_with_all_data_and_others_are_not(user: User, oth
     assert len(other.get("/data").json()["items"]) == 1
 
 
+@ON_A_FILE
 def test_nobody_is_deleted_by_a_slip(user: User) -> None:
     assert "--yes" in said(operate(user.service, "users", "delete", user.username, stdin="y\n"), 1)
     arguments = ("token_svc", "users", "delete", user.username)

@@ -341,6 +341,7 @@ def test_an_interrupted_run_is_130_and_quiet(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment({}),
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever started the tests may ignore it
     ) as process:
         assert process.stderr is not None
         eventually(lambda: path.exists() or process.poll() is not None)

@@ -14,7 +14,7 @@ from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker import Worker
 from shared import logs, server
-from shared.commands import Service, add_json, positive, run, text
+from shared.commands import Service, add_json, add_serve, positive, run, text
 
 SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families)
 
@@ -38,11 +38,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m only_post_svc", description="A durable job API that speaks only POST."
     )
     kinds = parser.add_subparsers(metavar="COMMAND")
-    serve = kinds.add_parser("serve", help="serve HTTP and run tasks (the default)")
-    for one in (parser, serve):
-        one.add_argument("--host", help="the address to listen on (HOST)")
-        one.add_argument("--port", type=int, help="the port to listen on (PORT)")
-        one.set_defaults(run=lambda options: start_server(options.host, options.port))
+    add_serve(parser, kinds, start_server, "serve HTTP and run tasks")
     worker = kinds.add_parser("worker", help="run tasks only")
     worker.set_defaults(run=lambda options: uvloop.run(work(server.settings_or_fail(Settings))))
     _add_tasks(kinds.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))

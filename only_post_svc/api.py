@@ -43,7 +43,7 @@ class State(TypedDict):
     tally: Tally
     cursors: Cursors
     rate_limit: RateLimit | None
-    document: bytes
+    document: str
 
 
 ANYONE = ""  # the caller where no token is asked for
@@ -204,7 +204,7 @@ async def health(request: Request[State]) -> Response:
 
 async def show_document(request: Request[State]) -> Response:
     await _check_optional_body(request)
-    return Response(request.state["document"], media_type="application/json")
+    return json_response(request.state["document"])
 
 
 async def show_metrics(request: Request[State]) -> Response:
@@ -226,11 +226,11 @@ def _found(task: Task | None) -> Task:
     return task
 
 
-def document(settings: Settings, types: dict[str, TaskType]) -> bytes:
+def document(settings: Settings, types: dict[str, TaskType]) -> str:
     """The service's OpenAPI document."""
     described = describe(health_get=settings.health_get, has_tokens=settings.task_auth == "required")
     described["components"]["schemas"] |= operations.typed_schemas(types.values())
-    return encode(described).encode()
+    return encode(described)
 
 
 def describe(*, health_get: bool, has_tokens: bool) -> Schema:

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from only_post_svc.children import describe_types
 from only_post_svc.settings import Settings
 from shared.doctor import Finding, graver
-from shared.settings import SettingsError
-
-LOCAL = ("127.0.0.1", "localhost", "::1")
+from shared.settings import SettingsError, is_this_machine
 
 
 def types(settings: Settings) -> Iterator[Finding]:
@@ -21,7 +19,7 @@ def types(settings: Settings) -> Iterator[Finding]:
 
 
 def callers(settings: Settings) -> Iterator[Finding]:
-    if settings.task_auth == "off" and settings.host not in LOCAL:
+    if settings.task_auth == "off" and not is_this_machine(settings.host):
         advice = f"anyone who reaches {settings.host} can run tasks; set TASK_AUTH=required"
         yield Finding("callers", graver(settings), advice)
     else:

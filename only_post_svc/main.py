@@ -116,7 +116,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
 def print_document() -> None:
     """Prints what `POST /openapi.json` answers."""
     settings = server.settings_or_fail(Settings)
-    print(api.document(settings, asyncio.run(describe_types(settings))).decode())
+    print(api.document(settings, asyncio.run(describe_types(settings))))
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,7 @@ class Worker:
         self.tally = Tally()
         self._runs = Runs(database, settings.lease_seconds, self.tally, self._due)
         self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.tally)
-        self._heartbeat = Heartbeat(database, self.id, processes, self.tally, self._runs.__len__)
+        self._heartbeat = Heartbeat(database, self.id, processes, self.tally, lambda: len(self._runs))
         self._loops = Loops(self._upkeep.clock.distrust)
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False

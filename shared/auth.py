@@ -128,15 +128,21 @@ def bad_token() -> Unauthorized:
     return Unauthorized("invalid_token", "the token is not valid", challenge)
 
 
-async def require(request: Request[Any], scope: str = "") -> Caller:
-    """The caller of a request that needs `scope`, '' for any. Raises 401 and 403 as RFC 6750 §3.1 has them."""
+def bearer_token(request: Request[Any]) -> str:
+    """What came as RFC 6750 §2.1 has it. Raises 401."""
     credentials = request.headers.get("authorization")
     if credentials is None:
-        raise Unauthorized("unauthorized", "a bearer token is needed", f'Bearer realm="{REALM}"')
+        raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])
     scheme, _, token = credentials.partition(" ")
+    if scheme.lower() != "bearer":
+        raise bad_token()
+    return token
+
+
+async def require(request: Request[Any], scope: str = "") -> Caller:
+    """The caller of a request that needs `scope`, '' for any. Raises 401 and 403 as RFC 6750 §3.1 has them."""
+    token = bearer_token(request)
     try:
-        if scheme.lower() != "bearer":
-            raise BadToken("scheme")
         caller: Caller = request.state["token_door"].check(token)
     except BadToken:
         raise bad_token() from None

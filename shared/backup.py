@@ -6,27 +6,19 @@ not: a copy is made from one snapshot, and writers go on meanwhile.
 
 import fcntl
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from shared.database.connection import SHARED_SCHEMA
-from shared.database.sqlite import MEMORY, open_lock
+from shared import files
+from shared.database.connection import SHARED_SCHEMA, file_of, is_sqlite
+from shared.database.sqlite import open_lock
 from shared.terminal import Failure, Progress
 
-PREFIX = "sqlite:///"
 STEP_PAGES = 1000
 LOCKED_SECONDS = 5
 DAMAGED = "stop the services, move it and its -wal and -shm files away, and restore again"
-
-
-def file_of(url: str) -> Path | None:
-    """The file of a database, None when it has none of its own."""
-    if not url.startswith(PREFIX) or url == PREFIX + MEMORY:
-        return None
-    return Path(url.removeprefix(PREFIX)).resolve()
 
 
 def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
@@ -74,7 +66,7 @@ def _overwrite(target: Path, source: sqlite3.Connection, progress: Progress) -> 
 
 
 def _need_file(url: str, instead: str) -> Path:
-    if url.startswith(("postgres:", "postgresql:")):
+    if not is_sqlite(url):
         raise Failure(f"the database is PostgreSQL, which has tools of its own: {instead}")
     file = file_of(url)
     if file is None:
@@ -159,7 +151,7 @@ def _need_ours(connection: sqlite3.Connection, schemas: Mapping[str, Path], what
 
 @contextmanager
 def _draft_of(file: Path) -> Iterator[Path]:
-    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    draft = files.draft_of(file)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         yield draft
@@ -176,6 +168,4 @@ def _publish(draft: Path, file: Path, *, force: bool) -> None:
         draft.replace(file)
     else:
         os.link(draft, file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    files.sync_directory(file.parent)

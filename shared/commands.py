@@ -58,7 +58,7 @@ class Service:
             settings = server.settings_or_fail(self.settings)
             is_for_script = getattr(options, "json", False)
             logs.configure(settings.log_level, settings.log_format, sys.stderr if is_for_script else stream)
-            file = backup.file_of(settings.database_url)
+            file = connection.file_of(settings.database_url)
             if file is not None and not file.exists() and not may_create:
                 raise Failure("there is no database yet where DATABASE_URL says")  # most likely another directory's
             asyncio.run(self._over(settings, verb, options))
@@ -117,6 +117,19 @@ class Service:
         """A copy may be of an older version, and services may be running."""
         database = await connection.connect(settings.database_url, self.schemas)
         await database.close()
+
+
+def add_serve(
+    parser: argparse.ArgumentParser,
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    start: Callable[[str | None, int | None], None],
+    meaning: str,
+) -> None:
+    """What happens without a command, too."""
+    for one in (parser, commands.add_parser("serve", help=f"{meaning} (the default)")):
+        one.add_argument("--host", help="the address to listen on (HOST)")
+        one.add_argument("--port", type=int, help="the port to listen on (PORT)")
+        one.set_defaults(run=lambda options: start(options.host, options.port))
 
 
 def add_json(*parsers: argparse.ArgumentParser) -> None:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from shared import backup, disks, keys, terminal
+from shared import disks, keys, terminal
 from shared.clocks import is_synchronised
 from shared.database import Transaction, connection
 from shared.errors import Problem
-from shared.settings import DEVELOPMENT_SECRET, Settings, SettingsError
+from shared.settings import DEVELOPMENT_SECRET, Settings, SettingsError, is_this_machine
 
 Status = Literal["ok", "warn", "fail"]
 STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")
@@ -145,7 +145,7 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
     if wide:
         advice = f"FORWARDED_ALLOW_IPS: {wide[0]} lets any caller choose its address; name your proxies"
         yield Finding("proxy", graver(settings), advice)
-    elif trusted == ("127.0.0.1",) and settings.host not in ("127.0.0.1", "localhost", "::1"):
+    elif trusted == ("127.0.0.1",) and not is_this_machine(settings.host):
         advice = "all callers of a proxy on another host share one rate limit; name it in FORWARDED_ALLOW_IPS"
         yield Finding("proxy", "warn", advice)
     else:
@@ -153,9 +153,9 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    file = backup.file_of(settings.database_url)
+    file = connection.file_of(settings.database_url)
     if file is None:
-        if settings.database_url.startswith(backup.PREFIX):
+        if connection.is_sqlite(settings.database_url):
             yield Finding("disk", graver(settings), "the database is in memory: nothing lasts")
         return
     directory = next(parent for parent in file.parents if parent.is_dir())
@@ -189,7 +189,7 @@ def _sync(milliseconds: float) -> Finding:
 
 def _files(settings: Settings) -> Iterator[Finding]:
     """What somebody else's account has made, a root shell's say, is what a service can't write."""
-    file = backup.file_of(settings.database_url)
+    file = connection.file_of(settings.database_url)
     if file is None:
         return
     parts = [file.with_name(file.name + suffix) for suffix in ("", "-wal", "-shm", "-lock")]
@@ -204,7 +204,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings, schemas: Mapping[str, Path]) -> Iterator[Finding]:
-    file = backup.file_of(settings.database_url)
+    file = connection.file_of(settings.database_url)
     if file is not None and not file.exists():
         yield Finding("database", "ok", "not there yet: the first start makes it")
         return

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import metrics
-from shared.auth import CHALLENGE, bad_token
+from shared.auth import bad_token, bearer_token
 from shared.database import Database, Unit
-from shared.errors import Forbidden, Unauthorized, Unavailable
+from shared.errors import Forbidden, Unavailable
 from shared.metrics import CONTENT_TYPE, gauge
 from shared.openapi import Operation, Reply
 from shared.settings import Settings
@@ -33,11 +33,7 @@ def check_reader(request: Request[Any]) -> None:
         if settings.app_env == "production":
             raise Forbidden("metrics_closed", "set METRICS_TOKEN, and send it as a bearer token")
         return
-    credentials = request.headers.get("authorization")
-    if credentials is None:
-        raise Unauthorized("unauthorized", "the token of METRICS_TOKEN is needed", CHALLENGE["WWW-Authenticate"])
-    scheme, _, token = credentials.partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), settings.metrics_token.value):
+    if not hmac.compare_digest(bearer_token(request).encode(), settings.metrics_token.value):
         raise bad_token()
 
 

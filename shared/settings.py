@@ -4,15 +4,17 @@ A field made by `setting` is read from the variable of its name in capitals. Def
 sight; a missing or bad value raises SettingsError, which names the variable and never its value.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import ipaddress
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+from shared import files
 
 STATE_DIRECTORY = Path("var")
 DEVELOPMENT_SECRET = STATE_DIRECTORY / "secret_key"
@@ -113,6 +115,13 @@ def networks(raw: str) -> tuple[str, ...]:
             except ValueError:
                 raise ValueError("must be a comma list of addresses or CIDR networks") from None
     return parts
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether nobody but its own processes reaches that address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def database_url(raw: str) -> str:
@@ -224,8 +233,8 @@ def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
     """Where key files are all there is, cursors are signed with what all hosts have: the same files."""
-    files = [given[name].value for name in ("signing_key", "jwks") if name in given]
-    return (Secret(hashlib.sha256(b"".join(files)).digest()),) if files else ()
+    keys = [given[name].value for name in ("signing_key", "jwks") if name in given]
+    return (Secret(hashlib.sha256(b"".join(keys)).digest()),) if keys else ()
 
 
 def development_secret(path: Path = DEVELOPMENT_SECRET) -> Secret:
@@ -233,24 +242,11 @@ def development_secret(path: Path = DEVELOPMENT_SECRET) -> Secret:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _publish(path, secrets.token_urlsafe(48).encode())
+            with contextlib.suppress(FileExistsError):  # another process was quicker
+                files.create(path, secrets.token_urlsafe(48).encode())
         secret = Secret(path.read_bytes())
     except OSError as error:
         raise SettingsError(f"SECRET_KEY: none is set and {path} can't be made ({error.strerror})") from None
     if len(secret.value) < MIN_SECRET_BYTES:
         raise SettingsError(f"SECRET_KEY: none is set and {path} was cut short; delete it and another is made")
     return secret
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Whole or not at all, and never over a file that another process was quicker to make."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a process id is 1 in every container
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

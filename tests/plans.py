@@ -5,19 +5,18 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import psycopg
-from psycopg import sql as literals
 
 from shared.database import Row, Unit, connection, postgres, sqlite
-from shared.database.postgres_connections import Connection
+from shared.database.postgres_connections import Connections
 from tests.postgres import execute, new_database
 
 ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
-KEPT_AFTER = 6  # uses PostgreSQL may keep a plan that serves any values
+KEPT_AFTER = 6  # uses on one connection psycopg may prepare a statement, and PostgreSQL keep its plan
 STATES = ("sqlite", "analysed", "outdated", "kept")  # the last three are PostgreSQL's
 
 
@@ -102,12 +101,10 @@ def _sqlite_index(step: str) -> str:
 
 
 class PostgresPlans:
-    """Of prepared statements, as psycopg makes them of what it has seen five times."""
+    """Of statements as a service sends them, on a connection as it makes them."""
 
     def __init__(self, url: str) -> None:
-        # psycopg, where it prepares by itself, lets all statements go after a ROLLBACK: those made here too.
-        self._connection = Connection.connect(url, autocommit=True, prepare_threshold=None)
-        self._prepared: dict[str, str] = {}
+        self._connection = Connections(url).connect()
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:
         tx = Watched(self._watch, now)
@@ -121,26 +118,17 @@ class PostgresPlans:
         return tx.statements
 
     def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
-        call = self._call(sql, values)
+        call = postgres.as_psycopg(sql)
         self._connection.execute("SAVEPOINT before")
-        explained = self._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {call}").fetchone()
+        explained = self._connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + call, values).fetchone()
         self._connection.execute("ROLLBACK TO SAVEPOINT before")
         assert explained is not None and "JIT" not in explained[0][0]
         nodes = list(_nodes(explained[0][0]["Plan"]))
-        cursor = self._connection.execute(call)
+        cursor = self._connection.execute(call, values)
         rows = cursor.fetchall() if cursor.description else []
         plan = "\n".join(f"{node['Node Type']} {node.get('Index Name', '')}" for node in nodes)
         indexes = frozenset(node["Index Name"] for node in nodes if "Index Name" in node)
         return Statement(sql, plan, indexes, sum(map(_rows_of, nodes)), cursor.rowcount), rows
-
-    def _call(self, sql: str, values: Mapping[str, Any]) -> str:
-        names = list(dict.fromkeys(re.findall(r"(?<!:):([a-z_][a-z_0-9]*)", sql)))
-        numbered = re.sub(r"(?<!:):([a-z_][a-z_0-9]*)", lambda match: f"${names.index(match[1]) + 1}", sql)
-        if numbered not in self._prepared:
-            self._prepared[numbered] = f"statement_{len(self._prepared)}"
-            self._connection.execute(f"PREPARE {self._prepared[numbered]} AS {numbered}")
-        arguments = ", ".join(literals.Literal(values[name]).as_string(self._connection) for name in names)
-        return f"EXECUTE {self._prepared[numbered]}" + (f" ({arguments})" if names else "")
 
     def close(self) -> None:
         self._connection.close()
@@ -165,8 +153,8 @@ def plans_of(
     state: str, directory: Path, schemas: dict[str, Path], old: list[str], new: list[str], used: Callable[[Plans], None]
 ) -> Iterator[Plans]:
     """The plans of a database that the statements of `old` and then of `new` have filled: with PostgreSQL's statistics
-    as they should be (`analysed`), from before there was anything new (`outdated`), or with plans that were made when
-    `used` while there was nothing (`kept`)."""
+    as they should be (`analysed`), from before there was anything new (`outdated`), or on a connection that was
+    `used` while there was nothing, and may have kept plans from then (`kept`)."""
     if state == "sqlite":
         path = directory / "full.db"
         asyncio.run(make(f"sqlite:///{path}", schemas))

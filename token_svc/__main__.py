@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from shared import logs, server
-from shared.commands import Service, add_json, positive, run, text
+from shared.commands import Service, add_json, add_serve, positive, run, text
 from token_svc import accounts, api, checks, key_files, metrics, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
@@ -17,11 +17,7 @@ SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families)
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m token_svc", description="Users, tokens and each user's own data.")
     kinds = parser.add_subparsers(metavar="COMMAND")
-    serve = kinds.add_parser("serve", help="serve HTTP (the default)")
-    for one in (parser, serve):
-        one.add_argument("--host", help="the address to listen on (HOST)")
-        one.add_argument("--port", type=int, help="the port to listen on (PORT)")
-        one.set_defaults(run=lambda options: start_server(options.host, options.port))
+    add_serve(parser, kinds, start_server, "serve HTTP")
     _add_users(kinds.add_parser("users", help="list, show, make and change users"))
     _add_keys(kinds.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
     document = kinds.add_parser("openapi", help="print the OpenAPI document")

@@ -8,7 +8,6 @@ import argparse
 import fcntl
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from shared import times
+from shared import files, times
 from shared.keys import SigningKey, published_keys, signing_key
 from shared.settings import SettingsError
 from shared.terminal import Failure
@@ -56,7 +55,7 @@ def new(options: argparse.Namespace) -> None:
     file: Path = options.file
     with _failing(f"{file} can't be made"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(file, pem)
+        files.create(file, pem)
     key = signing_key(pem)
     events.announce_key("key_made", key.key_id)
     print(f"{file}: {key.algorithm}, {key.key_id}\nSIGNING_KEY_FILE={file} makes the token service sign with it")
@@ -91,14 +90,13 @@ def _rotate(file: Path, jwks: Path, algorithm: str | None, *, is_announced: bool
     old = signing_key(file.read_bytes())
     waiting = file.with_name(f"{file.name}.next")
     if not waiting.exists():
-        _write_new(waiting, _generate(algorithm or old.algorithm), like=file)
+        files.create(waiting, _generate(algorithm or old.algorithm), like=file)
     key = signing_key(waiting.read_bytes())
     key_set = _key_set(jwks, old, key, is_announced=is_announced)
-    _draft(jwks, json.dumps(key_set, indent=1).encode(), 0o644, like=file).replace(jwks)
-    _sync(jwks.parent)
+    files.replace(jwks, json.dumps(key_set, indent=1).encode(), mode=0o644, like=file)
     if not is_announced:
         waiting.replace(file)
-        _sync(file.parent)
+        files.sync_directory(file.parent)
     events.announce_key("key_announced" if is_announced else "key_rotated", key.key_id)
     return key
 
@@ -147,32 +145,3 @@ def _alone(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(directory)
-
-
-def _write_new(file: Path, content: bytes, like: Path | None = None) -> None:
-    """Whole or not at all, never over a file that is there, and for its owner only."""
-    draft = _draft(file, content, 0o600, like)
-    try:
-        os.link(draft, file)
-    finally:
-        draft.unlink()
-    _sync(file.parent)
-
-
-def _draft(file: Path, content: bytes, mode: int, like: Path | None) -> Path:
-    """Beside `file`, on disk, and its owner's who has `like`: root may be at work for the service's user."""
-    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as output:
-        if like is not None:
-            owner = like.stat()
-            os.fchown(output.fileno(), owner.st_uid, owner.st_gid)
-        output.write(content)
-        output.flush()
-        os.fsync(output.fileno())
-    return draft
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

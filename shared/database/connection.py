@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.database import Database, migrate
-from shared.database.sqlite import SQLite
+from shared.database.sqlite import MEMORY, SQLite
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shared.database.postgres import PostgreSQL
 
 SHARED_SCHEMA = Path(__file__).parent.parent / "schema"
+SQLITE = "sqlite:///"
 AGAIN_SECONDS = 0.5
 TELL_SECONDS = 10.0
 
@@ -45,12 +46,18 @@ async def connect(url: str, schemas: Mapping[str, Path], *, waits: bool = False)
 
 
 def is_sqlite(url: str) -> bool:
-    return url.startswith("sqlite:")
+    return url.startswith(SQLITE)
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a SQLite database, None when it has none of its own."""
+    location = url.removeprefix(SQLITE)
+    return Path(location).resolve() if is_sqlite(url) and location != MEMORY else None
 
 
 def _sqlite(url: str) -> Database:
     try:
-        return SQLite(url.removeprefix("sqlite:///"))
+        return SQLite(url.removeprefix(SQLITE))
     except (OSError, sqlite3.Error) as error:
         # Not an OSError as it is: it shows the path, and with it the setting's value.
         raise _unusable(getattr(error, "strerror", None) or error) from None

@@ -48,9 +48,9 @@ READING = "BEGIN READ ONLY"
 QUERYING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 # One statement for all that a transaction begins with. The clock goes on within a transaction, so it is read once.
-# Every statement has an index that gives it its rows in their order. Statistics from before a table has grown, or a
-# plan that was kept from when it was empty, would rather read all of it, for minutes; and what is planned against such
-# odds seems dear enough to be compiled, for a third of a second.
+# Every statement has an index that gives it its rows in their order. Statistics from before a table has grown would
+# rather read all of it, for minutes; and what is planned against such odds seems dear enough to be compiled, for a
+# third of a second.
 SET_UP = """
 SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     set_config('statement_timeout', %(statement_ms)s, true),
@@ -58,7 +58,6 @@ SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
     set_config('enable_seqscan', 'off', true),
     set_config('enable_sort', 'off', true),
-    set_config('plan_cache_mode', 'force_custom_plan', true),
     set_config('jit', 'off', true)
 """
 
@@ -105,7 +104,7 @@ class Transaction:
         self._execute(sql, values)
 
     def lock(self, name: str) -> None:
-        self._connection.execute(_dialect(LOCK), {"name": name})
+        self._connection.execute(as_psycopg(LOCK), {"name": name})
 
     def _done(self, sql: str, values: dict[str, Any]) -> psycopg.Cursor[Row]:
         """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
@@ -115,7 +114,7 @@ class Transaction:
 
     def _execute(self, sql: str, values: dict[str, Any]) -> psycopg.Cursor[Row]:
         self.has_run |= not sql.lstrip().startswith("SELECT")
-        return self._connection.execute(_dialect(sql), values)
+        return self._connection.execute(as_psycopg(sql), values)
 
 
 NAME = re.compile(r"(?<!:):([a-z_][a-z_0-9]*)")
@@ -123,7 +122,7 @@ DEFINITION = re.compile(r"(\s|--.*\n)*(CREATE|ALTER) TABLE")
 
 
 @lru_cache(maxsize=4096)
-def _dialect(sql: str) -> bytes:
+def as_psycopg(sql: str) -> bytes:
     """psycopg's way to name values. Texts compare by their bytes, as everywhere else, not as a language sorts them."""
     if DEFINITION.match(sql):
         sql = re.sub(r"\bTEXT\b", 'TEXT COLLATE "C"', sql)

@@ -1,7 +1,5 @@
 """Connections to the PostgreSQL of a DATABASE_URL."""
 
-import contextlib
-import ipaddress
 import os
 import time
 from typing import Any, TypeVar, cast
@@ -11,6 +9,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from shared.database import Row, database_unavailable
+from shared.settings import is_this_machine
 
 T = TypeVar("T")
 
@@ -109,19 +108,11 @@ def _completed(url: str) -> str:
 
 def _is_local(given: dict[str, Any]) -> bool:
     hosts = str(given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST", "")).split(",")
-    return all(_is_this_machine(host) for host in hosts)
-
-
-def _is_this_machine(host: str) -> bool:
-    if host in ("", "localhost") or host.startswith(("/", "@")):  # a socket's path, or its abstract name
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
+    # A socket has a path, or an abstract name.
+    return all(host == "" or host.startswith(("/", "@")) or is_this_machine(host) for host in hosts)
 
 
 def _is_direct(connection: Connection) -> bool:
-    """Whether no pooler stands in between: one has process ids of its own. Behind it the next transaction may meet a
-    session in which another client's statement was prepared under the same name."""
-    row = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    """Whether no pooler stands in between: one has process ids of its own."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return row is not None and row[0] == connection.info.backend_pid

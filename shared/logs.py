@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from shared import request_id
 
@@ -34,11 +34,20 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
         logger.propagate = name != "uvicorn.access"  # shared/access_log.py has the line instead
 
 
+class Event(NamedTuple):
+    level: str
+    name: str
+    created: float  # seconds since 1970
+    request_id: str  # '' outside of requests
+    fields: dict[str, object]
+
+
 def info(event: str, fields: dict[str, object]) -> None:
-    """A line at level info without the machinery of `logging`, which costs a request a sixth of its time."""
+    """A line at level info without the machinery of `logging`, which costs a request a sixth of its time, and put into
+    words when it goes out: done for many in a row, that takes half as long, which is another tenth."""
     for handler in logging.root.handlers:
         if isinstance(handler, Bundles) and logging.root.level <= logging.INFO:
-            handler.add(handler.lines.line("info", event, time.time(), fields))
+            handler.add(Event("info", event, time.time(), request_id.current.get(), fields))
 
 
 def _skip_what_no_line_shows() -> None:
@@ -58,13 +67,14 @@ class Formatter(logging.Formatter):
         fields = {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)[-MAX_VALUE:]  # its end says the most
-        return self.line(record.levelname.lower(), record.getMessage(), record.created, fields)
+        current = request_id.current.get()
+        return self.line(Event(record.levelname.lower(), record.getMessage(), record.created, current, fields))
 
-    def line(self, level: str, event: str, created: float, fields: dict[str, object]) -> str:
-        named: dict[str, object] = {"ts": _timestamp(created), "at": level, "event": event}
-        if current := request_id.current.get():
-            named["request_id"] = current
-        return self._write(named | fields)
+    def line(self, event: Event) -> str:
+        named: dict[str, object] = {"ts": _timestamp(event.created), "at": event.level, "event": event.name}
+        if event.request_id:
+            named["request_id"] = event.request_id
+        return self._write(named | event.fields)
 
 
 class Bundles(logging.StreamHandler[TextIO]):
@@ -75,7 +85,7 @@ class Bundles(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.lines = lines
         self.setFormatter(lines)
-        self._waiting: list[str] = []
+        self._waiting: list[str | Event] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -85,7 +95,7 @@ class Bundles(logging.StreamHandler[TextIO]):
         except Exception:
             self.handleError(record)
 
-    def add(self, line: str) -> None:
+    def add(self, line: str | Event) -> None:
         with self.lock or nullcontext():
             self._waiting.append(line)
             count = len(self._waiting)
@@ -102,8 +112,9 @@ class Bundles(logging.StreamHandler[TextIO]):
 
     def flush(self) -> None:
         with self.lock or nullcontext():
-            lines, self._waiting = self._waiting, []
-            if lines:
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                lines = [self.lines.line(one) if isinstance(one, Event) else one for one in waiting]
                 self.stream.write("\n".join([*lines, ""]))
                 super().flush()
 
@@ -117,8 +128,11 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+ENCODER = json.JSONEncoder(default=str)
+
+
 def _json(fields: dict[str, object]) -> str:
-    return json.dumps({name: _cut(value) for name, value in fields.items()}, default=str)
+    return ENCODER.encode({name: _cut(value) for name, value in fields.items()})
 
 
 def _cut(value: object) -> object:
@@ -126,11 +140,7 @@ def _cut(value: object) -> object:
 
 
 def _logfmt(fields: dict[str, object]) -> str:
-    return " ".join([f"{name}={_quoted(value)}" for name, value in fields.items()])
-
-
-def _quoted(value: object) -> str:
-    if isinstance(value, (int, float)):
-        return str(value)
-    text = str(value)[:MAX_VALUE]
-    return text if PLAIN.fullmatch(text) else json.dumps(text)
+    texts = [str(value)[:MAX_VALUE] for value in fields.values()]
+    if not all(texts) or not PLAIN.fullmatch("".join(texts)):  # one look at all that nearly always are
+        texts = [text if PLAIN.fullmatch(text) else json.dumps(text) for text in texts]
+    return " ".join([f"{name}={text}" for name, text in zip(fields, texts, strict=True)])

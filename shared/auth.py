@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from shared.errors import Forbidden, Unauthorized
 from shared.keys import Key
+from shared.single_headers import single_header
 
 ISSUER = "token_svc"
 AUDIENCE = "only_post"
@@ -130,7 +131,7 @@ def bad_token() -> Unauthorized:
 
 def bearer_token(request: Request[Any]) -> str:
     """What came as RFC 6750 §2.1 has it. Raises 401."""
-    credentials = request.headers.get("authorization")
+    credentials = single_header(request.scope, b"authorization")
     if credentials is None:
         raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])
     scheme, _, token = credentials.partition(" ")

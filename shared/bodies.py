@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared import errors, strict_json
 from shared.errors import BadRequest, Invalid, Problem
 from shared.schemas import Fault, schema_of, validator
+from shared.single_headers import single_header
 
 T = TypeVar("T")
 
@@ -48,15 +49,14 @@ class BodyLimit:
 
 
 def _declared_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0  # the server refuses any other spelling
-    return 0
+    declared = single_header(scope, b"content-length") or ""
+    return int(declared) if declared.isdecimal() else 0  # the server refuses any other spelling
 
 
 async def read(request: Request[Any]) -> bytes:
     """The whole body. 408 when it takes longer than BODY_SECONDS, ClientDisconnect when it never ends."""
-    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+    is_here = HAS_WHOLE_BODY in request.scope  # nothing to wait for, and a timer costs a twelfth of a request
+    deadline = None if is_here else asyncio.get_running_loop().time() + BODY_SECONDS
     chunks: list[bytes] = []
     is_more = True
     while is_more:
@@ -66,9 +66,9 @@ async def read(request: Request[Any]) -> bytes:
     return b"".join(chunks)
 
 
-async def _receive(request: Request[Any], deadline: float) -> Message:
+async def _receive(request: Request[Any], deadline: float | None) -> Message:
     try:
-        if HAS_WHOLE_BODY in request.scope:  # nothing to wait for, and a timer costs a twentieth of a request
+        if deadline is None:
             message = await request.receive()
         else:
             async with asyncio.timeout_at(deadline):
@@ -107,13 +107,15 @@ async def _read_object(request: Request[Any], *accepted: str) -> tuple[dict[str,
 
 def check_media_type(request: Request[Any], *accepted: str) -> None:
     """Raises 415. None at all is read as the first that is accepted; a charset other than UTF-8 is another type."""
-    sent = request.headers.get("content-type", accepted[0])
-    if (sent not in accepted and not _is_accepted(sent, accepted)) or _is_encoded(request):
+    sent = single_header(request.scope, b"content-type")
+    is_accepted = sent is None or sent in accepted or _is_accepted(sent, accepted)
+    if not is_accepted or _is_encoded(request):
         raise Problem("unsupported_media_type", HINT, status=415)
 
 
 def _is_encoded(request: Request[Any]) -> bool:
-    return request.headers.get("content-encoding", "identity").lower() != "identity"
+    encoding = single_header(request.scope, b"content-encoding")
+    return encoding is not None and encoding.lower() != "identity"
 
 
 def _is_accepted(sent: str, accepted: tuple[str, ...]) -> bool:

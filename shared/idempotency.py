@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from shared.database import Transaction
 from shared.errors import BadRequest, Problem
+from shared.single_headers import single_header
 
 KEPT_MS = 24 * 3600 * 1000
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -34,7 +35,7 @@ class Answer(NamedTuple):
 
 def key_of(request: Request[Any], caller: str, body: Any) -> Key | None:
     """The request's key, None without one. Raises 400 for a malformed one."""
-    sent = request.headers.get("idempotency-key")
+    sent = single_header(request.scope, b"idempotency-key")
     if sent is None:
         return None
     if sent.startswith('"') and sent.endswith('"') and len(sent) >= 2:

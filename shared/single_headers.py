@@ -5,7 +5,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shared import errors
 
 # Two parties that each believe another copy of these are how requests are smuggled (RFC 9112 §11.2).
-SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key"})
+SINGLE = frozenset(
+    {b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"idempotency-key"}
+)
+BY_NAME = "headers_by_name"
 
 
 class SingleHeaders:
@@ -15,18 +18,29 @@ class SingleHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        repeated = _repeated(scope["headers"]) if scope["type"] == "http" else None
+        repeated = _repeated(scope) if scope["type"] == "http" else None
         if repeated is None:
             return await self.app(scope, receive, send)
         problem = errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
         await errors.response(problem, scope)(scope, receive, send)
 
 
-def _repeated(headers: list[tuple[bytes, bytes]]) -> str | None:
-    seen = set()
-    for name, _ in headers:
-        if name in SINGLE:
-            if name in seen:
-                return name.decode()
-            seen.add(name)
-    return None
+def single_header(scope: Scope, name: bytes) -> str | None:
+    """The value of one of SINGLE, None when it was not sent. To look for each among all would take a request a
+    twentieth of its time."""
+    value: bytes | None = _by_name(scope).get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def _by_name(scope: Scope) -> dict[bytes, bytes]:
+    if BY_NAME not in scope:
+        scope[BY_NAME] = dict(scope["headers"])
+    found: dict[bytes, bytes] = scope[BY_NAME]
+    return found
+
+
+def _repeated(scope: Scope) -> str | None:
+    names = [name for name, _ in scope["headers"]]
+    if len(_by_name(scope)) == len(names):
+        return None
+    return next((name.decode() for name in SINGLE if names.count(name) > 1), None)

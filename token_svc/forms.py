@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from shared import bodies, strict_json
 from shared.errors import BadRequest, Invalid, Problem, title
+from shared.single_headers import single_header
 from shared.strict_json import NotJSON
 
 FORM = "application/x-www-form-urlencoded"
@@ -17,7 +18,8 @@ MAX_FIELDS = 20
 
 
 def is_form(request: Request[Any]) -> bool:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+    sent = single_header(request.scope, b"content-type") or ""
+    return sent.partition(";")[0].strip().lower() == FORM
 
 
 async def read(request: Request[Any], known: set[str]) -> dict[str, Any]:

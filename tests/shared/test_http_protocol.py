@@ -1,12 +1,20 @@
 """What goes out on the wire, and in how many pieces."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
+import uvicorn
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
 
-from shared.http_protocol import Transport
+from shared.http_protocol import Protocol
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+EXPECTING = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nexpect: 100-continue\r\n\r\n"
 
 
 class Wire(asyncio.Transport):
@@ -23,52 +31,96 @@ class Wire(asyncio.Transport):
         return self.is_gone
 
     def close(self) -> None:
-        self.pieces.append(b"closed")
+        self.is_gone = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
 
 
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def sent(app: ASGIApp, *received: bytes, drops: bool = False) -> Wire:
+    """What comes out for what comes in; the client is gone before the answer where it `drops`."""
+
+    async def exchange() -> Wire:
+        config = uvicorn.Config(app, http=Protocol, ws="none", server_header=False, date_header=False)
+        config.load()
+        wire, protocol = Wire(), Protocol(config, ServerState(), {})
+        protocol.connection_made(wire)
+        for data in received:
+            protocol.data_received(data)
+            if drops:
+                protocol.connection_lost(None)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        return wire
+
+    return asyncio.run(exchange())
 
 
-def test_a_head_goes_out_with_its_body(wire: Wire) -> None:
-    transport = Transport(wire)
-    for _ in range(2):
-        transport.write(HEAD)
-        transport.write(b"{}")
-    assert wire.pieces == [HEAD + b"{}"] * 2
+PLAIN = Response(b"{}", media_type="application/json")
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: application/json\r\n\r\n{}"
 
 
-def test_a_body_in_pieces_goes_out_as_it_comes(wire: Wire) -> None:
-    transport = Transport(wire)
-    for piece in (HEAD, b"{", b"}"):
-        transport.write(piece)
-    assert wire.pieces == [HEAD + b"{", b"}"]
+def test_a_whole_answer_is_one_piece() -> None:
+    assert sent(PLAIN, GET, GET).pieces == [WHOLE, WHOLE]
 
 
-def test_a_head_without_a_body_goes_out_when_the_response_is_complete(wire: Wire) -> None:
-    transport = Transport(wire)
-    transport.write(HEAD)
-    transport.write(b"")
-    transport.write(b"")
-    assert wire.pieces == [HEAD]
+def test_requests_that_come_together_are_answered_one_after_the_other() -> None:
+    assert sent(PLAIN, GET + GET + GET).pieces == [WHOLE] * 3
 
 
-def test_nothing_is_sent_to_a_client_that_has_gone(wire: Wire) -> None:
-    transport = Transport(wire)
-    transport.write(HEAD)
-    wire.is_gone = True
-    transport.close()
-    assert wire.pieces == [b"closed"]
+def test_an_answer_without_a_body_is_one_piece() -> None:
+    assert sent(Response(status_code=204), GET).pieces == [b"HTTP/1.1 204 No Content\r\n\r\n"]
+    etag = Response(status_code=304, headers={"ETag": '"1"'})
+    assert sent(etag, GET).pieces == [b'HTTP/1.1 304 Not Modified\r\netag: "1"\r\n\r\n']
 
 
-def test_a_head_goes_out_before_the_connection_ends(wire: Wire) -> None:
-    transport = Transport(wire)
-    transport.write(HEAD)
-    transport.close()
-    assert wire.pieces == [HEAD, b"closed"]
+def joined(pieces: Sequence[bytes]) -> bytes:
+    return b"".join(pieces)
 
 
-def test_a_client_that_waits_for_100_continue_is_told_at_once(wire: Wire) -> None:
-    Transport(wire).write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    assert wire.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+def test_the_answer_to_head_has_the_length_and_no_body() -> None:
+    assert joined(sent(PLAIN, HEAD).pieces) == WHOLE.removesuffix(b"{}")
+
+
+def test_a_body_in_pieces_goes_out_as_it_comes() -> None:
+    async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+        async def pieces() -> object:
+            yield b"{"
+            yield b"}"
+
+        await StreamingResponse(pieces())(scope, receive, send)  # type: ignore[arg-type]
+
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert joined(sent(streaming, GET).pieces) == head + b"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_bytes", [LAST, GET], ids=["the client's wish", "ours"])
+def test_a_connection_that_ends_says_so(request_bytes: bytes) -> None:
+    app = PLAIN if request_bytes is LAST else Response(b"{}", headers={"Connection": "close"})
+    wire = sent(app, request_bytes)
+    assert b"\r\nconnection: close\r\n" in joined(wire.pieces) and joined(wire.pieces).endswith(b"\r\n\r\n{}")
+    assert wire.is_gone
+
+
+def test_nothing_is_sent_to_a_client_that_has_gone() -> None:
+    assert sent(PLAIN, GET, drops=True).pieces == []
+
+
+def test_a_client_that_waits_for_100_continue_is_told_at_once() -> None:
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await PLAIN(scope, receive, send)
+
+    assert sent(reads, EXPECTING, b"x").pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", WHOLE]
+
+
+def test_an_app_that_fails_between_head_and_body_gives_a_500() -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError
+
+    assert joined(sent(failing, GET).pieces).startswith(b"HTTP/1.1 500 ")

@@ -241,10 +241,10 @@ def describe(*, health_get: bool, has_tokens: bool) -> Schema:
 
 def routes(*, health_get: bool) -> list[Path]:
     probe = {"GET": (health, operations.GET_HEALTH)} if health_get else {}
-    return [
+    return [  # they are tried in turn, so the busiest come first
         Path("/api/task", POST=(submit, operations.SUBMIT)),
-        Path("/api/batch", POST=(submit_batch, operations.BATCH)),
         Path("/api/result", POST=(result, operations.RESULT)),
+        Path("/api/batch", POST=(submit_batch, operations.BATCH)),
         Path("/api/cancel", POST=(cancel, operations.CANCEL)),
         Path("/api/retry", POST=(retry, operations.RETRY)),
         Path("/api/tasks", POST=(list_tasks, operations.LIST)),

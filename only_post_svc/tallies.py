@@ -20,7 +20,8 @@ class Tally:
         self._counts: Counter[tuple[str, ...]] = Counter({("lease_lost",): 0})
 
     def submitted(self, tasks: Iterable[NewTask]) -> None:
-        self._counts.update(("submitted", task.type) for task in tasks)
+        for task in tasks:
+            self._counts["submitted", task.type] += 1
 
     def ended(self, run: Claim, ending: Ending) -> None:
         outcome = json.loads(ending.error)["code"] if ending.error else "succeeded"

@@ -24,6 +24,8 @@ class Waiters:
 
     async def until_final(self, caller: str, task_id: str, seconds: float) -> Task | None:
         """The task once it has ended, or as it is after `seconds`, or when this process stops."""
+        if not seconds:
+            return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
@@ -31,7 +33,7 @@ class Waiters:
             self._waiting[task_id].add(news)
             self._count += 1
             try:
-                task = await self._database.read(lambda tx: queue.find(tx, caller, task_id))
+                task = await self._find(caller, task_id)
                 left = deadline - loop.time()
                 if task is None or task.is_final or left <= 0 or self._is_stopping or self._count > MAX_WAITERS:
                     return task
@@ -42,6 +44,9 @@ class Waiters:
                 self._waiting[task_id].discard(news)
                 if not self._waiting[task_id]:
                     del self._waiting[task_id]
+
+    async def _find(self, caller: str, task_id: str) -> Task | None:
+        return await self._database.read(lambda tx: queue.find(tx, caller, task_id))
 
     def stop(self) -> None:
         """Lets everybody go, and holds nobody from now on."""

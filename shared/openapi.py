@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from shared import VERSION, errors
 from shared.bodies import Shape
@@ -163,10 +164,13 @@ class Path(Route):
     def __init__(self, pattern: str, **methods: tuple[Handler, Operation]) -> None:
         self.handlers = {method: handler for method, (handler, _) in methods.items()}
         self.operations = {method: operation for method, (_, operation) in methods.items()}
-        super().__init__(pattern, self.handle_method, methods=list(methods))
+        super().__init__(pattern, self.answer, methods=list(methods))
+        self.app = self.answer  # without Starlette's second net for exceptions, within the one around all routes
 
-    async def handle_method(self, request: Request[Any]) -> Response:
-        return await self.handlers["GET" if request.method == "HEAD" else request.method](request)
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self.handlers["GET" if scope["method"] == "HEAD" else scope["method"]]
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def document(title: str, description: str, paths: Iterable[Path], *, has_tokens: bool = True) -> Schema:

@@ -237,7 +237,7 @@ def _items(item: Check) -> Check:
 
 
 def _members(schema: Schema) -> Check:
-    properties = {name: validator(inner) for name, inner in schema.get("properties", {}).items()}
+    properties = {name: (_below(name), validator(inner)) for name, inner in schema.get("properties", {}).items()}
     required = schema.get("required", ())
     additional = schema.get("additionalProperties", True)
     other = validator(additional) if isinstance(additional, dict) else None
@@ -245,19 +245,22 @@ def _members(schema: Schema) -> Check:
     def check(value: dict[str, Any], pointer: str, faults: list[Fault]) -> None:
         for name in required:
             if name not in value:
-                faults.append(Fault(f"{pointer}/{_escape(name)}", "required"))
+                faults.append(Fault(pointer + _below(name), "required"))
         for name, member in value.items():
-            inner = properties.get(name, other)
-            if inner is not None:
-                inner(member, f"{pointer}/{_escape(name)}", faults)
+            if name in properties:
+                below, inner = properties[name]
+                inner(member, pointer + below, faults)
+            elif other is not None:
+                other(member, pointer + _below(name), faults)
             elif additional is False:
-                faults.append(Fault(f"{pointer}/{_escape(name)}", "unknown"))
+                faults.append(Fault(pointer + _below(name), "unknown"))
 
     return check
 
 
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+def _below(name: str) -> str:
+    """What leads from an object's pointer to its member (RFC 6901 §3)."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
 def build(annotation: Any, value: Any) -> Any:

@@ -43,7 +43,15 @@ def document() -> str:
 
 
 def routes() -> list[Path]:
-    return [
+    return [  # they are tried in turn, so the busiest come first
+        Path("/data", GET=(data.list_all, operations.LIST_ITEMS), POST=(data.create, operations.CREATE_ITEM)),
+        Path(
+            "/data/{item_id}",
+            GET=(data.read, operations.READ_ITEM),
+            PUT=(data.replace, operations.REPLACE_ITEM),
+            PATCH=(data.merge, operations.MERGE_ITEM),
+            DELETE=(data.delete, operations.DELETE_ITEM),
+        ),
         Path("/register", POST=(me.register, operations.REGISTER)),
         Path("/token", POST=(oauth.token, operations.TOKEN)),
         Path("/revoke", POST=(oauth.revoke, operations.REVOKE)),
@@ -55,14 +63,6 @@ def routes() -> list[Path]:
             DELETE=(me.delete, operations.DELETE_ME),
         ),
         Path("/me/export", GET=(me.export, operations.EXPORT_ME)),
-        Path("/data", GET=(data.list_all, operations.LIST_ITEMS), POST=(data.create, operations.CREATE_ITEM)),
-        Path(
-            "/data/{item_id}",
-            GET=(data.read, operations.READ_ITEM),
-            PUT=(data.replace, operations.REPLACE_ITEM),
-            PATCH=(data.merge, operations.MERGE_ITEM),
-            DELETE=(data.delete, operations.DELETE_ITEM),
-        ),
         Path("/health", GET=(health, operations.HEALTH)),
         Path("/metrics", GET=(show_metrics, operations.METRICS)),
         Path("/openapi.json", GET=(show_document, operations.OPENAPI)),

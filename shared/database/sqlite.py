@@ -124,8 +124,10 @@ class SQLite:
     async def read(self, unit: Unit[T]) -> T:
         if self._is_memory:
             return await self.write(unit)
-        with _translated():
+        try:
             return unit(Transaction(self._reader))
+        except sqlite3.Error as error:
+            raise database_unavailable(error) from error
 
     async def query(self, unit: Unit[T]) -> T:
         if self._is_memory:
@@ -133,12 +135,14 @@ class SQLite:
         return await self._loop.run_in_executor(self._aside, self._query, unit)
 
     def _query(self, unit: Unit[T]) -> T:
-        with _translated():
+        try:
             self._slow_reader.execute("BEGIN")
             try:
                 return unit(Transaction(self._slow_reader))
             finally:
                 self._slow_reader.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise database_unavailable(error) from error
 
     def publish(self, hint: str) -> None:
         self._hints.publish(hint)
@@ -253,11 +257,3 @@ def open_lock(path: str, is_memory: bool) -> int | None:
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise database_unavailable(error) from error

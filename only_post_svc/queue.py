@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared import ids
-from shared.database import Transaction, listed
+from shared.database import Transaction, listed, rows_of
 from shared.strict_json import encode
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -350,6 +350,31 @@ def _end(tx: Transaction, run: Claim, status: str, ending: Ending) -> bool:
     if held and ending.result is not None:
         tx.put(INSERT_RESULT, id=run.id, result=ending.result)
     return held == 1
+
+
+SUCCEED = """
+UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
+WHERE id IN {ids} AND lease IN {leases}
+"""
+
+INSERT_RESULTS = "INSERT INTO task_result (task_id, body) VALUES {rows}"
+
+
+class LeaseLost(Exception):
+    """Not all of the runs have theirs. Nothing may be committed."""
+
+
+def succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
+    """Ends runs that have all succeeded, in two statements instead of two for each. Raises LeaseLost."""
+    for run, ending in ended:
+        if ending.progress is not None:
+            tx.put(REPORT, id=run.id, lease=run.lease, progress=ending.progress)
+    ids, by_id = listed("id", [run.id for run, _ in ended])
+    leases, by_lease = listed("lease", [run.lease for run, _ in ended])
+    if tx.run(SUCCEED.format(ids=ids, leases=leases), now=tx.now, **by_id, **by_lease) < len(ended):
+        raise LeaseLost
+    rows, results = rows_of(("id", "body"), [(run.id, ending.result) for run, ending in ended])
+    tx.put(INSERT_RESULTS.format(rows=rows), **results)
 
 
 RELEASE = """

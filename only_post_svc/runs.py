@@ -45,6 +45,7 @@ class Runs:
         self._tally = tally
         self._failed = failed
         self._by_lease: dict[str, Run] = {}
+        self._succeeded: list[tuple[Run, Ending]] = []
         self._writing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -96,7 +97,12 @@ class Runs:
         if run.stopping == "timeout":
             limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
             ending = Ending(error=queue.error("timeout", limit), progress=ending.progress)
-        self._in_background(self._store(run, ending))
+        if ending.error is not None or run.stopping:
+            self._in_background(self._store(run, ending))
+            return
+        self._succeeded.append((run, ending))
+        if len(self._succeeded) == 1:
+            self._in_background(self._store_succeeded())
 
     def give_back(self, run: Run, *, is_alone: bool) -> None:
         """Its task is queued again at no cost, `is_alone` to share its child with no other."""
@@ -108,13 +114,31 @@ class Runs:
         while self._by_lease or self._writing:
             await asyncio.sleep(0.02)
 
+    async def _store_succeeded(self) -> None:
+        """All that have ended together; each by itself when that fails, as one of them may be why."""
+        succeeded, self._succeeded = self._succeeded, []
+        ended = [(run.claim, ending) for run, ending in succeeded]
+        try:
+            await self._database.write(lambda tx: queue.succeed(tx, ended), seconds=None)
+        except Exception:
+            for run, ending in succeeded:
+                self._in_background(self._store(run, ending))
+        else:
+            for run, ending in succeeded:
+                self._note_end(run, ending, held=True)
+
     async def _store(self, run: Run, ending: Ending) -> None:
         held = False
         try:
             if run.stopping in ("", "timeout"):
                 held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
-        finally:
+        except Exception:
             del self._by_lease[run.claim.lease]
+            raise
+        self._note_end(run, ending, held=held)
+
+    def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
+        del self._by_lease[run.claim.lease]
         if held:
             self._tally.ended(run.claim, ending)
             self._database.publish(f"ended {run.claim.id}")

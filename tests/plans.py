@@ -16,8 +16,7 @@ from shared.database.postgres_connections import Connections
 from tests.postgres import execute, new_database
 
 ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
-KEPT_AFTER = 6  # uses on one connection psycopg may prepare a statement, and PostgreSQL keep its plan
-STATES = ("sqlite", "analysed", "outdated", "kept")  # the last three are PostgreSQL's
+STATES = ("sqlite", "analysed", "outdated")  # the last two are PostgreSQL's
 
 
 class Statement(NamedTuple):
@@ -149,12 +148,9 @@ def _rows_of(node: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def plans_of(
-    state: str, directory: Path, schemas: dict[str, Path], old: list[str], new: list[str], used: Callable[[Plans], None]
-) -> Iterator[Plans]:
+def plans_of(state: str, directory: Path, schemas: dict[str, Path], old: list[str], new: list[str]) -> Iterator[Plans]:
     """The plans of a database that the statements of `old` and then of `new` have filled: with PostgreSQL's statistics
-    as they should be (`analysed`), from before there was anything new (`outdated`), or on a connection that was
-    `used` while there was nothing, and may have kept plans from then (`kept`)."""
+    as they should be (`analysed`), or from before there was anything new (`outdated`)."""
     if state == "sqlite":
         path = directory / "full.db"
         asyncio.run(make(f"sqlite:///{path}", schemas))
@@ -168,10 +164,6 @@ def plans_of(
         asyncio.run(make(url, schemas))
         _leave_alone(url)
         with contextlib.closing(PostgresPlans(url)) as plans:
-            if state == "kept":
-                execute(url, "VACUUM ANALYZE")
-                for _ in range(KEPT_AFTER):
-                    used(plans)
             _fill(url, old)
             if state == "outdated":
                 execute(url, "VACUUM ANALYZE")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from only_post_svc import queue, workers
-from only_post_svc.queue import FINAL, Claim, Ending, NewTask, Task
+from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, Task
 from shared import idempotency
 from shared.database import Transaction
 from shared.errors import Problem
@@ -224,6 +224,19 @@ class LifeOfATask(RuleBasedStateMachine):
         status = "succeeded" if ending.error is None else "failed"
         progress = ending.progress or task.progress
         model.let_go(status=status, finished_at=self.now, error=ending.error, progress=progress, result=ending.result)
+
+    @rule(some=st.lists(runs, min_size=2, max_size=3, unique=True))
+    def succeed(self, some: list[Claim]) -> None:
+        models = [self.tasks.held(run) for run in some]
+        ended = [(run, Ending(result=str(run.attempt))) for run in some]
+        if None in models:
+            with pytest.raises(LeaseLost):
+                self.store.do(lambda tx: queue.succeed(tx, ended))
+            return
+        self.store.do(lambda tx: queue.succeed(tx, ended))
+        for model, (_, ending) in zip(models, ended, strict=True):
+            assert model is not None
+            model.let_go(status="succeeded", finished_at=self.now, error=None, result=ending.result)
 
     def _next_try(self, run: Claim, ending: Ending) -> int:
         if ending.retry_after_seconds is not None:

@@ -73,6 +73,7 @@ class Plan(NamedTuple):
 
 ONE = {"task_pkey"}
 PLANS = {
+    "succeed together": Plan(lambda tx: queue.succeed(tx, [(run, Ending(result="1")) for run in RUNS]), ONE),
     "submit": Plan(lambda tx: queue.submit(tx, "", NEW_TASK), set()),
     "claim": Plan(
         lambda tx: queue.claim(tx, token(), LIMITS, lambda type, is_alone: True, 30),
@@ -132,16 +133,10 @@ PLANS |= {
 }
 
 
-def use(plans: Plans) -> None:
-    """Does all that can be done."""
-    for plan in PLANS.values():
-        plans.of(plan.act, START)
-
-
 @pytest.fixture(scope="module", params=STATES)
 def plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plans]:
     directory = tmp_path_factory.mktemp("plans")
-    with plans_of(request.param, directory, {"only_post": SCHEMA}, OLD, NEW, use) as plans:
+    with plans_of(request.param, directory, {"only_post": SCHEMA}, OLD, NEW) as plans:
         yield plans
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from only_post_svc import queue, workers
-from only_post_svc.queue import Claim, Ending, NewTask
+from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from shared.database import Transaction
 from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
 from tests.shared.engines import ENGINES
@@ -172,6 +172,37 @@ def test_a_success_has_its_result(store: Store) -> None:
     task = store.find(run.id)
     assert (task.status, task.result, task.error, task.finished_at) == ("succeeded", '{"n":1}', None, store.now)
     assert task.progress == '{"fraction":1.0}'
+
+
+def three_runs(store: Store) -> list[Claim]:
+    for _ in range(3):
+        store.submit()
+    return store.claim()
+
+
+def test_runs_that_have_succeeded_are_stored_together(store: Store) -> None:
+    runs = three_runs(store)
+    store.later(2)
+    endings = [Ending(result="1"), Ending(result="[2]", progress='{"fraction":1.0}'), Ending(result='"3"')]
+    store.do(lambda tx: queue.succeed(tx, list(zip(runs, endings, strict=True))))
+    for run, ending in zip(runs, endings, strict=True):
+        task = store.find(run.id)
+        assert (task.status, task.result, task.error, task.finished_at) == ("succeeded", ending.result, None, store.now)
+        assert task.progress == ending.progress
+        assert store.finish(run, result="4") is False
+
+
+@pytest.mark.parametrize("is_twice", [False, True])
+def test_of_runs_that_have_succeeded_none_is_stored_when_one_lost_its_lease(store: Store, is_twice: bool) -> None:
+    runs = three_runs(store)
+    store.do(lambda tx: queue.cancel(tx, "", runs[1].id))
+    if is_twice:  # its successor is among them
+        store.do(lambda tx: queue.retry(tx, "", runs[1].id))
+        runs += store.claim()
+    before = [store.find(run.id) for run in runs]
+    with pytest.raises(LeaseLost):
+        store.do(lambda tx: queue.succeed(tx, [(run, Ending(result="1", progress="{}")) for run in runs]))
+    assert [store.find(run.id) for run in runs] == before
 
 
 def test_a_failure_waits_for_its_next_attempt(store: Store) -> None:

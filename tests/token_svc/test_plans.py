@@ -148,16 +148,10 @@ PLANS = {
 }
 
 
-def use(plans: Plans) -> None:
-    """Does all that can be done."""
-    for plan in PLANS.values():
-        plans.of(plan.act, START)
-
-
 @pytest.fixture(scope="module", params=STATES)
 def plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plans]:
     directory = tmp_path_factory.mktemp("plans")
-    with plans_of(request.param, directory, {"token": SCHEMA}, OLD, NEW, use) as plans:
+    with plans_of(request.param, directory, {"token": SCHEMA}, OLD, NEW) as plans:
         yield plans
 
 

@@ -1,0 +1,74 @@
+"""What a worker writes of its runs, where they end together and not all of them may."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from only_post_svc import queue
+from only_post_svc.main import SCHEMA
+from only_post_svc.queue import Claim, Ending, NewTask, Task
+from only_post_svc.runs import Run, Runs
+from only_post_svc.tallies import Tally
+from shared.database import Database, Transaction, connection
+from tests.shared.engines import ENGINES
+
+T = TypeVar("T")
+NEW = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=3)
+SETTLED_SECONDS = 20
+
+
+@pytest.fixture(params=ENGINES)
+def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T]:
+    """Does some work over a database and the runs of five tasks."""
+
+    def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
+        async def connected(url: str) -> T:
+            database = await connection.connect(url, {"only_post": SCHEMA})
+            runs = Runs(database, 30, Tally(), asyncio.Event())
+            try:
+                return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
+            finally:
+                await database.close()
+
+        with ENGINES[request.param](tmp_path) as engine:
+            return asyncio.run(connected(engine.url))
+
+    return do
+
+
+def _claimed(tx: Transaction) -> list[Claim]:
+    for _ in range(5):
+        queue.submit(tx, "", NEW)
+    return queue.claim(tx, "t", {"a": 5}, lambda type, is_alone: True, 30)
+
+
+async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[Ending]) -> list[Task | None]:
+    for run, ending in zip(some, endings, strict=True):
+        runs.end(run, ending)
+    async with asyncio.timeout(SETTLED_SECONDS):
+        await runs.settled()
+    return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
+
+
+def test_runs_that_end_together_each_get_their_own_result(with_runs: Callable[..., list[Task]]) -> None:
+    endings = [Ending(result=str(number)) for number in range(5)]
+    tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
+    assert [(task.status, task.result) for task in tasks] == [("succeeded", str(number)) for number in range(5)]
+
+
+def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(with_runs: Callable[..., list[Task]]) -> None:
+    async def work(database: Database, runs: Runs, some: list[Run]) -> list[Task | None]:
+        await database.write(lambda tx: queue.cancel(tx, "", some[2].claim.id))
+        return await _ended(database, runs, some, [Ending(result="1")] * 5)
+
+    statuses = [task.status for task in with_runs(work)]
+    assert statuses == ["succeeded", "succeeded", "cancelled", "succeeded", "succeeded"]
+
+
+def test_one_that_can_not_be_written_keeps_none_of_the_others_from_ending(with_runs: Callable[..., list[Task]]) -> None:
+    endings = [Ending(result="1")] * 4 + [Ending(result="\ud800")]  # no database takes half of a surrogate pair
+    tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
+    assert [task.status for task in tasks] == ["succeeded"] * 4 + ["running"]

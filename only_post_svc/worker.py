@@ -54,6 +54,7 @@ class Worker:
         self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.tally)
         self._heartbeat = Heartbeat(database, self.id, processes, self.tally, lambda: len(self._runs))
         self._loops = Loops(self._upkeep.clock.distrust)
+        self._may_leave_some = True  # of what is queued; not when a claim has left a child idle
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
@@ -112,19 +113,22 @@ class Worker:
         while not self._is_stopping:
             hands = self._hands()
             free = hands.shared + hands.exclusive
+            self._may_leave_some = True
             if free == 0:
                 return
             async with self._claiming:
-                claims, lacks_exclusive = await self._take()
+                claims, left = await self._take()
+                hands = self._hands()
                 for claim in claims:
-                    self._start(claim)
-            self._drain(lacks_exclusive)
+                    self._start(claim, hands)
+            self._may_leave_some = left.exclusive == 0
+            self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(claims))
             if len(claims) < free:
                 return
 
-    async def _take(self) -> tuple[list[Claim], bool]:
-        """What was claimed, and whether an exclusive run found no idle child. A claim whose answer got lost may have
+    async def _take(self) -> tuple[list[Claim], Hands]:
+        """What was claimed, and the hands that were left then. A claim whose answer got lost may have
         been committed all the same: it is undone before the next."""
         if unanswered := self._unanswered:
             await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
@@ -133,7 +137,7 @@ class Worker:
         self._unanswered = ""
         return taken
 
-    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], bool]:
+    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], Hands]:
         hands = self._hands()
         limits = {
             name: max(1, hands.shared if task_type.is_async else hands.exclusive)
@@ -146,7 +150,7 @@ class Worker:
             lambda type, is_alone: hands.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
             self._settings.lease_seconds,
         )
-        return claims, hands.lacks_exclusive
+        return claims, hands
 
     def _hands(self) -> Hands:
         return Hands(list(self._children), self._settings.task_concurrency, self._keep)
@@ -162,10 +166,10 @@ class Worker:
         elif self._keep not in shared:
             self._keep = min(shared, key=lambda child: len(child.run_ids))
 
-    def _start(self, claim: Claim) -> None:
+    def _start(self, claim: Claim, hands: Hands) -> None:
         run = self._runs.add(claim)
         is_exclusive = self._is_exclusive(claim.type, claim.is_alone)
-        run.child = self._hands().take(is_exclusive=is_exclusive)
+        run.child = hands.take(is_exclusive=is_exclusive)
         if run.child is None or self._is_stopping:  # a child died, or SIGTERM came, since the claim
             self._runs.give_back(run, is_alone=claim.is_alone)
             return
@@ -253,7 +257,8 @@ class Worker:
             progress=encode(message["progress"]) if message["progress"] else None,
         )
         self._runs.end(run, ending)
-        self._wake.set()
+        if self._may_leave_some:
+            self._wake.set()
 
     async def _check_leases(self) -> None:
         """Finds what no hint has told."""

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import requests
 
+from only_post_svc.upkeep import LOOK_SECONDS
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
 StartService = Callable[..., Service]
 StartWorker = Callable[..., Worker]
+ROUNDS = 12
 
 
 def starts(path: Path) -> Counter[str]:
@@ -77,6 +79,21 @@ def test_web_and_worker_share_the_tasks_and_run_each_once(
     ids = batch(service, 60, path)
     assert {service.ended(task_id)["status"] for task_id in ids} == {"succeeded"}
     assert starts(path) == Counter(ids)
+
+
+@pytest.mark.parametrize("types", [["note"], ["note.async"], ["note", "note.async"]], ids=" ".join)
+def test_a_hand_that_gets_free_takes_what_is_queued(
+    start_service: StartService, tmp_path: Path, types: list[str]
+) -> None:
+    service = start_service(WORKER_PROCESSES="2", TASK_CONCURRENCY="2")
+    payload = {"path": str(tmp_path / "notes"), "seconds": 0.001}
+    started = time.monotonic()
+    for count in range(1, ROUNDS + 1):
+        tasks = [{"type": type, "payload": payload} for type in types] * count
+        ids = [item["task_id"] for item in service.post("/api/batch", {"tasks": tasks}).json()["items"]]
+        assert {service.ended(task_id)["status"] for task_id in ids} == {"succeeded"}
+    # Whoever waits for a look waits for half of its interval, and every round would.
+    assert time.monotonic() - started < ROUNDS * LOOK_SECONDS * 0.4
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(

@@ -33,6 +33,7 @@ MAX_GROUP = 128
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it is told to come back
 READ_SECONDS = 5.0
+HELD_UP_SECONDS = 0.02  # a thread that has not come back by then has met a lock, or a slow disk: another helps out
 LOOK_SECONDS = 0.5
 SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
 QUERY_SECONDS = 10.0
@@ -134,7 +135,8 @@ class _Failed(Exception):
 
 
 class Lane:
-    """Runs units as one transaction after another, each for all that wait, in up to `width` threads."""
+    """Runs units as one transaction after another, each for all that wait: in one thread, as then it is for the most at
+    once, and in up to `width` while one is held up."""
 
     def __init__(self, connections: Connections, begin: str, *, width: int, max_group: int, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -144,8 +146,13 @@ class Lane:
         self._seconds = seconds
         self._waiting: deque[Job] = deque()
         self._turn = threading.Lock()
-        self._is_called = False
+        self._width = width
+        self._at_work = 0  # threads
+        self._taken = 0  # groups
+        self._helping: asyncio.TimerHandle | None = None
         self._heard_at = 0.0  # when the server last did what it was asked
+        self._impatient: set[asyncio.Future[Any]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._free: deque[Connection] = deque()
         self._is_quick = max_group > 1  # a unit that is long has a turn of its own
         self._busy: set[Connection] = set()
@@ -157,44 +164,68 @@ class Lane:
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
-        with self._turn:
-            self._waiting.append(Job(unit, future))
-            self._call()
+        self._waiting.append(Job(unit, future))
+        self._call()
+        late = self._loop.call_later(seconds, _give_up, future) if seconds is not None else None
+        if late and self._is_quick:
+            self._look_out_for(future)
         try:
-            async with asyncio.timeout(seconds):
-                if self._is_quick and seconds is not None:
-                    await self._until_done(future)
-                return await future
-        except TimeoutError:
-            raise database_unavailable("no answer in time") from None
+            return await future
         finally:
+            self._impatient.discard(future)
             future.cancel()  # whoever left before its turn changes nothing
+            if late:
+                late.cancel()
 
-    async def _until_done(self, future: asyncio.Future[Any]) -> None:
-        """Or until nothing at all has got done for a while: TimeoutError."""
+    def _look_out_for(self, future: asyncio.Future[Any]) -> None:
+        self._impatient.add(future)
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Gives up for all who wait when nothing at all has got done for a while."""
         silent_looks = 0
-        while not future.done():
+        while self._impatient:
             heard_at = self._heard_at
-            await asyncio.wait([future], timeout=LOOK_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
             silent_looks = silent_looks + 1 if self._heard_at == heard_at else 0
-            if silent_looks == SILENT_LOOKS and not future.done():
-                raise TimeoutError
+            if silent_looks >= SILENT_LOOKS:
+                for future in list(self._impatient):
+                    _give_up(future)
 
     def _call(self) -> None:
-        if not self._is_called:
-            self._is_called = True
-            self._threads.submit(self._run_group)
+        with self._turn:
+            if self._at_work == 0:
+                self._start_thread()
+            elif self._at_work < self._width and self._helping is None:
+                self._helping = self._loop.call_later(HELD_UP_SECONDS, self._help, self._taken)
+
+    def _help(self, taken: int) -> None:
+        self._helping = None
+        with self._turn:
+            if self._waiting and self._taken == taken:
+                self._start_thread()
+        if self._waiting:
+            self._call()
+
+    def _start_thread(self) -> None:
+        self._at_work += 1
+        self._threads.submit(self._work)
+
+    def _work(self) -> None:
+        while group := self._take_group():
+            self._run_group([job for job in group if not job.future.done()])
 
     def _take_group(self) -> list[Job]:
         with self._turn:
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_group))]
-            self._is_called = False
-            if self._waiting:
-                self._call()
+            if group:
+                self._taken += 1
+            else:
+                self._at_work -= 1
         return group
 
-    def _run_group(self) -> None:
-        group = [job for job in self._take_group() if not job.future.cancelled()]
+    def _run_group(self, group: list[Job]) -> None:
         together = self._together(group) if len(group) > 1 else None
         if together is not None:
             self._tell(together)
@@ -224,7 +255,7 @@ class Lane:
 
     def _alone(self, job: Job) -> Outcome:
         failures = 0
-        while not job.future.cancelled():
+        while not job.future.done():
             try:
                 with self._transaction(LOCK_MS) as tx:
                     value = job.unit(tx)
@@ -300,6 +331,11 @@ class Lane:
         self._threads.shutdown()
         while self._free:
             self._free.pop().close()
+
+
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(database_unavailable("no answer in time"))
 
 
 class PostgreSQL:

@@ -14,7 +14,7 @@ import pytest
 
 from shared.database import Database, Transaction
 from shared.database.notifications import PING_SECONDS
-from shared.database.postgres import LOOK_SECONDS, SILENT_LOOKS
+from shared.database.postgres import HELD_UP_SECONDS, LOOK_SECONDS, SILENT_LOOKS, WRITERS
 from shared.errors import Unavailable
 from tests.postgres import execute
 from tests.proxy import Loss, Proxy, proxied
@@ -68,6 +68,33 @@ def test_a_unit_whose_commit_was_cut_off_is_never_run_again(
         assert counts[f"mark{number}"] == 1, "it was on disk when the connection was cut"
         assert isinstance(outcome, Unavailable) or outcome in found
     assert is_answered or any(isinstance(outcome, Unavailable) for outcome in outcomes)
+
+
+def test_a_unit_that_was_given_up_before_its_turn_is_never_run(postgres: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        held_up = []
+        for _ in range(WRITERS):
+            held_up.append(asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)"))))
+            await asyncio.sleep(5 * HELD_UP_SECONDS)
+        with pytest.raises(Unavailable):
+            await database.write(lambda tx: add(tx, "late"), seconds=0.3)
+        await asyncio.gather(*held_up)
+        await database.write(lambda tx: add(tx, "last"))
+        return await database.read(ids)
+
+    assert postgres.run(work) == ["last"]
+
+
+def test_a_unit_that_is_held_up_does_not_hold_up_the_others(postgres: Engine) -> None:
+    async def work(database: Database) -> None:
+        slow = asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)")))
+        await asyncio.sleep(HELD_UP_SECONDS)
+        for number in range(5):
+            await database.write(lambda tx, id=str(number): add(tx, id))  # type: ignore[misc]
+        assert not slow.done()
+        await slow
+
+    postgres.run(work)
 
 
 END_ALL = """

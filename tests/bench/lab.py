@@ -28,6 +28,7 @@ class Options:
     idle_seconds: int
     finished: int  # rows beside which tasks are claimed
     page: int  # of a list
+    tasks: int  # that are run while memory is watched
     postgresql: bool
 
 

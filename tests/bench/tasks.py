@@ -2,11 +2,13 @@
 
 from tests.bench.lab import Lab, Measured
 from tests.bench.load import post, wrk
+from tests.bench.machine import rss_mb
 from tests.bench.table import Row
 from tests.processes import Service, eventually
 
 TASK = '{"type":"echo","payload":{"n":1}}'
 ROUND_TRIP = '{"type":"echo","wait":20}'
+MANY = 1000  # tasks in one request
 BATCH = '{"tasks":[' + ",".join([TASK] * 100) + "]}"
 
 # Submits, and asks for the result of every task that it was told the id of.
@@ -86,6 +88,17 @@ def health(lab: Lab) -> Measured:
     return measured
 
 
+def growth(lab: Lab) -> Measured:
+    """Of the memory of a web process and its child."""
+    pids = [lab.tasks.pid, lab.tasks.children()[0]]
+    before = list(map(rss_mb, pids))
+    for _ in range(0, lab.options.tasks, 10 * MANY):
+        for _ in range(10):
+            lab.tasks.post("/api/batch", {"tasks": [{"type": "echo"}] * MANY}).raise_for_status()
+        _drained(lab.tasks)
+    return Measured(" / ".join(f"{rss_mb(pid) - then:+.0f}" for pid, then in zip(pids, before, strict=True)) + " MB")
+
+
 ROWS = [
     Row("submit", "`POST /api/task`, on disk when acknowledged, run meanwhile, 32 connections", "0.35", submit, "0.12"),
     Row("run", "tasks submitted, run and every result fetched, 16 connections", "0.13", run, "0.06"),
@@ -93,5 +106,6 @@ ROWS = [
     Row("batch", "tasks by `POST /api/batch` of 100, 4 connections", "1.1", batch, ""),
     Row("round-trip", "idle, submit to result, one process: p50 / p99", "p50 3 ms", round_trip, ""),
     Row("round-trip-apart", "idle, submit to result, separate worker: p50 / p99", "p50 8 ms", round_trip_apart, ""),
+    Row("growth", "RSS of web / child, after `--tasks` have been run", "0 MB", growth),
     Row("health-submits", "`POST /health` while 32 clients submit: p50 / p99", "p99 50 ms", health),
 ]

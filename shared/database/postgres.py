@@ -167,14 +167,14 @@ class Lane:
         self._waiting.append(Job(unit, future))
         self._call()
         late = self._loop.call_later(seconds, _give_up, future) if seconds is not None else None
-        if late and self._is_quick:
+        if late is not None and self._is_quick:
             self._look_out_for(future)
         try:
             return await future
         finally:
             self._impatient.discard(future)
             future.cancel()  # whoever left before its turn changes nothing
-            if late:
+            if late is not None:
                 late.cancel()
 
     def _look_out_for(self, future: asyncio.Future[Any]) -> None:
@@ -209,12 +209,15 @@ class Lane:
             self._call()
 
     def _start_thread(self) -> None:
-        self._at_work += 1
         self._threads.submit(self._work)
+        self._at_work += 1
 
     def _work(self) -> None:
         while group := self._take_group():
-            self._run_group([job for job in group if not job.future.done()])
+            try:
+                self._run_group([job for job in group if not job.future.done()])
+            except Exception as error:  # nobody waits for ever, and the thread goes on
+                self._tell([Outcome(job.future, None, error) for job in group])
 
     def _take_group(self) -> list[Job]:
         with self._turn:

@@ -35,7 +35,7 @@ def arguments() -> tuple[list[Row], Options]:
     parser.add_argument("--idle-seconds", type=int, default=10)
     parser.add_argument("--finished", type=int, default=100_000, help="tasks that `claims` has beside it")
     parser.add_argument("--page", type=int, default=1000, help="that `page` asks for")
-    parser.add_argument("--tasks", type=int, default=20_000, help="that `growth` runs")
+    parser.add_argument("--tasks", type=int, default=100_000, help="that `growth` runs")
     parser.add_argument("--postgresql", action="store_true", help="on BENCH_DATABASE_URL, or on a throw-away server")
     given = vars(parser.parse_args())
     names = given.pop("rows") or list(ROWS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared import ids
-from shared.database import Transaction, listed, rows_of
+from shared.database import Transaction, listed
 from shared.strict_json import encode
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -300,10 +300,16 @@ def lost(tx: Transaction, runs: Sequence[Claim]) -> list[Claim]:
 def _without(tx: Transaction, sql: str, runs: Sequence[Claim], **values: int) -> list[Claim]:
     if not runs:
         return []
+    of_runs, named = _of(sql, runs)
+    held = {lease for (lease,) in tx.all(of_runs, **named, **values)}
+    return [run for run in runs if run.lease not in held]
+
+
+def _of(sql: str, runs: Sequence[Claim]) -> tuple[str, dict[str, str]]:
+    """The statement for these runs, as far as they hold their leases, and its values."""
     ids, by_id = listed("id", [run.id for run in runs])
     leases, by_lease = listed("lease", [run.lease for run in runs])
-    held = {lease for (lease,) in tx.all(sql.format(ids=ids, leases=leases), **by_id, **by_lease, **values)}
-    return [run for run in runs if run.lease not in held]
+    return sql.format(ids=ids, leases=leases), by_id | by_lease
 
 
 REPORT = "UPDATE task SET progress = :progress WHERE id = :id AND lease = :lease"
@@ -313,13 +319,18 @@ def report(tx: Transaction, run: Claim, progress: str) -> bool:
     return tx.run(REPORT, id=run.id, lease=run.lease, progress=progress) == 1
 
 
-FINISH = """
-UPDATE task SET status = :status, finished_at = :now, error = :error, progress = coalesce(:progress, progress),
+SUCCEED = """
+UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
+WHERE id IN {ids} AND lease IN {leases}
+"""
+
+INSERT_RESULTS = "INSERT INTO task_result (task_id, body) VALUES {rows}"
+
+FAIL = """
+UPDATE task SET status = 'failed', finished_at = :now, error = :error, progress = coalesce(:progress, progress),
     lease = NULL, lease_until = NULL
 WHERE id = :id AND lease = :lease
 """
-
-INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :result)"
 
 AGAIN = """
 UPDATE task SET status = 'scheduled', run_at = :run_at, error = :error, lease = NULL, lease_until = NULL
@@ -330,9 +341,9 @@ WHERE id = :id AND lease = :lease
 def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
     """Ends the run: its task succeeds, waits for another try, or fails. False when the lease was lost."""
     if ending.error is None:
-        return _end(tx, run, "succeeded", ending)
+        return _succeed(tx, [(run, ending)])
     if is_last(run, ending):
-        return _end(tx, run, "failed", ending)
+        return _fail(tx, run, ending)
     wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
     run_at = tx.now + int(wait * 1000)
     return tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
@@ -343,21 +354,9 @@ def is_last(run: Claim, ending: Ending) -> bool:
     return not ending.can_retry or run.attempt >= run.max_attempts
 
 
-def _end(tx: Transaction, run: Claim, status: str, ending: Ending) -> bool:
-    held = tx.run(
-        FINISH, id=run.id, lease=run.lease, status=status, now=tx.now, error=ending.error, progress=ending.progress
-    )
-    if held and ending.result is not None:
-        tx.put(INSERT_RESULT, id=run.id, result=ending.result)
-    return held == 1
-
-
-SUCCEED = """
-UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND lease IN {leases}
-"""
-
-INSERT_RESULTS = "INSERT INTO task_result (task_id, body) VALUES {rows}"
+def _fail(tx: Transaction, run: Claim, ending: Ending) -> bool:
+    values = {"now": tx.now, "error": ending.error, "progress": ending.progress}
+    return tx.run(FAIL, id=run.id, lease=run.lease, **values) == 1
 
 
 class LeaseLost(Exception):
@@ -366,15 +365,25 @@ class LeaseLost(Exception):
 
 def succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
     """Ends runs that have all succeeded, in two statements instead of two for each. Raises LeaseLost."""
+    if not _succeed(tx, ended):
+        raise LeaseLost
+
+
+def _succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> bool:
+    """False when not all of them held their leases: those that did have ended, without their results."""
     for run, ending in ended:
         if ending.progress is not None:
             tx.put(REPORT, id=run.id, lease=run.lease, progress=ending.progress)
-    ids, by_id = listed("id", [run.id for run, _ in ended])
-    leases, by_lease = listed("lease", [run.lease for run, _ in ended])
-    if tx.run(SUCCEED.format(ids=ids, leases=leases), now=tx.now, **by_id, **by_lease) < len(ended):
-        raise LeaseLost
-    rows, results = rows_of(("id", "body"), [(run.id, ending.result) for run, ending in ended])
-    tx.put(INSERT_RESULTS.format(rows=rows), **results)
+    of_runs, named = _of(SUCCEED, [run for run, _ in ended])
+    if tx.run(of_runs, now=tx.now, **named) < len(ended):
+        return False
+    results = {run.id: ending.result for run, ending in ended if ending.result is not None}
+    if results:
+        _, ids = listed("id", results)
+        _, bodies = listed("body", results.values())
+        rows = ", ".join(f"(:{task_id}, :{body})" for task_id, body in zip(ids, bodies, strict=True))
+        tx.put(INSERT_RESULTS.format(rows=rows), **ids, **bodies)
+    return True
 
 
 RELEASE = """
@@ -460,7 +469,7 @@ def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:
     runs = [Claim(*row) for row in tx.all(EXPIRED, now=tx.now, most=MAX_SWEPT)]
     for run in runs:
         if run.attempt >= run.max_attempts:
-            _end(tx, run, "failed", Ending(error=lost))
+            _fail(tx, run, Ending(error=lost))
         else:
             tx.put(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
     return [run.id for run in runs]

@@ -24,7 +24,7 @@ class Waiters:
 
     async def until_final(self, caller: str, task_id: str, seconds: float) -> Task | None:
         """The task once it has ended, or as it is after `seconds`, or when this process stops."""
-        if not seconds:
+        if not seconds:  # nobody to be told of anything
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds

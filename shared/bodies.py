@@ -55,7 +55,7 @@ def _declared_length(scope: Scope) -> int:
 
 async def read(request: Request[Any]) -> bytes:
     """The whole body. 408 when it takes longer than BODY_SECONDS, ClientDisconnect when it never ends."""
-    is_here = HAS_WHOLE_BODY in request.scope  # nothing to wait for, and a timer costs a twelfth of a request
+    is_here = HAS_WHOLE_BODY in request.scope  # nothing to wait for, and a timer costs a twentieth of a request
     deadline = None if is_here else asyncio.get_running_loop().time() + BODY_SECONDS
     chunks: list[bytes] = []
     is_more = True

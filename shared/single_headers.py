@@ -26,8 +26,7 @@ class SingleHeaders:
 
 
 def single_header(scope: Scope, name: bytes) -> str | None:
-    """The value of one of SINGLE, None when it was not sent. To look for each among all would take a request a
-    twentieth of its time."""
+    """The value of one of SINGLE, None when it was not sent. The headers are gone through once for all who ask."""
     value: bytes | None = _by_name(scope).get(name)
     return None if value is None else value.decode("latin-1")
 

@@ -5,7 +5,7 @@ task = await database.read(lambda tx: queue.find(tx, task_id))
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -81,16 +81,6 @@ def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """A list in SQL, `(:id0, :id1)`, and its values."""
     named = {f"{name}{number}": value for number, value in enumerate(values)}
     return f"({', '.join(f':{each}' for each in named)})", named
-
-
-def rows_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[str, dict[str, Any]]:
-    """Rows in SQL, `(:id0, :body0), (:id1, :body1)`, and their values."""
-    texts, named = [], {}
-    for number, row in enumerate(rows):
-        own = {f"{name}{number}": value for name, value in zip(names, row, strict=True)}
-        texts.append(f"({', '.join(f':{each}' for each in own)})")
-        named.update(own)
-    return ", ".join(texts), named
 
 
 def database_unavailable(reason: object) -> Unavailable:

@@ -333,6 +333,10 @@ def test_a_module_that_can_not_be_loaded_is_named(tmp_path: Path) -> None:
     assert said(done, 1).startswith("nowhere can't be imported")
 
 
+def is_asleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def test_an_interrupted_run_is_130_and_quiet(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     payload = json.dumps({"path": str(path), "seconds": 60})
@@ -345,6 +349,7 @@ def test_an_interrupted_run_is_130_and_quiet(tmp_path: Path) -> None:
     ) as process:
         assert process.stderr is not None
         eventually(lambda: path.exists() or process.poll() is not None)
+        eventually(lambda: is_asleep(process.pid))  # Python notices what comes on the way into a sleep after it only
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == b""
     assert process.returncode == 130

@@ -46,6 +46,7 @@ class State(TypedDict):
     document: str
 
 
+LONG_BATCH = 100  # tasks, above which writing them takes more than some milliseconds
 ANYONE = ""  # the caller where no token is asked for
 
 
@@ -104,7 +105,7 @@ async def _submit_once(
         backlog.admit(tx, len(new))
         return Answer(202, write([queue.submit(tx, caller, one) for one in new]))
 
-    answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)))
+    answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)), is_long=len(new) > LONG_BATCH)
     if not answer.is_replay:
         request.state["tally"].submitted(new)
     database.publish("queued")

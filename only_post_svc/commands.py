@@ -106,7 +106,7 @@ async def prune_tasks(database: Database, settings: Settings, options: argparse.
     pruned, some = 0, queue.MAX_SWEPT
     with bar("pruning") as progress:
         while some >= queue.MAX_SWEPT:
-            some = await database.write(partial(queue.prune, result_ttl_seconds=seconds))
+            some = await database.write(partial(queue.prune, result_ttl_seconds=seconds), is_long=True)
             pruned += some
             progress(pruned, total)
     print(encode({"pruned": pruned}) if options.json else f"{pruned} tasks deleted")

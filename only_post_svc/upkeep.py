@@ -54,7 +54,7 @@ class Upkeep:
                 return
             if seconds > 0:
                 await asyncio.sleep(seconds)
-            if await self._database.write(queue.promote):
+            if await self._database.write(queue.promote, is_long=True):
                 self._database.publish("queued")
 
     async def _look(self) -> None:
@@ -76,7 +76,7 @@ class Upkeep:
             queue.renew(tx, mine, self._lease_seconds)  # whatever has held it up, this worker is not dead
             return queue.recover(tx, LOST, self._lease_seconds)
 
-        recovered = await self._database.write(unit)
+        recovered = await self._database.write(unit, is_long=True)
         self._tally.took_back(len(recovered))
         for task_id in recovered:
             self._database.publish(f"ended {task_id}")
@@ -87,7 +87,10 @@ class Upkeep:
     async def _prune(self) -> None:
         if self.clock.is_distrusted:
             return
-        while await self._database.write(lambda tx: queue.prune(tx, self._result_ttl)) >= queue.MAX_SWEPT:
+        while await self._database.write(self._prune_tasks, is_long=True) >= queue.MAX_SWEPT:
             await asyncio.sleep(0)
-        while await self._database.write(idempotency.prune) >= idempotency.MAX_PRUNED:
+        while await self._database.write(idempotency.prune, is_long=True) >= idempotency.MAX_PRUNED:
             await asyncio.sleep(0)
+
+    def _prune_tasks(self, tx: Transaction) -> int:
+        return queue.prune(tx, self._result_ttl)

@@ -88,7 +88,7 @@ async def _prune(database: Database) -> None:
     while True:
         try:
             for prune in PRUNERS:
-                while await database.write(prune) >= idempotency.MAX_PRUNED:
+                while await database.write(prune, is_long=True) >= idempotency.MAX_PRUNED:
                     await asyncio.sleep(0)
         except Unavailable as error:
             log.warning("prune.database_unavailable", extra={"reason": error.detail})

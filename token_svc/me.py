@@ -45,7 +45,7 @@ async def delete(request: Request[State]) -> Response:
         accounts.delete(tx, current.id)
         attempts.forget(tx, accounts.fold(current.username))
 
-    await request.state["database"].write(unit)
+    await request.state["database"].write(unit, is_long=True)
     events.announce("deleted", account.id, address(request))
     return Response(status_code=204)
 

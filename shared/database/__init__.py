@@ -54,9 +54,10 @@ Unit = Callable[[Transaction], T]
 class Database(Protocol):
     dialect: str
 
-    async def write(self, unit: Unit[T], seconds: float | None = ...) -> T:
+    async def write(self, unit: Unit[T], seconds: float | None = ..., *, is_long: bool = ...) -> T:
         """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no
-        effect but its SQL; one that raises leaves nothing behind.
+        effect but its SQL; one that raises leaves nothing behind. One that `is_long`, some milliseconds
+        and more, is run so that others need not wait for it.
 
         Raises Unavailable (503) when the database does not answer or has no room; whether the unit
         was committed is then unknown only if it was under way.
@@ -95,7 +96,8 @@ async def migrate(database: Database, name: str, directory: Path) -> None:
     `0001.postgresql.sql` after it on that engine alone."""
     for file in sorted(directory.glob("*.sql"), key=lambda file: file.stem):
         if file.suffixes[:-1] in ([], [f".{database.dialect}"]):
-            await database.write(partial(_apply, name=f"{name}/{file.stem}", script=file.read_text()), seconds=None)
+            unit = partial(_apply, name=f"{name}/{file.stem}", script=file.read_text())
+            await database.write(unit, seconds=None, is_long=True)
 
 
 def _apply(tx: Transaction, name: str, script: str) -> None:

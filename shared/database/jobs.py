@@ -1,15 +1,21 @@
 """Units of work on their way through an engine's threads, and back to who waits for them."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from shared.database import Unit
+
+T = TypeVar("T")
 
 
 class Job(NamedTuple):
     unit: Unit[Any]
     future: asyncio.Future[Any]
+    is_long: bool
 
 
 class Outcome(NamedTuple):
@@ -27,3 +33,30 @@ def resolve(outcomes: Iterable[Outcome]) -> None:
             future.set_result(value)
         else:
             future.set_exception(error)
+
+
+class Helper:
+    """A thread that waits in the event loop's place, for one thing after another. No process that ends waits for it."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    async def do(self, work: Callable[[], T]) -> T:
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._orders.put((work, future))
+        return await future
+
+    def stop(self) -> None:
+        self._orders.put(None)
+
+    def _serve(self) -> None:
+        while order := self._orders.get():
+            work, future = order
+            try:
+                outcome = Outcome(future, work())
+            except BaseException as error:
+                outcome = Outcome(future, None, error)
+            with contextlib.suppress(RuntimeError):  # the loop was closed without us
+                self._loop.call_soon_threadsafe(resolve, [outcome])

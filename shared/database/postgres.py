@@ -37,6 +37,7 @@ HELD_UP_SECONDS = 0.02  # a thread that has not come back by then has met a lock
 LOOK_SECONDS = 0.5
 SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
 QUERY_SECONDS = 10.0
+LONG_SECONDS = 600.0  # a statement of a unit that is long
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
 LOCK_MS = 1000  # so that a server that lets somebody wait for a lock is not taken for a silent one
 SILENT_SECONDS = 1.0  # beyond the time of a statement, within which the server ends it itself and says so
@@ -156,15 +157,15 @@ class Lane:
         self._free: deque[Connection] = deque()
         self._is_quick = max_group > 1  # a unit that is long has a turn of its own
         self._busy: set[Connection] = set()
-        self._patience_seconds = seconds + SILENT_SECONDS
+        self._is_closing = False
         self._threads = ThreadPoolExecutor(width, "postgres")
 
-    async def run(self, unit: Unit[T], seconds: float | None) -> T:
+    async def run(self, unit: Unit[T], seconds: float | None, *, is_long: bool = False) -> T:
         """The unit's value. Raises Unavailable after `seconds`, and where units are quick when the server is silent."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(Job(unit, future))
+        self._waiting.append(Job(unit, future, is_long))
         self._call()
         late = self._loop.call_later(seconds, _give_up, future) if seconds is not None else None
         if late is not None and self._is_quick:
@@ -221,12 +222,22 @@ class Lane:
 
     def _take_group(self) -> list[Job]:
         with self._turn:
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_group))]
+            group = list(self._next())
             if group:
                 self._taken += 1
             else:
                 self._at_work -= 1
         return group
+
+    def _next(self) -> Iterator[Job]:
+        """Some that wait; one that is long for itself."""
+        for number in range(min(len(self._waiting), self._max_group)):
+            if number and self._waiting[0].is_long:
+                return
+            job = self._waiting.popleft()
+            yield job
+            if job.is_long:
+                return
 
     def _run_group(self, group: list[Job]) -> None:
         together = self._together(group) if len(group) > 1 else None
@@ -240,7 +251,7 @@ class Lane:
         """All units in one transaction; None when one failed that may have written something."""
         outcomes: list[Outcome] = []
         try:
-            with self._transaction(GROUP_LOCK_MS) as tx:
+            with self._transaction(GROUP_LOCK_MS, self._seconds) as tx:
                 for job in group:
                     tx.has_run = False
                     try:
@@ -260,7 +271,7 @@ class Lane:
         failures = 0
         while not job.future.done():
             try:
-                with self._transaction(LOCK_MS) as tx:
+                with self._transaction(LOCK_MS, LONG_SECONDS if job.is_long else self._seconds) as tx:
                     value = job.unit(tx)
                 return Outcome(job.future, value)
             except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
@@ -274,15 +285,15 @@ class Lane:
         return Outcome(job.future, None)
 
     @contextlib.contextmanager
-    def _transaction(self, lock_ms: int) -> Iterator[Transaction]:
+    def _transaction(self, lock_ms: int, seconds: float) -> Iterator[Transaction]:
         """Raises Unavailable when the server can't be reached or nobody can know whether it has committed, and
         psycopg.Error when it has not."""
-        connection = self._connection()
+        connection = self._connection(seconds)
         is_committing = is_done = False
         try:
             with connection.pipeline() as pipeline:
                 connection.execute(self._begin)
-                yield Transaction(connection, pipeline, lock_ms, self._seconds)
+                yield Transaction(connection, pipeline, lock_ms, seconds)
                 is_committing = True
                 committing = connection.execute("COMMIT")
             # Only now, at the end of the pipeline, have all answers come in.
@@ -297,10 +308,10 @@ class Lane:
         finally:
             self._give_back(connection, is_done=is_done)
 
-    def _connection(self) -> Connection:
+    def _connection(self, seconds: float) -> Connection:
         connection = self._kept() or self._connections.connect()
         self._busy.add(connection)
-        connection.patience_seconds = self._patience_seconds
+        connection.patience_seconds = CLOSE_SECONDS if self._is_closing else seconds + SILENT_SECONDS
         return connection
 
     def _kept(self) -> Connection | None:
@@ -328,7 +339,7 @@ class Lane:
 
     def close(self) -> None:
         """Waits for what is under way, though not long for a server that says nothing."""
-        self._patience_seconds = CLOSE_SECONDS
+        self._is_closing = True
         for connection in self._busy.copy():
             connection.patience_seconds = CLOSE_SECONDS
         self._threads.shutdown()
@@ -359,10 +370,10 @@ class PostgreSQL:
         """Why the server can't be used, in its own words or libpq's; empty when it can."""
         return await asyncio.to_thread(self._connections.refusal)
 
-    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
+    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
         if self._is_closing:
             raise Unavailable("shutting_down", "this process is stopping")
-        return await self._writers.run(unit, seconds)
+        return await self._writers.run(unit, seconds, is_long=is_long)
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._readers.run(unit, READ_SECONDS)

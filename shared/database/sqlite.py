@@ -1,4 +1,8 @@
-"""SQLite: one writer thread a process, which commits whatever is waiting as one group.
+"""SQLite: whatever is waiting is written as one group.
+
+Its statements run in the event loop: they take microseconds, and a thread that runs them costs more than that, as both
+would take turns for the interpreter. What waits for the disk or for another process is left to a thread: COMMIT, the
+lock, and units that say they are long.
 
 Two connections that write and checkpoint at the same moment can corrupt a WAL database of
 SQLite 3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug), and most systems have one of
@@ -10,28 +14,28 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import queue
 import re
 import sqlite3
-import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shared.database import Row, Unit, database_unavailable
 from shared.database.hints import Hints
-from shared.database.jobs import Job, Outcome, resolve
+from shared.database.jobs import Helper, Job, Outcome, resolve
 from shared.errors import Unavailable
 
 T = TypeVar("T")
 
 MEMORY = ":memory:"
-MAX_GROUP = 256
+LOOP_SECONDS = 0.01  # for so long one group may keep the event loop from others
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
-READER_SECONDS = 1
+LOCKED_MS = 1000  # another program has the file, sqlite3's own shell, say
 CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
 # The first reader behind a commit marks it in the file's shared memory (https://sqlite.org/walformat.html#read_marks),
 # which a disk that does not answer never lets it do. So the writer is the first: reads run in the event loop.
@@ -41,7 +45,9 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA cache_size = -16000;
 PRAGMA journal_size_limit = 67108864;
+PRAGMA busy_timeout = 0;
 """
+DISK_ERRORS = (sqlite3.Error, OSError, MemoryError)
 
 
 class Transaction:
@@ -95,24 +101,29 @@ class SQLite:
         self._is_memory = location == MEMORY
         self._path = location if self._is_memory else str(Path(location).resolve())
         self._lock = open_lock(self._path, self._is_memory)
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
-        with self._turn():
+        self._take_turn()
+        try:
             self._writer = self._connect(PRAGMAS)
+        finally:
+            self._end_turn()
         self._reader = self._writer if self._is_memory else self._connect("PRAGMA query_only = ON;")
         self._slow_reader = self._writer if self._is_memory else self._connect("PRAGMA query_only = ON;")
         self._hints = Hints(f"{self._path} {os.getpid() if self._is_memory else ''}")
         self._aside = ThreadPoolExecutor(1, "sqlite-query")
-        self._thread = threading.Thread(target=self._write_groups, name="sqlite-writer", daemon=True)
-        self._thread.start()
+        self._disk = Helper("sqlite-disk")
 
-    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS) -> T:
+    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
         if self._is_closing:
             raise Unavailable("shutting_down", "this process is stopping")
-        if self._jobs.qsize() >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many writes are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(Job(unit, future))
+        self._waiting.append(Job(unit, future, is_long))
+        if self._writing is None:
+            self._writing = self._loop.create_task(self._write_all())
         if seconds is None:
             return await future
         late = self._loop.call_later(seconds, _give_up, future)  # a third of what asyncio.timeout costs
@@ -150,86 +161,133 @@ class SQLite:
     def subscribe(self, callback: Callable[[str], None]) -> None:
         self._hints.subscribe(callback)
 
-    def _write_groups(self) -> None:
-        while job := self._jobs.get():
-            group = [job]
-            with contextlib.suppress(queue.Empty):
-                while len(group) < MAX_GROUP and (job := self._jobs.get_nowait()):
-                    group.append(job)
-            outcomes = self._commit_group(group)
-            with contextlib.suppress(RuntimeError):  # the loop was closed without us
-                self._loop.call_soon_threadsafe(resolve, outcomes)
-            if job is None:
-                break
-        self._close_files()
-
-    def _close_files(self) -> None:
-        with self._turn():  # the last connection to close makes a checkpoint
-            for connection in (self._slow_reader, self._reader, self._writer):
-                connection.close()
-        if self._lock is not None:
-            os.close(self._lock)
-
-    def _commit_group(self, group: list[Job]) -> list[Outcome]:
+    async def _write_all(self) -> None:
+        """One group after another, while anything waits."""
         try:
-            with self._turn():
-                return self._together(group) or [self._alone(job) for job in group if not job.future.done()]
-        except (sqlite3.Error, OSError, MemoryError) as error:
+            while self._waiting:
+                if self._waiting[0].is_long:
+                    await self._write_each([self._waiting.popleft()])
+                else:
+                    await self._write_group()
+        finally:
+            self._writing = None
+
+    async def _write_group(self) -> None:
+        group: list[Job] = []
+        try:
+            await self._begin()
+            outcomes = self._together(group)
+            if outcomes is not None:
+                await self._disk.do(self._commit)
+        except DISK_ERRORS as error:
             unavailable = database_unavailable(error)
-            return [Outcome(job.future, None, unavailable) for job in group]
+            outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
+        if outcomes is not None:
+            resolve(outcomes)
+        else:
+            await self._write_each(group)
+
+    async def _write_each(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if not job.future.done():
+                resolve([await self._disk.do(partial(self._alone, job))])
+
+    def _next(self) -> Iterator[Job]:
+        """Those that wait, as many as the event loop can run without keeping others from it for long."""
+        until = time.monotonic() + LOOP_SECONDS
+        while self._waiting and not self._waiting[0].is_long:
+            yield self._waiting.popleft()
+            if time.monotonic() > until:
+                return
 
     def _together(self, group: list[Job]) -> list[Outcome] | None:
-        """All units in one transaction; None when one failed that may have written something."""
+        """Runs those that wait, which `group` shows then. None when one failed that may have written something:
+        nothing is left of any."""
         outcomes: list[Outcome] = []
-        with self._transaction() as tx:
-            for job in group:
-                written = self._writer.total_changes  # by `one` and `all` with RETURNING; no table is counted
-                tx.has_run = False
-                try:
-                    outcomes.append(Outcome(job.future, None if job.future.done() else job.unit(tx)))
-                except Exception as error:
-                    if tx.has_run or self._writer.total_changes != written or isinstance(error, sqlite3.Error):
-                        if self._writer.in_transaction:
-                            self._writer.execute("ROLLBACK")
-                        return None
-                    outcomes.append(Outcome(job.future, None, error))
+        tx = Transaction(self._writer)
+        for job in self._next():
+            group.append(job)
+            changes = self._writer.total_changes  # by `one` and `all` with RETURNING; no table is counted
+            tx.has_run = False
+            try:
+                outcomes.append(Outcome(job.future, None if job.future.done() else job.unit(tx)))
+            except Exception as error:
+                if tx.has_run or self._writer.total_changes != changes or isinstance(error, sqlite3.Error):
+                    self._undo()
+                    return None
+                outcomes.append(Outcome(job.future, None, error))
         return outcomes
 
     def _alone(self, job: Job) -> Outcome:
         try:
-            with self._transaction() as tx:
-                return Outcome(job.future, job.unit(tx))
-        except sqlite3.Error as error:
+            self._begin_in_turn()
+            try:
+                value = job.unit(Transaction(self._writer))
+            except BaseException:
+                self._undo()
+                raise
+            self._commit()
+        except DISK_ERRORS as error:
             return Outcome(job.future, None, database_unavailable(error))
         except Exception as error:
             return Outcome(job.future, None, error)
+        return Outcome(job.future, value)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Transaction]:
-        self._writer.execute("BEGIN IMMEDIATE")
+    async def _begin(self) -> None:
+        if not self._has_begun():
+            await self._disk.do(self._begin_in_turn)
+
+    def _has_begun(self) -> bool:
+        """Whether it could without waiting for another process."""
         try:
-            yield Transaction(self._writer)
-            if self._writer.in_transaction:
-                self._writer.execute("COMMIT")
-                self._writer.execute(MARK).fetchone()
+            self._take_turn(fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            self._end_turn()
+            return False
+        return True
+
+    def _begin_in_turn(self) -> None:
+        self._take_turn()
+        try:
+            self._writer.execute(f"PRAGMA busy_timeout = {LOCKED_MS}")  # for those who know nothing of turns
+            self._writer.execute("BEGIN IMMEDIATE")
         except BaseException:
+            self._end_turn()
+            raise
+        finally:
+            self._writer.execute("PRAGMA busy_timeout = 0")
+
+    def _commit(self) -> None:
+        try:
+            self._writer.execute("COMMIT")
+            self._writer.execute(MARK).fetchone()
+        except BaseException:
+            self._undo()
+            raise
+        self._end_turn()
+
+    def _undo(self) -> None:
+        try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            raise
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        if self._lock is None:
-            yield
-            return
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
-            yield
         finally:
+            self._end_turn()
+
+    def _take_turn(self, how: int = 0) -> None:
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | how)
+
+    def _end_turn(self) -> None:
+        if self._lock is not None:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _connect(self, pragmas: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=READER_SECONDS, isolation_level=None, check_same_thread=False)
+        seconds = LOCKED_MS / 1000
+        connection = sqlite3.connect(self._path, seconds, isolation_level=None, check_same_thread=False)
         try:
             for pragma in pragmas.split(";"):
                 connection.execute(pragma)
@@ -239,12 +297,24 @@ class SQLite:
         return connection
 
     async def close(self) -> None:
-        """Waits for what is under way; whatever comes later is refused."""
+        """Waits for what is under way, though not for ever; whatever comes later is refused."""
         self._is_closing = True
-        await self._loop.run_in_executor(self._aside, self._jobs.put, None)  # behind the queries under way
-        await self._loop.run_in_executor(self._aside, self._thread.join, WRITE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WRITE_SECONDS):
+                if self._writing is not None:
+                    await asyncio.wait([self._writing])
+                await self._loop.run_in_executor(self._aside, int)  # behind the queries under way
+                await self._disk.do(self._close_files)
+        self._disk.stop()
         self._aside.shutdown()
         self._hints.close()
+
+    def _close_files(self) -> None:
+        self._take_turn()  # the last connection to close makes a checkpoint
+        for connection in (self._slow_reader, self._reader, self._writer):
+            connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
 
 
 def _give_up(future: asyncio.Future[Any]) -> None:

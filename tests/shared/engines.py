@@ -1,12 +1,15 @@
 """The storage engines under test, each an empty database that this process and others can open."""
 
 import asyncio
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +66,37 @@ class Engine:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The lock beside SQLite's file, as another process holds it while it writes."""
+        descriptor = os.open(self.url.removeprefix("sqlite:///") + "-lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @asynccontextmanager
+    async def busy(self, database: Database) -> AsyncIterator[None]:
+        """What is given to the database meanwhile has to wait, and is then taken together."""
+        if self.name == "sqlite":
+            with self.held():
+                yield
+            return
+        is_busy, may_go_on = threading.Event(), threading.Event()
+
+        def unit(tx: Transaction) -> None:
+            is_busy.set()
+            assert may_go_on.wait(10)
+
+        first = asyncio.create_task(database.write(unit))
+        await asyncio.to_thread(is_busy.wait, 10)
+        try:
+            yield
+        finally:
+            may_go_on.set()
+            await first
 
 
 PREAMBLE = """

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -152,9 +151,32 @@ def test_a_query_and_a_patient_write_may_take_long(engine: Engine) -> None:
         return ids(tx)
 
     async def work(database: Database) -> list[list[str]]:
-        return [await database.query(slow), await database.write(slow, seconds=None)]
+        return [await database.query(slow), await database.write(slow, seconds=None, is_long=True)]
 
     assert engine.run(work) == [[], []]
+
+
+def test_a_long_write_keeps_nobody_from_reading(engine: Engine) -> None:
+    is_under_way, may_go_on = threading.Event(), threading.Event()
+
+    def long(tx: Transaction) -> str:
+        is_under_way.set()
+        assert may_go_on.wait(10)
+        return add(tx, "long")
+
+    async def work(database: Database) -> list[list[str]]:
+        before = asyncio.create_task(database.write(adding("before")))
+        write = asyncio.create_task(database.write(long, is_long=True))
+        await asyncio.to_thread(is_under_way.wait, 10)
+        after = asyncio.create_task(database.write(adding("after")))
+        seen = [await database.read(ids), await database.query(ids)]
+        may_go_on.set()
+        await asyncio.gather(before, write, after)
+        return [*seen, await database.read(ids)]
+
+    *seen, found = engine.run(work)
+    assert all("long" not in each for each in seen)
+    assert found == ["after", "before", "long"]
 
 
 @pytest.mark.parametrize("way", ["read", "query"])
@@ -228,6 +250,17 @@ OWN = [raises_at_once, raises_after_reading, raises_after_writing, raises_after_
 ALL = [*OWN, breaks_a_constraint, breaks_the_language, gives_a_number_too_large]
 
 
+@pytest.mark.parametrize("guilty", ALL)
+def test_a_long_write_that_fails_leaves_nothing_and_the_next_is_kept(engine: Engine, guilty: Unit[None]) -> None:
+    async def work(database: Database) -> list[str]:
+        with pytest.raises((Guilty, Unavailable, OverflowError)):
+            await database.write(guilty, is_long=True)
+        await database.write(adding("next"), is_long=True)
+        return await database.read(ids)
+
+    assert engine.run(work) == ["next"]
+
+
 @pytest.mark.parametrize("guilty", OWN)
 def test_an_exception_of_a_unit_reaches_its_caller(engine: Engine, guilty: Unit[None]) -> None:
     async def work(database: Database) -> None:
@@ -244,27 +277,18 @@ def tables(tx: Transaction, engine: Engine) -> set[str]:
     return {row[0] for row in tx.all(names)}
 
 
-async def grouped(database: Database, units: list[Unit[Any]]) -> list[Any]:
+async def grouped(engine: Engine, database: Database, units: list[Unit[Any]]) -> list[Any]:
     """What became of each of them, all given to the database while it was busy."""
-    is_busy, may_go_on = threading.Event(), threading.Event()
-
-    def busy(tx: Transaction) -> None:
-        is_busy.set()
-        assert may_go_on.wait(10)
-
-    first = asyncio.create_task(database.write(busy))
-    await asyncio.to_thread(is_busy.wait, 10)
-    others = [asyncio.create_task(database.write(unit)) for unit in units]
-    await asyncio.sleep(0.02)
-    may_go_on.set()
-    await first
-    return await asyncio.gather(*others, return_exceptions=True)
+    async with engine.busy(database):
+        writes = [asyncio.create_task(database.write(unit)) for unit in units]
+        await asyncio.sleep(0.02)
+    return await asyncio.gather(*writes, return_exceptions=True)
 
 
 @pytest.mark.parametrize("guilty", ALL)
 def test_a_unit_that_fails_leaves_nothing_and_its_neighbours_are_kept(engine: Engine, guilty: Unit[None]) -> None:
     async def work(database: Database) -> tuple[list[Any], list[str], set[str]]:
-        outcomes = await grouped(database, [adding("a"), adding("b"), guilty, adding("c")])
+        outcomes = await grouped(engine, database, [adding("a"), adding("b"), guilty, adding("c")])
         found = await database.read(ids)
         return outcomes, found, await database.read(lambda tx: tables(tx, engine))
 
@@ -285,7 +309,7 @@ def test_of_many_failing_units_each_sees_its_own_exception(engine: Engine) -> No
 
     async def work(database: Database) -> tuple[list[Any], list[str]]:
         units: list[Unit[Any]] = [failing(n) if n % 2 else adding(f"{n:02}") for n in range(20)]
-        return await grouped(database, units), await database.read(ids)
+        return await grouped(engine, database, units), await database.read(ids)
 
     outcomes, found = engine.run(work)
     assert [error.args[0] for error in outcomes[1::2]] == list(range(1, 20, 2))
@@ -301,7 +325,7 @@ def test_a_unit_may_be_run_again_and_its_writes_count_once(engine: Engine) -> No
         return tx.run(ADD, id="once", writer=0)
 
     async def work(database: Database) -> tuple[list[Any], list[str]]:
-        return await grouped(database, [counted, raises_after_writing]), await database.read(ids)
+        return await grouped(engine, database, [counted, raises_after_writing]), await database.read(ids)
 
     outcomes, found = engine.run(work)
     assert (outcomes[0], found) == (1, ["once"])
@@ -310,22 +334,14 @@ def test_a_unit_may_be_run_again_and_its_writes_count_once(engine: Engine) -> No
 
 def test_a_caller_that_left_before_its_turn_changes_nothing(engine: Engine) -> None:
     async def work(database: Database) -> list[str]:
-        is_busy, may_go_on = threading.Event(), threading.Event()
-
-        def busy(tx: Transaction) -> None:
-            is_busy.set()
-            assert may_go_on.wait(10)
-
-        first = asyncio.create_task(database.write(busy))
-        await asyncio.to_thread(is_busy.wait, 10)
-        left = asyncio.create_task(database.write(adding("left")))
-        guilty = asyncio.create_task(database.write(raises_after_writing))
-        stayed = asyncio.create_task(database.write(adding("stayed")))
-        await asyncio.sleep(0.02)
-        left.cancel()
-        await asyncio.gather(left, return_exceptions=True)
-        may_go_on.set()
-        await asyncio.gather(first, guilty, stayed, return_exceptions=True)
+        async with engine.busy(database):
+            left = asyncio.create_task(database.write(adding("left")))
+            guilty = asyncio.create_task(database.write(raises_after_writing))
+            stayed = asyncio.create_task(database.write(adding("stayed")))
+            await asyncio.sleep(0.02)
+            left.cancel()
+            await asyncio.gather(left, return_exceptions=True)
+        await asyncio.gather(guilty, stayed, return_exceptions=True)
         return await database.read(ids)
 
     # Where there is more than one writer, another may have taken it before its caller left.
@@ -626,21 +642,10 @@ def test_hints_outlive_a_cleaner_of_temporary_files(sqlite: Engine) -> None:
     assert sqlite.run(hear_after_cleaning) == ["one", "two"]
 
 
-@contextlib.contextmanager
-def held(engine: Engine) -> Iterator[None]:
-    """The lock beside the file, as another process holds it while it writes."""
-    descriptor = os.open(engine.url.removeprefix("sqlite:///") + "-lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def test_a_writer_stuck_behind_another_process_gives_up_in_bounded_time_and_works_again_after(sqlite: Engine) -> None:
     async def work(database: Database) -> tuple[Unavailable, float, list[str]]:
         started = time.monotonic()
-        with held(sqlite):
+        with sqlite.held():
             with pytest.raises(Unavailable) as caught:
                 await database.write(adding("too late"))
             seconds = time.monotonic() - started
@@ -657,7 +662,7 @@ def test_a_writer_stuck_behind_another_process_gives_up_in_bounded_time_and_work
 def test_reading_goes_on_behind_a_stuck_writer(sqlite: Engine) -> None:
     async def work(database: Database) -> list[list[str]]:
         await database.write(adding("before"))
-        with held(sqlite):
+        with sqlite.held():
             stuck = asyncio.create_task(database.write(adding("stuck")))
             await asyncio.sleep(0.02)
             seen = [await database.read(ids), await database.query(ids)]
@@ -667,10 +672,42 @@ def test_reading_goes_on_behind_a_stuck_writer(sqlite: Engine) -> None:
     assert sqlite.run(work) == [["before"], ["before"]]
 
 
+def test_a_program_that_knows_nothing_of_the_lock_is_waited_for_and_stops_no_reader(sqlite: Engine) -> None:
+    async def work(database: Database) -> list[list[str]]:
+        await database.write(adding("before"))
+        with contextlib.closing(sqlite3.connect(sqlite.url.removeprefix("sqlite:///"), isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(database.write(adding("waiting")))
+            await asyncio.sleep(0.05)
+            seen = [await database.read(ids), await database.query(ids)]
+            assert not waiting.done()
+            shell.execute("COMMIT")
+        await waiting
+        return [*seen, await database.read(ids)]
+
+    assert sqlite.run(work) == [["before"], ["before"], ["before", "waiting"]]
+
+
+def test_a_group_that_takes_long_lets_others_have_the_loop_in_between(
+    sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.database.sqlite.LOOP_SECONDS", 0)
+    transactions: list[Transaction] = []
+
+    async def work(database: Database) -> None:
+        async with sqlite.busy(database):
+            writes = [asyncio.create_task(database.write(transactions.append)) for _ in range(3)]
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*writes)
+
+    sqlite.run(work)
+    assert len(set(map(id, transactions))) == 3
+
+
 def test_close_ends_in_bounded_time_behind_another_process(sqlite: Engine) -> None:
     async def work() -> float:
         database = await sqlite.connect()
-        with held(sqlite):
+        with sqlite.held():
             started = time.monotonic()
             await asyncio.wait_for(database.close(), WRITE_SECONDS + 5)
             return time.monotonic() - started

@@ -14,7 +14,7 @@ import pytest
 
 from shared.database import Database, Transaction
 from shared.database.notifications import PING_SECONDS
-from shared.database.postgres import HELD_UP_SECONDS, LOOK_SECONDS, SILENT_LOOKS, WRITERS
+from shared.database.postgres import HELD_UP_SECONDS, LOOK_SECONDS, SILENT_LOOKS, WRITE_SECONDS, WRITERS
 from shared.errors import Unavailable
 from tests.postgres import execute
 from tests.proxy import Loss, Proxy, proxied
@@ -101,6 +101,18 @@ END_ALL = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+
+def test_a_migration_may_take_longer_than_any_other_statement(postgres: Engine) -> None:
+    (postgres.directory / "schema" / "0002.sql").write_text(f"SELECT pg_sleep({WRITE_SECONDS + 1});\n")
+
+    async def start_two() -> list[list[str]]:
+        databases = await asyncio.gather(postgres.connect(), postgres.connect())
+        seen = [await database.read(ids) for database in databases]
+        await asyncio.gather(*(database.close() for database in databases))
+        return seen
+
+    assert asyncio.run(start_two()) == [[], []]
 
 
 def test_a_connection_that_was_lost_before_the_commit_costs_nobody_an_error(postgres: Engine) -> None:

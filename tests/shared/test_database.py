@@ -672,20 +672,33 @@ def test_reading_goes_on_behind_a_stuck_writer(sqlite: Engine) -> None:
     assert sqlite.run(work) == [["before"], ["before"]]
 
 
-def test_a_program_that_knows_nothing_of_the_lock_is_waited_for_and_stops_no_reader(sqlite: Engine) -> None:
-    async def work(database: Database) -> list[list[str]]:
-        await database.write(adding("before"))
-        with contextlib.closing(sqlite3.connect(sqlite.url.removeprefix("sqlite:///"), isolation_level=None)) as shell:
-            shell.execute("BEGIN IMMEDIATE")
-            waiting = asyncio.create_task(database.write(adding("waiting")))
-            await asyncio.sleep(0.05)
-            seen = [await database.read(ids), await database.query(ids)]
-            assert not waiting.done()
-            shell.execute("COMMIT")
-        await waiting
-        return [*seen, await database.read(ids)]
+def test_a_program_that_knows_nothing_of_the_lock_is_waited_for_and_stops_no_reader(
+    sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.database.sqlite.LOCKED_MS", 30_000)
+    is_held, is_read = threading.Event(), threading.Event()
 
-    assert sqlite.run(work) == [["before"], ["before"], ["before", "waiting"]]
+    def hold() -> bool:
+        path = sqlite.url.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            shell.execute("BEGIN IMMEDIATE")
+            is_held.set()
+            was_read = is_read.wait(5)
+            shell.execute("COMMIT")
+        return was_read
+
+    async def work(database: Database) -> tuple[bool, list[list[str]]]:
+        await database.write(adding("before"))
+        holding = asyncio.create_task(asyncio.to_thread(hold))
+        await asyncio.to_thread(is_held.wait, 10)
+        waiting = asyncio.create_task(database.write(adding("waiting")))
+        await asyncio.sleep(0.02)
+        seen = [await database.read(ids), await database.query(ids)]
+        is_read.set()
+        await waiting
+        return await holding, [*seen, await database.read(ids)]
+
+    assert sqlite.run(work) == (True, [["before"], ["before"], ["before", "waiting"]])
 
 
 def test_a_group_that_takes_long_lets_others_have_the_loop_in_between(

@@ -137,16 +137,20 @@ def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
 # It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
 MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
 
-FIND = f"""
-SELECT {COLUMNS}, task_result.body
-FROM task LEFT JOIN task_result ON task_result.task_id = task.id
-WHERE {MINE}
-"""
+WITH_RESULT = f"SELECT {COLUMNS}, task_result.body FROM task LEFT JOIN task_result ON task_result.task_id = task.id"
+FIND = f"{WITH_RESULT} WHERE {MINE}"
+FIND_ENDED = f"{WITH_RESULT} WHERE task.id IN {{ids}} AND task.finished_at IS NOT NULL"
 
 
 def find(tx: Transaction, caller: str, task_id: str) -> Task | None:
     row = tx.one(FIND, id=task_id, caller=caller)
     return Task(*row) if row else None
+
+
+def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[Task]:
+    """Those of them that have ended, whoever's they are."""
+    ids, values = listed("id", task_ids)
+    return [Task(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)]
 
 
 def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 
 from only_post_svc import queue
@@ -11,13 +12,16 @@ from shared.errors import Unavailable
 
 POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
 MAX_WAITERS = 5000  # above it nobody is held, only told to come back
+MAX_TOGETHER = 20  # tasks, and their results, in one look
 
 
 class Waiters:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[asyncio.Future[Task | None]]] = defaultdict(set)
         self._count = 0
+        self._ended: list[str] = []  # says a hint
+        self._telling: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._is_stopping = False
         database.subscribe(self._take_hint)
@@ -28,22 +32,23 @@ class Waiters:
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while True:
-            news: asyncio.Future[None] = loop.create_future()  # made before the look, so that nothing falls between
-            self._waiting[task_id].add(news)
-            self._count += 1
-            try:
-                task = await self._find(caller, task_id)
-                left = deadline - loop.time()
-                if task is None or task.is_final or left <= 0 or self._is_stopping or self._count > MAX_WAITERS:
-                    return task
-                self._start_polling()
-                await asyncio.wait([news], timeout=left)
-            finally:
-                self._count -= 1
-                self._waiting[task_id].discard(news)
-                if not self._waiting[task_id]:
-                    del self._waiting[task_id]
+        news: asyncio.Future[Task | None] = loop.create_future()  # before the look, so that nothing falls between
+        self._waiting[task_id].add(news)
+        self._count += 1
+        late = loop.call_at(deadline, _let_go, [news])
+        try:
+            task = await self._find(caller, task_id)
+            if task is None or task.is_final or self._is_stopping or self._count > MAX_WAITERS:
+                return task
+            self._start_polling()
+            ended = await news
+        finally:
+            late.cancel()
+            self._count -= 1
+            self._waiting[task_id].discard(news)
+            if not self._waiting[task_id]:
+                del self._waiting[task_id]
+        return ended or await self._find(caller, task_id)
 
     async def _find(self, caller: str, task_id: str) -> Task | None:
         return await self._database.read(lambda tx: queue.find(tx, caller, task_id))
@@ -51,18 +56,33 @@ class Waiters:
     def stop(self) -> None:
         """Lets everybody go, and holds nobody from now on."""
         self._is_stopping = True
-        self._wake(list(self._waiting))
+        for waiting in self._waiting.values():
+            _let_go(waiting)
 
     def _take_hint(self, hint: str) -> None:
         kind, _, task_id = hint.partition(" ")
-        if kind in ("ended", "cancelled"):
-            self._wake([task_id])
+        if kind in ("ended", "cancelled") and task_id in self._waiting:
+            self._ended.append(task_id)
+            if self._telling is None or self._telling.done():
+                self._telling = asyncio.create_task(self._tell_ended())
 
-    def _wake(self, task_ids: list[str]) -> None:
-        for task_id in task_ids:
-            for news in self._waiting.get(task_id, ()):
-                if not news.done():
-                    news.set_result(None)
+    async def _tell_ended(self) -> None:
+        while self._ended:
+            task_ids, self._ended = self._ended, []
+            await self._tell(task_ids)
+
+    async def _tell(self, task_ids: list[str]) -> None:
+        """Whoever waits for one of these gets it, if it has ended."""
+        for start in range(0, len(task_ids), MAX_TOGETHER):
+            some = task_ids[start : start + MAX_TOGETHER]
+            try:
+                ended = await self._database.read(partial(queue.find_ended, task_ids=some))
+            except Unavailable:
+                for task_id in some:
+                    _let_go(self._waiting.get(task_id, ()))  # each will find out for itself, and say so
+            else:
+                for task in ended:
+                    _let_go(self._waiting.get(task.id, ()), task)
 
     def _start_polling(self) -> None:
         if self._polling is None or self._polling.done():
@@ -73,7 +93,14 @@ class Waiters:
         await asyncio.sleep(POLL_SECONDS)
         while task_ids := list(self._waiting):
             try:
-                self._wake(await self._database.query(partial(queue.ended, task_ids=task_ids)))
+                await self._tell(await self._database.query(partial(queue.ended, task_ids=task_ids)))
             except Unavailable:
-                self._wake(task_ids)  # each will find out for itself, and say so
+                for waiting in self._waiting.values():
+                    _let_go(waiting)
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _let_go(waiting: Iterable[asyncio.Future[Task | None]], task: Task | None = None) -> None:
+    for news in waiting:
+        if not news.done():
+            news.set_result(task)

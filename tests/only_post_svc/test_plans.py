@@ -94,6 +94,10 @@ PLANS = {
     "condition": Plan(workers.condition, {"task_claim", "task_due", "task_lease"}, WAITING),
     "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), {"task_pkey", "task_result_pkey"}),
     "ended": Plan(lambda tx: queue.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
+    "find ended": Plan(
+        lambda tx: queue.find_ended(tx, [f"succeeded-{number}" for number in range(1, 21)]),
+        {"task_pkey", "task_result_pkey"},
+    ),
     "cancel": Plan(lambda tx: queue.cancel(tx, "", "queued-1"), ONE),
     "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), ONE),
     "renew": Plan(lambda tx: queue.renew(tx, RUNS, 30), ONE),

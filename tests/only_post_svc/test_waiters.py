@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import pytest
+
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Ending, NewTask, Task
-from only_post_svc.waiters import Waiters
+from only_post_svc.waiters import MAX_TOGETHER, Waiters
 from shared.database import Database, connection
 
 T = TypeVar("T")
@@ -47,6 +49,39 @@ def test_an_end_of_which_no_hint_tells_is_found() -> None:
             return await asyncio.gather(*polls)
 
     assert [task and task.status for task in on_a_database(work)] == ["succeeded"] * 4
+
+
+def test_a_hint_wakes_only_those_whose_task_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was taken back from a dead worker goes on, though others may have seen it end."""
+    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+
+    async def work(database: Database, waiters: Waiters) -> list[Task | None]:
+        ids = [await submit(database) for _ in range(2 * MAX_TOGETHER)]
+        polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in ids]
+        await asyncio.sleep(0.02)
+        for id in ids:
+            database.publish(f"ended {id}")
+        await asyncio.sleep(0.02)
+        assert not any(poll.done() for poll in polls)
+        await end_all(database)
+        for id in ids:
+            database.publish(f"ended {id}")
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            return await asyncio.gather(*polls)
+
+    tasks = on_a_database(work)
+    assert [(task.status, task.result) for task in tasks if task] == [("succeeded", "1")] * 2 * MAX_TOGETHER
+
+
+def test_nobody_is_told_of_a_task_of_somebody_else() -> None:
+    async def work(database: Database, waiters: Waiters) -> Task | None:
+        id = await submit(database)
+        poll = asyncio.create_task(waiters.until_final("other", id, PATIENCE_SECONDS))
+        await end_all(database)
+        database.publish(f"ended {id}")
+        return await poll
+
+    assert on_a_database(work) is None
 
 
 def test_more_than_one_statement_can_ask_for_are_found() -> None:

@@ -242,7 +242,7 @@ def describe(*, health_get: bool, has_tokens: bool) -> Schema:
 
 def routes(*, health_get: bool) -> list[Path]:
     probe = {"GET": (health, operations.GET_HEALTH)} if health_get else {}
-    return [  # they are tried in turn, so the busiest come first
+    return [
         Path("/api/task", POST=(submit, operations.SUBMIT)),
         Path("/api/result", POST=(result, operations.RESULT)),
         Path("/api/batch", POST=(submit_batch, operations.BATCH)),

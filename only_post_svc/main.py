@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from only_post_svc import api
@@ -24,39 +23,36 @@ from shared.access_log import AccessLog
 from shared.auth import TokenDoor
 from shared.bodies import BodyLimit
 from shared.database import Database, connection
-from shared.errors import EXCEPTION_HANDLERS
+from shared.errors import ExceptionHandler
 from shared.http_protocol import PostOnlyProtocol
 from shared.https_only import HTTPSOnly
 from shared.keys import load_keys
+from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.post_only import PostOnly
 from shared.rate_limits import RateLimit
 from shared.request_id import RequestId
 from shared.settings import SettingsError
-from shared.shutting_down import ShuttingDown
 from shared.single_headers import SingleHeaders
 
 SCHEMA = Path(__file__).parent / "schema"
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: Settings) -> Routes:
     health_paths = frozenset({"/health"} if settings.health_get else ())
-    app = Starlette(
-        routes=api.routes(health_get=settings.health_get),
+    return Routes(
+        api.routes(health_get=settings.health_get),
         middleware=[
             Middleware(RequestId),
             Middleware(AccessLog),
-            Middleware(ShuttingDown),
             Middleware(PostOnly, get_paths=health_paths),
             *([Middleware(HTTPSOnly)] if settings.require_https else []),
+            Middleware(ExceptionHandler),
             Middleware(SingleHeaders),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
-        exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lambda app: lifespan(settings),
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 @asynccontextmanager

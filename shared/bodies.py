@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared import errors, strict_json
+from shared import strict_json
 from shared.errors import BadRequest, Invalid, Problem
 from shared.schemas import Fault, schema_of, validator
 from shared.single_headers import single_header
@@ -31,7 +31,7 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if _declared_length(scope) > self.max_bytes:
-            return await errors.response(self._too_large(), scope)(scope, receive, send)
+            raise self._too_large()
         received = 0
 
         async def receive_counted() -> Message:
@@ -55,31 +55,27 @@ def _declared_length(scope: Scope) -> int:
 
 async def read(request: Request[Any]) -> bytes:
     """The whole body. 408 when it takes longer than BODY_SECONDS, ClientDisconnect when it never ends."""
-    is_here = HAS_WHOLE_BODY in request.scope  # nothing to wait for, and a timer costs a twentieth of a request
-    deadline = None if is_here else asyncio.get_running_loop().time() + BODY_SECONDS
-    chunks: list[bytes] = []
-    is_more = True
-    while is_more:
-        message = await _receive(request, deadline)
-        chunks.append(message.get("body", b""))
-        is_more = message.get("more_body", False)
-    return b"".join(chunks)
-
-
-async def _receive(request: Request[Any], deadline: float | None) -> Message:
+    if HAS_WHOLE_BODY in request.scope:  # nothing to wait for, and a timer costs a twentieth of a request
+        return await _joined(request)
     try:
-        if deadline is None:
-            message = await request.receive()
-        else:
-            async with asyncio.timeout_at(deadline):
-                message = await request.receive()
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _joined(request)
     except TimeoutError:
         raise Problem(
             "request_timeout", "the body took too long", status=408, headers={"Connection": "close"}
         ) from None
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message
+
+
+async def _joined(request: Request[Any]) -> bytes:
+    chunks: list[bytes] = []
+    is_more = True
+    while is_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        is_more = message.get("more_body", False)
+    return b"".join(chunks)
 
 
 async def read_json(request: Request[Any]) -> dict[str, Any]:

@@ -5,29 +5,27 @@ Problem                  any status; the base of what handlers raise
 ├── Unauthorized         401, with its WWW-Authenticate challenge (RFC 6750 §3)
 ├── Forbidden            403
 ├── NotFound             404
+├── MethodNotAllowed     405, with Allow (RFC 9110 §15.5.6)
 ├── Conflict             409
 ├── Invalid              422, with one Fault for each thing that is wrong
 ├── TooManyRequests      429, with Retry-After
 └── Unavailable          503, with Retry-After
 """
 
+import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from http import HTTPStatus
 
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.request_id import standard_headers
 from shared.schemas import MAX_FAULTS, Fault
 from shared.strict_json import encode
 
 # The names of RFC 9110; HTTPStatus has them from Python 3.13 on.
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
-
-CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class Problem(Exception):
@@ -72,6 +70,14 @@ class Forbidden(Problem):
 class NotFound(Problem):
     status = 404
     code = "not_found"
+
+
+class MethodNotAllowed(Problem):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: Iterable[str], detail: str = "") -> None:
+        super().__init__(detail=detail, headers={"Allow": ", ".join(sorted(allowed))})
 
 
 class Conflict(Problem):
@@ -141,8 +147,7 @@ def response(problem: Problem, scope: Scope) -> Response:
 
 
 class AlsoDescribe:
-    """Middleware: errors on `paths`, the framework's included, get the members of `describe` too and
-    are answered as plain JSON."""
+    """Middleware: errors on `paths` get the members of `describe` too and are answered as plain JSON."""
 
     def __init__(self, app: ASGIApp, paths: Set[str], describe: "Describe") -> None:
         self.app = app
@@ -158,36 +163,38 @@ class AlsoDescribe:
 Describe = Callable[[Problem], dict[str, str]]
 
 
-async def _answer(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return response(error, request.scope)
+class ExceptionHandler:
+    """Middleware: answers for whatever is raised within. What nobody foresaw goes on to the server, which logs it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        is_started = False
+
+        def send_noted(message: Message) -> Awaitable[None]:
+            nonlocal is_started
+            is_started = True
+            return send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_started:
+                raise
+            problem = _problem(error)
+            await response(problem, scope)(scope, receive, send)
+            if problem.status == Problem.status:
+                raise
 
 
-async def _answer_framework(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    if "Allow" in headers:
-        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))  # Starlette's comes from a set
-    code = CODES.get(error.status_code, "error")
-    problem = Problem(code, status=error.status_code, headers=headers)
-    return response(problem, request.scope)
-
-
-async def _answer_departed(request: Request, error: Exception) -> Response:
-    return response(BadRequest("client_disconnected", "the body never ended"), request.scope)
-
-
-async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    # Starlette sends this one from outside all middleware, so that it has to bring its
-    # headers along, and raises the error again, so that the server logs the traceback.
-    answer = response(Problem(detail="an unexpected error, logged under this request_id"), request.scope)
-    answer.raw_headers.extend(standard_headers(request.scope.get("request_id", "")))
-    return answer
-
-
-EXCEPTION_HANDLERS: dict[int | type[Exception], ExceptionHandler] = {
-    Problem: _answer,
-    HTTPException: _answer_framework,
-    ClientDisconnect: _answer_departed,
-    Exception: _answer_unexpected,
-}
+def _problem(error: BaseException) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ClientDisconnect):
+        return BadRequest("client_disconnected", "the body never ended")
+    if isinstance(error, asyncio.CancelledError):  # by uvicorn, which has to stop: a body, say, is still on its way
+        return Unavailable("shutting_down", "this process is stopping")
+    return Problem(detail="an unexpected error, logged under this request_id")

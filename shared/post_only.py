@@ -22,9 +22,7 @@ class PostOnly:
         elif scope["type"] == "lifespan" or self._is_allowed(scope):
             await self.app(scope, receive, send)
         else:
-            problem = errors.Problem(
-                "method_not_allowed", "this service speaks POST only", status=405, headers={"Allow": "POST"}
-            )
+            problem = errors.MethodNotAllowed(["POST"], "this service speaks POST only")
             await errors.response(problem, scope)(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:

@@ -18,11 +18,9 @@ class SingleHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        repeated = _repeated(scope) if scope["type"] == "http" else None
-        if repeated is None:
-            return await self.app(scope, receive, send)
-        problem = errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
-        await errors.response(problem, scope)(scope, receive, send)
+        if scope["type"] == "http" and (repeated := _repeated(scope)):
+            raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
+        await self.app(scope, receive, send)
 
 
 def single_header(scope: Scope, name: bytes) -> str | None:

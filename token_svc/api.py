@@ -43,7 +43,7 @@ def document() -> str:
 
 
 def routes() -> list[Path]:
-    return [  # they are tried in turn, so the busiest come first
+    return [
         Path("/data", GET=(data.list_all, operations.LIST_ITEMS), POST=(data.create, operations.CREATE_ITEM)),
         Path(
             "/data/{item_id}",

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from shared import idempotency, logs, server
@@ -15,14 +14,14 @@ from shared.access_log import AccessLog
 from shared.auth import TokenDoor
 from shared.bodies import BodyLimit
 from shared.database import Database, connection
-from shared.errors import EXCEPTION_HANDLERS, AlsoDescribe, Unavailable
+from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
 from shared.https_only import HTTPSOnly
 from shared.keys import load_keys, load_signing_key, published_keys
+from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit
 from shared.request_id import RequestId
 from shared.settings import SettingsError
-from shared.shutting_down import ShuttingDown
 from shared.single_headers import SingleHeaders
 from token_svc import api, attempts, events, forms, oauth, sessions
 from token_svc.callers import State
@@ -38,23 +37,20 @@ PRUNERS = (sessions.prune, attempts.prune, events.prune, idempotency.prune)
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> Starlette:
-    app = Starlette(
-        routes=api.routes(),
+def create_app(settings: Settings) -> Routes:
+    return Routes(
+        api.routes(),
         middleware=[
             Middleware(RequestId),
             Middleware(AccessLog),
-            Middleware(ShuttingDown),
             Middleware(AlsoDescribe, paths=oauth.PATHS, describe=forms.members),
             *([Middleware(HTTPSOnly)] if settings.require_https else []),
+            Middleware(ExceptionHandler),
             Middleware(SingleHeaders),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
-        exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lambda app: lifespan(settings),
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.bodies import BodyLimit, Shape, parse_json, read, read_json
-from shared.errors import BadRequest, Invalid, Problem
+from shared.errors import BadRequest, ExceptionHandler, Invalid, Problem
 from shared.strict_json import MAX_DEPTH, encode
 
 REFUSED = {
@@ -201,7 +201,7 @@ def status_through_limit(limit: int, parts: list[bytes], declared: int | None) -
 
     headers = [] if declared is None else [(b"content-length", str(declared).encode())]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
-    asyncio.run(BodyLimit(app, limit)(scope, receive, send))
+    asyncio.run(ExceptionHandler(BodyLimit(app, limit))(scope, receive, send))
     return statuses[0], taken
 
 

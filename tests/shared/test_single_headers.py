@@ -7,6 +7,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Scope
 
+from shared.errors import ExceptionHandler
 from shared.single_headers import SINGLE, SingleHeaders, single_header
 
 Headers = list[tuple[bytes, bytes]]
@@ -22,7 +23,7 @@ def status_and_body(headers: Headers) -> tuple[int, bytes]:
         sent.append(message)
 
     scope: Scope = {"type": "http", "headers": headers}
-    asyncio.run(SingleHeaders(PlainTextResponse("fine"))(scope, receive, send))
+    asyncio.run(ExceptionHandler(SingleHeaders(PlainTextResponse("fine")))(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 

@@ -32,6 +32,7 @@ from shared.errors import Unavailable
 T = TypeVar("T")
 
 MEMORY = ":memory:"
+STATEMENTS = 512  # that are kept ready: lists have a text for each length
 LOOP_SECONDS = 0.01  # for so long one group may keep the event loop from others
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
@@ -287,7 +288,9 @@ class SQLite:
 
     def _connect(self, pragmas: str) -> sqlite3.Connection:
         seconds = LOCKED_MS / 1000
-        connection = sqlite3.connect(self._path, seconds, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._path, seconds, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+        )
         try:
             for pragma in pragmas.split(";"):
                 connection.execute(pragma)

@@ -40,14 +40,21 @@ class Wire(asyncio.Transport):
         pass
 
 
+def opened(app: ASGIApp, wire: Wire) -> Protocol:
+    """A connection. To be called in a loop."""
+    config = uvicorn.Config(app, http=Protocol, ws="none", server_header=False, date_header=False)
+    config.load()
+    protocol = Protocol(config, ServerState(), {})
+    protocol.connection_made(wire)
+    return protocol
+
+
 def sent(app: ASGIApp, *received: bytes, drops: bool = False) -> Wire:
     """What comes out for what comes in; the client is gone before the answer where it `drops`."""
 
     async def exchange() -> Wire:
-        config = uvicorn.Config(app, http=Protocol, ws="none", server_header=False, date_header=False)
-        config.load()
-        wire, protocol = Wire(), Protocol(config, ServerState(), {})
-        protocol.connection_made(wire)
+        wire = Wire()
+        protocol = opened(app, wire)
         for data in received:
             protocol.data_received(data)
             if drops:
@@ -124,3 +131,73 @@ def test_an_app_that_fails_between_head_and_body_gives_a_500() -> None:
         raise ValueError
 
     assert joined(sent(failing, GET).pieces).startswith(b"HTTP/1.1 500 ")
+
+
+def test_the_answers_of_one_turn_go_out_together_behind_it() -> None:
+    wires = [Wire(), Wire()]
+    sent_by_then: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PLAIN(scope, receive, send)
+        sent_by_then.append(sum(len(wire.pieces) for wire in wires))
+
+    async def exchange() -> None:
+        for wire in wires:
+            opened(app, wire).data_received(GET)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(exchange())
+    assert sent_by_then == [0, 0]
+    assert [wire.pieces for wire in wires] == [[WHOLE], [WHOLE]]
+
+
+def test_no_answer_is_lost_where_the_connection_is_closed_in_the_same_turn() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PLAIN(scope, receive, send)
+        raise RuntimeError("behind the answer")
+
+    wire = sent(app, GET)
+    assert (joined(wire.pieces), wire.is_gone) == (WHOLE, True)
+
+
+def test_no_answer_is_lost_where_the_server_stops_in_the_same_turn() -> None:
+    wire, protocols = Wire(), list[Protocol]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PLAIN(scope, receive, send)
+        protocols[0].shutdown()
+
+    async def exchange() -> None:
+        protocols.append(opened(app, wire))
+        protocols[0].data_received(GET)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(exchange())
+    assert (joined(wire.pieces), wire.is_gone) == (WHOLE, True)
+
+
+def test_answers_keep_their_order_whichever_way_they_go() -> None:
+    pieces = joined(sent(PLAIN, GET + HEAD + GET + LAST).pieces)
+    last = WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    assert pieces == WHOLE + WHOLE.removesuffix(b"{}") + WHOLE + last
+
+
+def test_a_long_stream_is_not_held_back() -> None:
+    wire = Wire()
+    sent_by_then: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+            sent_by_then.append(len(joined(wire.pieces)))
+        await send({"type": "http.response.body"})
+
+    async def exchange() -> None:
+        opened(app, wire).data_received(GET)
+        await asyncio.sleep(0)
+
+    asyncio.run(exchange())
+    assert sent_by_then[-1] > 90_000

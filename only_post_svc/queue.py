@@ -8,7 +8,6 @@ no row back means that the run is no longer the task's, and nothing was written.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared import ids
@@ -43,8 +42,7 @@ class Task(NamedTuple):
         return self.status in FINAL
 
 
-@dataclass(frozen=True)
-class NewTask:
+class NewTask(NamedTuple):
     """What a client asked for, checked. Times in milliseconds; `run_at` None means `delay_ms` from now."""
 
     type: str
@@ -73,8 +71,7 @@ class Claim(NamedTuple):
     lease: str
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How a run ended. `error` is JSON; `retry_after_seconds` None takes the usual backoff."""
 
     result: str | None = None

@@ -3,7 +3,6 @@
 import os
 import re
 import time
-import uuid
 
 CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -14,7 +13,8 @@ def new() -> str:
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     high = milliseconds << 16 | 0x7000 | nanoseconds * 4096 // 1_000_000
     low = int.from_bytes(os.urandom(8)) >> 2 | 0x8000_0000_0000_0000
-    return str(uuid.UUID(int=high << 64 | low))
+    digits = f"{high << 64 | low:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def is_canonical(text: str) -> bool:

@@ -180,7 +180,7 @@ class SQLite:
             outcomes = self._together(group)
             if outcomes is not None:
                 await self._disk.do(self._commit)
-        except DISK_ERRORS as error:
+        except Exception as error:  # nobody waits for ever
             unavailable = database_unavailable(error)
             outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
         if outcomes is not None:

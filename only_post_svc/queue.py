@@ -8,6 +8,7 @@ no row back means that the run is no longer the task's, and nothing was written.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from shared import ids
@@ -71,7 +72,8 @@ class Claim(NamedTuple):
     lease: str
 
 
-class Ending(NamedTuple):
+@dataclass(frozen=True)
+class Ending:
     """How a run ended. `error` is JSON; `retry_after_seconds` None takes the usual backoff."""
 
     result: str | None = None

@@ -14,7 +14,7 @@ Problem                  any status; the base of what handlers raise
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from http import HTTPStatus
 
 from starlette.requests import ClientDisconnect
@@ -164,7 +164,8 @@ Describe = Callable[[Problem], dict[str, str]]
 
 
 class ExceptionHandler:
-    """Middleware: answers for whatever is raised within. What nobody foresaw goes on to the server, which logs it."""
+    """Middleware: answers for whatever is raised within before a body begins; a head is held back until then. What
+    nobody foresaw goes on to the server, which logs it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -172,15 +173,21 @@ class ExceptionHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        head: Message | None = None
         is_started = False
 
-        def send_noted(message: Message) -> Awaitable[None]:
-            nonlocal is_started
-            is_started = True
-            return send(message)
+        async def send_with_head(message: Message) -> None:
+            nonlocal head, is_started
+            if message["type"] == "http.response.start":
+                head = message
+                return
+            if head is not None and not is_started:
+                is_started = True
+                await send(head)
+            await send(message)
 
         try:
-            await self.app(scope, receive, send_noted)
+            await self.app(scope, receive, send_with_head)
         except (Exception, asyncio.CancelledError) as error:
             if is_started:
                 raise

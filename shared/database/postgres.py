@@ -168,7 +168,7 @@ class Lane:
         self._waiting.append(Job(unit, future, is_long))
         self._call()
         late = self._loop.call_later(seconds, _give_up, future) if seconds is not None else None
-        if late is not None and self._is_quick:
+        if late is not None and self._is_quick and not is_long:
             self._look_out_for(future)
         try:
             return await future

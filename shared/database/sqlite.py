@@ -48,7 +48,6 @@ PRAGMA cache_size = -16000;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA busy_timeout = 0;
 """
-DISK_ERRORS = (sqlite3.Error, OSError, MemoryError)
 
 
 class Transaction:
@@ -228,7 +227,7 @@ class SQLite:
                 self._undo()
                 raise
             self._commit()
-        except DISK_ERRORS as error:
+        except (sqlite3.Error, OSError, MemoryError) as error:
             return Outcome(job.future, None, database_unavailable(error))
         except Exception as error:
             return Outcome(job.future, None, error)

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Scope
 
 from shared.access_log import AccessLog
-from shared.errors import Conflict, ExceptionHandler, TooManyRequests
+from shared.errors import Conflict, ExceptionHandler, TooManyRequests, Unavailable
 from shared.openapi import Operation, Path, Routes
 from shared.request_id import RequestId
 
@@ -85,6 +85,7 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 
     async def app(scope: Scope, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
         raise Conflict("too", "late")
 
     async def send(message: Message) -> None:
@@ -92,7 +93,17 @@ def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 
     with pytest.raises(Conflict):
         asyncio.run(ExceptionHandler(app)({"type": "http"}, lambda: asyncio.sleep(0, {}), send))
-    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+def test_a_head_without_a_body_may_still_become_another_answer() -> None:
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise Unavailable("database_unavailable", "the first page could not be read")
+
+    status, headers, body = exchange(ExceptionHandler(app))
+    assert (status, body["code"]) == (503, "database_unavailable")
+    assert b"retry-after" in headers
 
 
 async def show(request: Request[Any]) -> Response:

@@ -9,6 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from shared.errors import ExceptionHandler
 from shared.http_protocol import Protocol
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -130,7 +131,7 @@ def test_an_app_that_fails_between_head_and_body_gives_a_500() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ValueError
 
-    assert joined(sent(failing, GET).pieces).startswith(b"HTTP/1.1 500 ")
+    assert joined(sent(ExceptionHandler(failing), GET).pieces).startswith(b"HTTP/1.1 500 ")
 
 
 def test_the_answers_of_one_turn_go_out_together_behind_it() -> None:

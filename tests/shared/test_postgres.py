@@ -97,12 +97,6 @@ def test_a_unit_that_is_held_up_does_not_hold_up_the_others(postgres: Engine) ->
     postgres.run(work)
 
 
-END_ALL = """
-SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-
-
 def test_a_migration_may_take_longer_than_any_other_statement(postgres: Engine) -> None:
     (postgres.directory / "schema" / "0002.sql").write_text(f"SELECT pg_sleep({WRITE_SECONDS + 1});\n")
 
@@ -113,6 +107,19 @@ def test_a_migration_may_take_longer_than_any_other_statement(postgres: Engine) 
         return seen
 
     assert asyncio.run(start_two()) == [[], []]
+
+
+def test_a_long_statement_is_not_taken_for_silence(postgres: Engine) -> None:
+    async def work(database: Database) -> list[Any]:
+        return await database.write(lambda tx: tx.all("SELECT pg_sleep(2.5)"), is_long=True)
+
+    assert len(postgres.run(work)) == 1
+
+
+END_ALL = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 def test_a_connection_that_was_lost_before_the_commit_costs_nobody_an_error(postgres: Engine) -> None:

@@ -19,21 +19,21 @@ from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker import Worker
 from shared import logs, server
-from shared.access_log import AccessLog
 from shared.auth import TokenDoor
-from shared.bodies import BodyLimit
 from shared.database import Database, connection
 from shared.errors import ExceptionHandler
 from shared.http_protocol import PostOnlyProtocol
-from shared.https_only import HTTPSOnly
 from shared.keys import load_keys
+from shared.middleware.access_log import AccessLog
+from shared.middleware.body_limit import BodyLimit
+from shared.middleware.https_only import HTTPSOnly
+from shared.middleware.request_id import RequestId
+from shared.middleware.single_headers import SingleHeaders
 from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.post_only import PostOnly
 from shared.rate_limits import RateLimit
-from shared.request_id import RequestId
 from shared.settings import SettingsError
-from shared.single_headers import SingleHeaders
 
 SCHEMA = Path(__file__).parent / "schema"
 

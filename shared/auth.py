@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from shared.errors import Forbidden, Unauthorized
 from shared.keys import Key
-from shared.single_headers import single_header
+from shared.middleware.single_headers import single_header
 
 ISSUER = "token_svc"
 AUDIENCE = "only_post"

@@ -10,10 +10,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared import errors
-from shared import request_id as request_ids
-from shared.access_log import REQUESTS
 from shared.bodies import HAS_WHOLE_BODY
-from shared.request_id import standard_headers
+from shared.middleware import request_id as request_ids
+from shared.middleware.access_log import REQUESTS
+from shared.middleware.request_id import standard_headers
 from shared.strict_json import encode
 
 HEADERS_SECONDS = 15

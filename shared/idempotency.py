@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from shared.database import Transaction
 from shared.errors import BadRequest, Problem
-from shared.single_headers import single_header
+from shared.middleware.single_headers import single_header
 
 KEPT_MS = 24 * 3600 * 1000
 KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from functools import lru_cache
 from typing import NamedTuple, TextIO
 
-from shared import request_id
+from shared.middleware import request_id
 
 MAX_VALUE = 8000  # Heroku's log router splits lines at 10,000 bytes
 FLUSH_SECONDS = 0.05
@@ -31,7 +31,7 @@ def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = name != "uvicorn.access"  # shared/access_log.py has the line instead
+        logger.propagate = name != "uvicorn.access"  # shared/middleware/access_log.py has the line instead
 
 
 class Event(NamedTuple):

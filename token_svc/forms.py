@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from shared import bodies, strict_json
 from shared.errors import BadRequest, Invalid, Problem, title
-from shared.single_headers import single_header
+from shared.middleware.single_headers import single_header
 from shared.strict_json import NotJSON
 
 FORM = "application/x-www-form-urlencoded"

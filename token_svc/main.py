@@ -10,19 +10,19 @@ from typing import Any
 from starlette.middleware import Middleware
 
 from shared import idempotency, logs, server
-from shared.access_log import AccessLog
 from shared.auth import TokenDoor
-from shared.bodies import BodyLimit
 from shared.database import Database, connection
 from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
-from shared.https_only import HTTPSOnly
 from shared.keys import load_keys, load_signing_key, published_keys
+from shared.middleware.access_log import AccessLog
+from shared.middleware.body_limit import BodyLimit
+from shared.middleware.https_only import HTTPSOnly
+from shared.middleware.request_id import RequestId
+from shared.middleware.single_headers import SingleHeaders
 from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit
-from shared.request_id import RequestId
 from shared.settings import SettingsError
-from shared.single_headers import SingleHeaders
 from token_svc import api, attempts, events, forms, oauth, sessions
 from token_svc.callers import State
 from token_svc.grants import Grants

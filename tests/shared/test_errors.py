@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Scope
 
-from shared.access_log import AccessLog
 from shared.errors import Conflict, ExceptionHandler, TooManyRequests, Unavailable
+from shared.middleware.access_log import AccessLog
+from shared.middleware.request_id import RequestId
 from shared.openapi import Operation, Path, Routes
-from shared.request_id import RequestId
 
 
 async def answered(app: ASGIApp, **scope: Any) -> list[Message]:

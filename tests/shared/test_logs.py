@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from shared import logs, request_id
-from shared.access_log import AccessLog
+from shared import logs
+from shared.middleware import request_id
+from shared.middleware.access_log import AccessLog
 from shared.settings import Secret
 
 Lines = Callable[[], list[str]]

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Scope
 
 from shared.errors import ExceptionHandler
-from shared.single_headers import SINGLE, SingleHeaders, single_header
+from shared.middleware.single_headers import SINGLE, SingleHeaders, single_header
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -18,11 +18,12 @@ from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker import Worker
-from shared import logs, server
+from shared import logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.errors import ExceptionHandler
-from shared.http_protocol import PostOnlyProtocol
+from shared.http import server
+from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit

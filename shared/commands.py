@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from shared import backup, doctor, logs, server, terminal
+from shared import backup, doctor, logs, terminal
 from shared.database import Database, connection
 from shared.doctor import Check
 from shared.errors import Problem
 from shared.exposition import Families
+from shared.http import server
 from shared.settings import Settings, SettingsError
 from shared.strict_json import encode
 from shared.terminal import Failure

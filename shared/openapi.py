@@ -28,7 +28,7 @@ PROBLEM_JSON = "application/problem+json"
 Id = Annotated[str, Format("uuid")]
 Time = Annotated[str, Format("date-time")]
 
-SERVER: Codes = {400: "invalid_http", 408: "request_timeout", 431: "headers_too_large"}  # says shared/http_protocol.py
+SERVER: Codes = {400: "invalid_http", 408: "request_timeout", 431: "headers_too_large"}  # says shared/http/protocol.py
 EVERY: Codes = {
     400: "duplicate_header",
     403: "https_required",

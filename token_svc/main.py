@@ -9,10 +9,11 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
-from shared import idempotency, logs, server
+from shared import idempotency, logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
+from shared.http import server
 from shared.keys import load_keys, load_signing_key, published_keys
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit

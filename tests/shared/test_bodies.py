@@ -10,8 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from shared.bodies import BodyLimit, Shape, parse_json, read, read_json
+from shared.bodies import Shape, parse_json, read, read_json
 from shared.errors import BadRequest, ExceptionHandler, Invalid, Problem
+from shared.middleware.body_limit import BodyLimit
 from shared.strict_json import MAX_DEPTH, encode
 
 REFUSED = {

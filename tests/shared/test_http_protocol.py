@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from shared.errors import ExceptionHandler
-from shared.http_protocol import Protocol
+from shared.http.protocol import Protocol
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"

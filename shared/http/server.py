@@ -18,8 +18,8 @@ from typing import NoReturn, TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
-from shared import tls
-from shared.http_protocol import Protocol
+from shared.http import tls
+from shared.http.protocol import Protocol
 from shared.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 95  # Heroku's router reuses a connection for 90 s and can't repeat a POST

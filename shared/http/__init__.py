@@ -1,0 +1,1 @@
+"""HTTP on the wire: uvicorn as this project runs it."""

@@ -14,7 +14,7 @@ from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker import Worker
 from shared import logs
-from shared.commands import Service, add_json, add_serve, positive, run, text
+from shared.cli.commands import Service, add_json, add_serve, positive, run, text
 from shared.http import server
 
 SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families)

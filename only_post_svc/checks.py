@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from only_post_svc.children import describe_types
 from only_post_svc.settings import Settings
-from shared.doctor import Finding, graver
+from shared.cli.doctor import Finding, graver
 from shared.settings import SettingsError, is_this_machine
 
 

@@ -10,9 +10,9 @@ from only_post_svc.oversight import Overseen
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from shared import times
+from shared.cli.terminal import Failure, bar, fields, table
 from shared.database import Database
 from shared.strict_json import encode
-from shared.terminal import Failure, bar, fields, table
 
 LIST_HEAD = ("TASK", "CALLER", "TYPE", "STATUS", "TRY", "CREATED", "FINISHED")
 TYPES_HEAD = ("TYPE", "CODE", "TIMEOUT", "TRIES", "DESCRIPTION")

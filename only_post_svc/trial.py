@@ -24,9 +24,9 @@ from only_post_svc.registry import Context, DefinitionError, Fail, Handler, Retr
 from only_post_svc.settings import Settings
 from shared import ids
 from shared.bodies import parse_json
+from shared.cli.terminal import Failure, bar
 from shared.errors import BadRequest, Invalid
 from shared.strict_json import encode
-from shared.terminal import Failure, bar
 
 STDIN = "-"
 

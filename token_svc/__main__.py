@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from shared import logs
-from shared.commands import Service, add_json, add_serve, positive, run, text
+from shared.cli.commands import Service, add_json, add_serve, positive, run, text
 from shared.http import server
 from token_svc import accounts, api, checks, key_files, metrics, users
 from token_svc.main import SCHEMA, start_server

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from shared.doctor import Finding
+from shared.cli.doctor import Finding
 from token_svc.passwords import CONTEXT
 from token_svc.settings import Settings
 

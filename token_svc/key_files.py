@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared import files, times
+from shared.cli.terminal import Failure
 from shared.keys import SigningKey, published_keys, signing_key
 from shared.settings import SettingsError
-from shared.terminal import Failure
 from token_svc import events
 from token_svc.settings import Settings
 

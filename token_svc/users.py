@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from shared import times
+from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from shared.terminal import Failure, confirm, fields, read_password, table
 from token_svc import accounts, attempts, events, items, models, sessions
 from token_svc.accounts import Account
 from token_svc.events import OPERATOR

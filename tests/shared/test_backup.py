@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from shared.backup import back_up, restore
+from shared.cli.backup import back_up, restore
+from shared.cli.terminal import Failure
 from shared.database import Database
-from shared.terminal import Failure
 from tests.processes import ROOT
 from tests.shared.engines import SCHEMA, Engine, add
 
@@ -298,7 +298,7 @@ def test_a_restore_beside_a_writer_loses_what_the_copy_has_not_and_harms_nothing
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from shared.backup import restore
+from shared.cli.backup import restore
 def die(done, total):
     os.kill(os.getpid(), signal.SIGKILL)
 restore(sys.argv[1], Path(sys.argv[2]), {"notes": Path(sys.argv[3])}, die, force=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared import disks
+from shared.cli import disks
 from tests.commands import command
 from tests.processes import Service, TokenService
 

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from shared import terminal
+from shared.cli import terminal
 from tests.commands import command, on_a_terminal
 
 BAR = """
-from shared.terminal import bar
+from shared.cli.terminal import bar
 with bar("copying") as progress:
     progress(1, 2)
 print("done")
 """
-PASSWORD = "from shared.terminal import read_password; print(ascii(read_password('new password')))"
-CONFIRM = "from shared.terminal import confirm; confirm('All of it?'); print('went on')"
+PASSWORD = "from shared.cli.terminal import read_password; print(ascii(read_password('new password')))"
+CONFIRM = "from shared.cli.terminal import confirm; confirm('All of it?'); print('went on')"
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
     for name, source in {"bar": BAR, "password": PASSWORD, "confirm": CONFIRM}.items():
-        guarded = f"import sys\nfrom shared.terminal import Failure\ntry:\n    exec({source!r})\n"
+        guarded = f"import sys\nfrom shared.cli.terminal import Failure\ntry:\n    exec({source!r})\n"
         (tmp_path / f"{name}.py").write_text(f"{guarded}except Failure as failure:\n    sys.exit(str(failure))\n")
     return tmp_path
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from shared import backup, doctor, logs, terminal
+from shared import logs
+from shared.cli import backup, doctor, terminal
+from shared.cli.doctor import Check
+from shared.cli.terminal import Failure
 from shared.database import Database, connection
-from shared.doctor import Check
 from shared.errors import Problem
 from shared.exposition import Families
 from shared.http import server
 from shared.settings import Settings, SettingsError
 from shared.strict_json import encode
-from shared.terminal import Failure
 
 EXIT_INTERRUPTED = 130
 

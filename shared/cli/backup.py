@@ -12,9 +12,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from shared import files
+from shared.cli.terminal import Failure, Progress
 from shared.database.connection import SHARED_SCHEMA, file_of, is_sqlite
 from shared.database.sqlite import open_lock
-from shared.terminal import Failure, Progress
 
 STEP_PAGES = 1000
 LOCKED_SECONDS = 5

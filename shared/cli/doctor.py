@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from shared import disks, keys, terminal
-from shared.clocks import is_synchronised
+from shared import keys
+from shared.cli import disks, terminal
+from shared.cli.clocks import is_synchronised
 from shared.database import Transaction, connection
 from shared.errors import Problem
 from shared.settings import DEVELOPMENT_SECRET, Settings, SettingsError, is_this_machine

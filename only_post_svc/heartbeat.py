@@ -6,10 +6,10 @@ import socket
 from collections.abc import Callable
 
 from only_post_svc import workers
-from only_post_svc.loops import Loops
 from only_post_svc.tallies import Tally
 from only_post_svc.workers import Beat
 from shared.database import Database
+from shared.loops import Loops
 
 BEAT_SECONDS = 5.0
 

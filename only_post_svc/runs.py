@@ -8,11 +8,11 @@ from typing import Any
 
 from only_post_svc import queue
 from only_post_svc.children import Child
-from only_post_svc.loops import AGAIN_SECONDS
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.tallies import Tally
 from shared.database import Database, Unit
 from shared.errors import Unavailable
+from shared.loops import AGAIN_SECONDS
 
 log = logging.getLogger(__name__)
 

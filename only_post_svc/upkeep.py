@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from only_post_svc import queue
 from only_post_svc.clock_watch import ClockWatch
-from only_post_svc.loops import Loops
 from only_post_svc.queue import Claim
 from only_post_svc.settings import Settings
 from only_post_svc.tallies import Tally
 from shared import idempotency
 from shared.database import Database, Transaction
+from shared.loops import Loops
 
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0

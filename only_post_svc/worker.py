@@ -16,7 +16,6 @@ from only_post_svc import queue, workers
 from only_post_svc.children import Child
 from only_post_svc.hands import Hands
 from only_post_svc.heartbeat import Heartbeat
-from only_post_svc.loops import Loops
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.runs import Run, Runs
@@ -25,6 +24,7 @@ from only_post_svc.tallies import Tally
 from only_post_svc.upkeep import Upkeep
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
+from shared.loops import Loops
 from shared.strict_json import encode
 
 LEASES_SECONDS = 1.0

@@ -17,7 +17,7 @@ from shared.settings import SettingsError
 if TYPE_CHECKING:
     from shared.database.postgres import PostgreSQL
 
-SHARED_SCHEMA = Path(__file__).parent.parent / "schema"
+SHARED_SCHEMA = Path(__file__).parent / "schema"
 SQLITE = "sqlite:///"
 AGAIN_SECONDS = 0.5
 TELL_SECONDS = 10.0

@@ -12,7 +12,7 @@ from only_post_svc import checks, commands, metrics, trial
 from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
-from only_post_svc.worker import Worker
+from only_post_svc.worker.coordinator import Worker
 from shared import logs
 from shared.cli.commands import Service, add_json, add_serve, positive, run, text
 from shared.http import server

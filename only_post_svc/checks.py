@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 
-from only_post_svc.children import describe_types
 from only_post_svc.settings import Settings
+from only_post_svc.worker.children import describe_types
 from shared.cli.doctor import Finding, graver
 from shared.settings import SettingsError, is_this_machine
 

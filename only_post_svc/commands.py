@@ -4,11 +4,11 @@ import argparse
 from functools import partial
 
 from only_post_svc import models, oversight, queue
-from only_post_svc.children import describe_types
 from only_post_svc.models import Types
 from only_post_svc.oversight import Overseen
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.worker.children import describe_types
 from shared import times
 from shared.cli.terminal import Failure, bar, fields, table
 from shared.database import Database

@@ -11,13 +11,13 @@ from starlette.middleware import Middleware
 from only_post_svc import api
 from only_post_svc.api import State
 from only_post_svc.backlog import Backlog
-from only_post_svc.children import describe_types
 from only_post_svc.health import Health
 from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
-from only_post_svc.worker import Worker
+from only_post_svc.worker.children import describe_types
+from only_post_svc.worker.coordinator import Worker
 from shared import logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection

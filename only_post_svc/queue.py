@@ -236,7 +236,7 @@ def retry(tx: Transaction, caller: str, task_id: str) -> bool:
     return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
 
 
-# One walk of the index for each type, so that types nobody here knows, or has hands for, are never
+# One walk of the index for each type, so that types nobody here knows, or has slots for, are never
 # looked at.
 CANDIDATES = """
 SELECT * FROM (
@@ -259,7 +259,7 @@ def claim(
     tx: Transaction, token: str, limits: Mapping[str, int], fits: Callable[[str, bool], bool], lease_seconds: int
 ) -> list[Claim]:
     """Takes queued tasks of the types in `limits`, up to as many of each: highest priority first, then by
-    run_at. `fits(type, is_alone)` says whether there is a hand for one more. Leases begin with `token`, a
+    run_at. `fits(type, is_alone)` says whether there is a slot for one more. Leases begin with `token`, a
     secret that is used once."""
     sql = "UNION ALL".join(CANDIDATES.format(n=n) for n in range(len(limits)))
     values: dict[str, str | int] = {f"type{n}": type for n, type in enumerate(limits)}

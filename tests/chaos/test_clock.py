@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from only_post_svc import queue
-from only_post_svc.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
-from only_post_svc.clock_watch import ClockWatch
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, NewTask
+from only_post_svc.worker.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
+from only_post_svc.worker.clock_watch import ClockWatch
 from shared.database import sqlite
 from tests.processes import eventually
 

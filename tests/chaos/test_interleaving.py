@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from only_post_svc.frames import Unpacker, pack
+from only_post_svc.worker.frames import Unpacker, pack
 from shared import ids
 from tests.processes import ROOT, Service
 
@@ -32,7 +32,7 @@ def test_one_child_runs_both_kinds_of_task_in_turn(start_service: Callable[..., 
 def test_a_def_run_that_comes_while_the_event_loop_ends_is_run_after_it() -> None:
     ours, theirs = socket.socketpair()
     options = {"socket": theirs.fileno(), "parent": os.getpid(), "modules": [], "max_result_bytes": 1024}
-    command = [sys.executable, "-m", "only_post_svc.runner", json.dumps(options | {"memory_bytes": 2**30})]
+    command = [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps(options | {"memory_bytes": 2**30})]
     with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as child:
         run = {"attempt": 1, "deadline": time.time() + 10, "task_id": ids.new()}
         first = pack(run | {"run": "first", "type": "echo"}, b"{}")

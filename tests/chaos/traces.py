@@ -37,7 +37,7 @@ def runners_in(directory: Path) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            is_runner = b"only_post_svc.runner" in (entry / "cmdline").read_bytes()
+            is_runner = b"only_post_svc.worker.runner" in (entry / "cmdline").read_bytes()
             if is_runner and (entry / "cwd").resolve() == directory.resolve() and is_alive(int(entry.name)):
                 found.append(int(entry.name))
         except OSError:  # it has just gone

@@ -14,7 +14,7 @@ from tests.processes import Service, eventually
 ODD_TASKS = '''
 import asyncio, json, math, os, sys
 from only_post_svc import Context, Fail, Retry, task
-from only_post_svc.frames import pack
+from only_post_svc.worker.frames import pack
 
 @task("far")
 def far() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from only_post_svc.frames import HEAD, Frame, Unpacker, pack
+from only_post_svc.worker.frames import HEAD, Frame, Unpacker, pack
 from tests.processes import ROOT, TASKS, eventually
 
 
@@ -34,7 +34,7 @@ class ByHand:
         }
         with theirs:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "only_post_svc.runner", json.dumps(options)],
+                [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps(options)],
                 cwd=directory,
                 env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
                 pass_fds=[theirs.fileno()],
@@ -198,7 +198,7 @@ def test_what_modules_print_is_no_part_of_the_types(tmp_path: Path) -> None:
     source = "import os\nos.write(1, b'noise')\nfrom only_post_svc import task\ntask('loud')(lambda: 1)\n"
     (tmp_path / "loud.py").write_text(source)
     done = subprocess.run(
-        [sys.executable, "-m", "only_post_svc.runner", json.dumps({"parent": os.getpid(), "modules": ["loud"]})],
+        [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps({"parent": os.getpid(), "modules": ["loud"]})],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -10,8 +10,8 @@ import pytest
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask, Task
-from only_post_svc.runs import Run, Runs
 from only_post_svc.tallies import Tally
+from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from tests.shared.engines import ENGINES
 

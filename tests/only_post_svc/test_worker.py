@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from only_post_svc.upkeep import LOOK_SECONDS
+from only_post_svc.worker.upkeep import LOOK_SECONDS
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
 StartService = Callable[..., Service]

@@ -14,10 +14,10 @@ import threading
 import time
 from typing import Any, Protocol, cast
 
-from only_post_svc.frames import Unpacker, pack
 from only_post_svc.registry import TaskType
-from only_post_svc.runner import Options
 from only_post_svc.settings import Settings
+from only_post_svc.worker.frames import Unpacker, pack
+from only_post_svc.worker.runner import Options
 from shared.settings import SettingsError
 
 OUTPUT_LINES = 50  # a second and child go to the log; the rest is counted
@@ -222,7 +222,7 @@ class Output(asyncio.Protocol):
 
 
 def _command(options: Options) -> list[str]:
-    return [sys.executable, "-m", "only_post_svc.runner", json.dumps(dataclasses.asdict(options))]
+    return [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps(dataclasses.asdict(options))]
 
 
 def _environment() -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""What the children of a worker can take on."""
+"""How many more runs the children of a worker can take on."""
 
 from collections.abc import Collection
 
-from only_post_svc.children import Child
+from only_post_svc.worker.children import Child
 
 
-class Hands:
+class Slots:
     """What the children can take on: exclusive runs (`def`) need an idle child, shared ones (`async
     def`) a place beside others. `keep` is a child that is being drained for an exclusive run."""
 
@@ -25,7 +25,7 @@ class Hands:
         return sum(self._concurrency - count for count in self._shared.values()) + self._concurrency * len(self._idle)
 
     def take(self, *, is_exclusive: bool) -> Child | None:
-        """A child with a free hand, which is then taken."""
+        """A child with a free slot, which is then taken."""
         if is_exclusive:
             self.lacks_exclusive |= not self._idle
             return self._idle.pop() if self._idle else None

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Callable
 
 from only_post_svc import queue
-from only_post_svc.clock_watch import ClockWatch
 from only_post_svc.queue import Claim
 from only_post_svc.settings import Settings
 from only_post_svc.tallies import Tally
+from only_post_svc.worker.clock_watch import ClockWatch
 from shared import idempotency
 from shared.database import Database, Transaction
 from shared.loops import Loops

@@ -13,15 +13,15 @@ import uuid
 from typing import Any
 
 from only_post_svc import queue, workers
-from only_post_svc.children import Child
-from only_post_svc.hands import Hands
-from only_post_svc.heartbeat import Heartbeat
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
-from only_post_svc.runs import Run, Runs
 from only_post_svc.settings import Settings
 from only_post_svc.tallies import Tally
-from only_post_svc.upkeep import Upkeep
+from only_post_svc.worker.children import Child
+from only_post_svc.worker.heartbeat import Heartbeat
+from only_post_svc.worker.runs import Run, Runs
+from only_post_svc.worker.slots import Slots
+from only_post_svc.worker.upkeep import Upkeep
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.loops import Loops
@@ -111,24 +111,24 @@ class Worker:
 
     async def _claim(self) -> None:
         while not self._is_stopping:
-            hands = self._hands()
-            free = hands.shared + hands.exclusive
+            slots = self._slots()
+            free = slots.shared + slots.exclusive
             self._may_leave_some = True
             if free == 0:
                 return
             async with self._claiming:
                 claims, left = await self._take()
-                hands = self._hands()
+                slots = self._slots()
                 for claim in claims:
-                    self._start(claim, hands)
+                    self._start(claim, slots)
             self._may_leave_some = left.exclusive == 0
             self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(claims))
             if len(claims) < free:
                 return
 
-    async def _take(self) -> tuple[list[Claim], Hands]:
-        """What was claimed, and the hands that were left then. A claim whose answer got lost may have
+    async def _take(self) -> tuple[list[Claim], Slots]:
+        """What was claimed, and the slots that were left then. A claim whose answer got lost may have
         been committed all the same: it is undone before the next."""
         if unanswered := self._unanswered:
             await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
@@ -137,23 +137,23 @@ class Worker:
         self._unanswered = ""
         return taken
 
-    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], Hands]:
-        hands = self._hands()
+    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], Slots]:
+        slots = self._slots()
         limits = {
-            name: max(1, hands.shared if task_type.is_async else hands.exclusive)
+            name: max(1, slots.shared if task_type.is_async else slots.exclusive)
             for name, task_type in self._types.items()
         }
         claims = queue.claim(
             tx,
             token,
             limits,
-            lambda type, is_alone: hands.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
+            lambda type, is_alone: slots.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
             self._settings.lease_seconds,
         )
-        return claims, hands
+        return claims, slots
 
-    def _hands(self) -> Hands:
-        return Hands(list(self._children), self._settings.task_concurrency, self._keep)
+    def _slots(self) -> Slots:
+        return Slots(list(self._children), self._settings.task_concurrency, self._keep)
 
     def _is_exclusive(self, type: str, is_alone: bool) -> bool:
         return is_alone or not self._types[type].is_async
@@ -166,10 +166,10 @@ class Worker:
         elif self._keep not in shared:
             self._keep = min(shared, key=lambda child: len(child.run_ids))
 
-    def _start(self, claim: Claim, hands: Hands) -> None:
+    def _start(self, claim: Claim, slots: Slots) -> None:
         run = self._runs.add(claim)
         is_exclusive = self._is_exclusive(claim.type, claim.is_alone)
-        run.child = hands.take(is_exclusive=is_exclusive)
+        run.child = slots.take(is_exclusive=is_exclusive)
         if run.child is None or self._is_stopping:  # a child died, or SIGTERM came, since the claim
             self._runs.give_back(run, is_alone=claim.is_alone)
             return

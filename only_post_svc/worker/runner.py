@@ -1,4 +1,4 @@
-"""The child process that runs user code: `python -m only_post_svc.runner OPTIONS`.
+"""The child process that runs user code: `python -m only_post_svc.worker.runner OPTIONS`.
 
 It reads runs from a socket and writes back how they ended. A `def` task has the process to
 itself, in the main thread and without a running event loop, as its author would expect; `async
@@ -27,8 +27,8 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from only_post_svc import registry
-from only_post_svc.frames import Frame, Unpacker, pack
 from only_post_svc.registry import Context, Fail, Handler, Retry
+from only_post_svc.worker.frames import Frame, Unpacker, pack
 from shared.strict_json import encode
 
 MAX_MESSAGE = 2000  # characters of an error or a progress message

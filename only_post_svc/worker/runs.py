@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from only_post_svc import queue
-from only_post_svc.children import Child
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.tallies import Tally
+from only_post_svc.worker.children import Child
 from shared.database import Database, Unit
 from shared.errors import Unavailable
 from shared.loops import AGAIN_SECONDS

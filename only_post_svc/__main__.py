@@ -8,13 +8,15 @@ from typing import get_args
 
 import uvloop
 
-from only_post_svc import checks, commands, metrics, trial
+from only_post_svc import metrics
+from only_post_svc.cli import checks, run, tasks
 from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
 from shared import logs
-from shared.cli.commands import Service, add_json, add_serve, positive, run, text
+from shared.cli import commands
+from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
 
 SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families)
@@ -38,55 +40,55 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m only_post_svc", description="A durable job API that speaks only POST."
     )
-    kinds = parser.add_subparsers(metavar="COMMAND")
-    add_serve(parser, kinds, start_server, "serve HTTP and run tasks")
-    worker = kinds.add_parser("worker", help="run tasks only")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    add_serve(parser, subparsers, start_server, "serve HTTP and run tasks")
+    worker = subparsers.add_parser("worker", help="run tasks only")
     worker.set_defaults(run=lambda options: uvloop.run(work(server.settings_or_fail(Settings))))
-    _add_tasks(kinds.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))
-    types = kinds.add_parser("types", help="list the task types")
+    _add_tasks(subparsers.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))
+    types = subparsers.add_parser("types", help="list the task types")
     add_json(types)
-    types.set_defaults(run=lambda options: asyncio.run(commands.list_types(server.settings_or_fail(Settings), options)))
-    _add_trial(kinds.add_parser("run", help="run one task here and now, without a service"))
-    document = kinds.add_parser("openapi", help="print the OpenAPI document")
+    types.set_defaults(run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings), options)))
+    _add_run(subparsers.add_parser("run", help="run one task here and now, without a service"))
+    document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print_document())
-    SERVICE.add(kinds)
+    SERVICE.add(subparsers)
     return parser
 
 
-def _add_tasks(tasks: argparse.ArgumentParser) -> None:
-    actions = tasks.add_subparsers(metavar="ACTION", required=True)
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="the newest tasks of all callers")
     listing.add_argument("--status", choices=get_args(Status))
     listing.add_argument("--type", type=text)
     listing.add_argument("--caller", type=text, help="a user's id, '' for tasks that anyone sent")
     listing.add_argument("--limit", type=positive, default=50)
-    listing.set_defaults(run=SERVICE.over_database(commands.list_tasks))
+    listing.set_defaults(run=SERVICE.over_database(tasks.list_tasks))
     for action, verb, meaning in (
-        ("show", commands.show_task, "all there is to a task"),
-        ("cancel", commands.cancel_task, "stop a task, waiting or running"),
-        ("retry", commands.retry_task, "queue a failed or cancelled task again"),
+        ("show", tasks.show_task, "all there is to a task"),
+        ("cancel", tasks.cancel_task, "stop a task, waiting or running"),
+        ("retry", tasks.retry_task, "queue a failed or cancelled task again"),
     ):
         one = actions.add_parser(action, help=meaning)
         one.add_argument("task_id", metavar="ID", type=text)
         one.set_defaults(run=SERVICE.over_database(verb))
     prune = actions.add_parser("prune", help="delete tasks that ended long ago")
     prune.add_argument("--older-than", type=positive, metavar="SECONDS", help="since their end (RESULT_TTL)")
-    prune.set_defaults(run=SERVICE.over_database(commands.prune_tasks))
+    prune.set_defaults(run=SERVICE.over_database(tasks.prune_tasks))
     add_json(*actions.choices.values())
 
 
-def _add_trial(one: argparse.ArgumentParser) -> None:
+def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("module", metavar="MODULE", help="the module that has the task, such as myapp.jobs")
     one.add_argument("type", metavar="TYPE")
-    one.add_argument("payload", metavar="PAYLOAD", type=trial.payload, nargs="?", default={}, help="JSON, - for stdin")
+    one.add_argument("payload", metavar="PAYLOAD", type=run.payload, nargs="?", default={}, help="JSON, - for stdin")
     one.add_argument("--attempt", type=positive, default=1, help="the attempt that its context says it is")
     one.add_argument("--timeout", type=positive, metavar="SECONDS", help="in place of the task's own")
-    one.set_defaults(run=lambda options: trial.run(server.settings_or_fail(Settings), options))
+    one.set_defaults(run=lambda options: run.run(server.settings_or_fail(Settings), options))
 
 
 def main() -> None:
     options = parser().parse_args()
-    run(options.run, options)
+    commands.run(options.run, options)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.tallies import Tally
 from only_post_svc.waiters import Waiters
-from shared import exposition, openapi
+from shared import metrics_endpoint, openapi
 from shared.auth import TokenDoor, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
@@ -209,9 +209,9 @@ async def show_document(request: Request[State]) -> Response:
 
 
 async def show_metrics(request: Request[State]) -> Response:
-    exposition.check_reader(request)
+    metrics_endpoint.check_reader(request)
     await _check_optional_body(request)
-    return exposition.response(await metrics.families(request.state["database"]))
+    return metrics_endpoint.response(await metrics.families(request.state["database"]))
 
 
 async def _check_optional_body(request: Request[State]) -> None:

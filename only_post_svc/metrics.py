@@ -3,7 +3,7 @@
 import json
 
 from only_post_svc import workers
-from shared import exposition
+from shared import metrics_endpoint
 from shared.database import Database, Transaction
 from shared.metrics import Labels, family, gauge
 
@@ -17,7 +17,7 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 async def families(database: Database) -> list[str]:
-    return await exposition.from_database(database, lambda tx: [*_condition(tx), *_counts(tx)])
+    return await metrics_endpoint.from_database(database, lambda tx: [*_condition(tx), *_counts(tx)])
 
 
 def _condition(tx: Transaction) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from only_post_svc import answers, models
 from only_post_svc.registry import TaskType
-from shared import exposition
+from shared import metrics_endpoint
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Codes, Operation, Reply, about, reference
 from shared.schemas import Schema
 
@@ -92,7 +92,7 @@ HEALTH = Operation(
     answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
 )
 GET_HEALTH = replace(HEALTH, name="get_health", body={})
-METRICS = replace(exposition.OPERATION, body={JSON: ANY_OBJECT}, is_body_optional=True)
+METRICS = replace(metrics_endpoint.OPERATION, body={JSON: ANY_OBJECT}, is_body_optional=True)
 OPENAPI = Operation(
     name="openapi",
     summary="Fetch this document",

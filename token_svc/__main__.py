@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 from shared import logs
-from shared.cli.commands import Service, add_json, add_serve, positive, run, text
+from shared.cli import commands
+from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
-from token_svc import accounts, api, checks, key_files, metrics, users
+from token_svc import accounts, api, metrics
+from token_svc.cli import checks, keys, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
@@ -17,13 +19,13 @@ SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families)
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m token_svc", description="Users, tokens and each user's own data.")
-    kinds = parser.add_subparsers(metavar="COMMAND")
-    add_serve(parser, kinds, start_server, "serve HTTP")
-    _add_users(kinds.add_parser("users", help="list, show, make and change users"))
-    _add_keys(kinds.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
-    document = kinds.add_parser("openapi", help="print the OpenAPI document")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    add_serve(parser, subparsers, start_server, "serve HTTP")
+    _add_users(subparsers.add_parser("users", help="list, show, make and change users"))
+    _add_keys(subparsers.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
+    document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print(api.document()))
-    SERVICE.add(kinds)
+    SERVICE.add(subparsers)
     return parser
 
 
@@ -59,13 +61,13 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     new = actions.add_parser("new", help="write a private key into a file that is not there yet")
-    new.add_argument("file", metavar="FILE", type=Path, nargs="?", default=key_files.DEFAULT_FILE)
-    new.add_argument("--algorithm", choices=key_files.ALGORITHMS, default="ES256")
+    new.add_argument("file", metavar="FILE", type=Path, nargs="?", default=keys.DEFAULT_FILE)
+    new.add_argument("--algorithm", choices=keys.ALGORITHMS, default="ES256")
     new.set_defaults(run=_new_key)
     public = actions.add_parser("public", help="print the public keys, for the JWKS_FILE of those who verify")
-    public.set_defaults(run=lambda options: key_files.public(server.settings_or_fail(Settings)))
+    public.set_defaults(run=lambda options: keys.public(server.settings_or_fail(Settings)))
     rotate = actions.add_parser("rotate", help="sign with a new key; tokens signed with the old one go on working")
-    rotate.add_argument("--algorithm", choices=key_files.ALGORITHMS, help="in place of the old key's")
+    rotate.add_argument("--algorithm", choices=keys.ALGORITHMS, help="in place of the old key's")
     rotate.add_argument("--jwks", metavar="FILE", type=Path, help="where the public keys are kept (JWKS_FILE)")
     rotate.add_argument("--announce", action="store_true", help="publish the next key first, sign with it later")
     rotate.set_defaults(run=_rotate_keys)
@@ -73,18 +75,18 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 def _new_key(options: argparse.Namespace) -> None:
     logs.configure("info", "logfmt", sys.stderr)
-    key_files.new(options)
+    keys.new(options)
 
 
 def _rotate_keys(options: argparse.Namespace) -> None:
     settings = server.settings_or_fail(Settings)
     logs.configure(settings.log_level, settings.log_format, sys.stderr)
-    key_files.rotate(settings, os.environ, options)
+    keys.rotate(settings, os.environ, options)
 
 
 def main() -> None:
     options = parser().parse_args()
-    run(options.run, options)
+    commands.run(options.run, options)
 
 
 if __name__ == "__main__":

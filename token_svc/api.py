@@ -6,12 +6,12 @@ from functools import cache
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import VERSION, exposition, openapi
+from shared import VERSION, metrics_endpoint, openapi
 from shared.errors import Unavailable
 from shared.openapi import Path
 from shared.strict_json import encode
 from token_svc import data, me, metrics, oauth, operations
-from token_svc.callers import State, json_response, written_response
+from token_svc.state import State, json_response, written_response
 
 
 async def health(request: Request[State]) -> Response:
@@ -27,9 +27,9 @@ async def health(request: Request[State]) -> Response:
 
 
 async def show_metrics(request: Request[State]) -> Response:
-    exposition.check_reader(request)
+    metrics_endpoint.check_reader(request)
     families = await metrics.families(request.state["database"])
-    return exposition.response([*metrics.hashing(request.state["grants"].passwords), *families])
+    return metrics_endpoint.response([*metrics.hashing(request.state["grants"].passwords), *families])
 
 
 async def show_document(request: Request[State]) -> Response:

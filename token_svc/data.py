@@ -15,8 +15,8 @@ from shared.errors import BadRequest, Conflict, NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.pages import limit_of
 from token_svc import items, models, sessions
-from token_svc.callers import Holder, State, holder_of, written_response
 from token_svc.items import Item
+from token_svc.state import Holder, State, holder_of, written_response
 
 MERGE_PATCH = "application/merge-patch+json"
 MERGE_TRIES = 20  # every one that fails is another writer's success, so twenty at once all get through

@@ -25,11 +25,11 @@ from shared.pages import Cursors
 from shared.rate_limits import RateLimit
 from shared.settings import SettingsError
 from token_svc import api, attempts, events, forms, oauth, sessions
-from token_svc.callers import State
 from token_svc.grants import Grants
 from token_svc.passwords import Passwords
 from token_svc.sessions import Issuer
 from token_svc.settings import Settings
+from token_svc.state import State
 
 SCHEMA = Path(__file__).parent / "schema"
 PRUNE_SECONDS = 60

@@ -10,7 +10,7 @@ from shared import bodies
 from shared.database import Database, Transaction
 from shared.rate_limits import address
 from token_svc import accounts, attempts, events, items, models, sessions
-from token_svc.callers import State, holder_of, json_response, take
+from token_svc.state import State, holder_of, json_response, take
 
 EXPORT_ITEMS = 20  # in memory at once
 

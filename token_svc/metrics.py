@@ -1,6 +1,6 @@
 """The numbers of /metrics beside what the process has counted."""
 
-from shared import exposition
+from shared import metrics_endpoint
 from shared.database import Database, Transaction
 from shared.metrics import gauge
 from token_svc.passwords import Passwords
@@ -8,7 +8,7 @@ from token_svc.passwords import Passwords
 
 async def families(database: Database) -> list[str]:
     """What all processes of one database share."""
-    return await exposition.from_database(database, _sizes)
+    return await metrics_endpoint.from_database(database, _sizes)
 
 
 def _sizes(tx: Transaction) -> list[str]:

@@ -12,9 +12,9 @@ from shared.errors import BadRequest, Invalid, Problem
 from shared.rate_limits import address
 from shared.schemas import Fault
 from token_svc import accounts, events, forms, models, sessions
-from token_svc.callers import State, holder_of, json_response, take
 from token_svc.grants import InvalidGrant
 from token_svc.sessions import Session
+from token_svc.state import State, holder_of, json_response, take
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
 GRANT_TYPES = ("password", "refresh_token")

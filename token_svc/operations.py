@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from shared import exposition
+from shared import metrics_endpoint
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Limits
@@ -149,7 +149,7 @@ HEALTH = Operation(
     overload={},
     answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
 )
-METRICS = exposition.OPERATION
+METRICS = metrics_endpoint.OPERATION
 METADATA = Operation(
     name="server_metadata",
     summary="Find the OAuth endpoints",

@@ -15,8 +15,8 @@ from shared.cli.doctor import Check
 from shared.cli.terminal import Failure
 from shared.database import Database, connection
 from shared.errors import Problem
-from shared.exposition import Families
 from shared.http import server
+from shared.metrics_endpoint import Families
 from shared.settings import Settings, SettingsError
 from shared.strict_json import encode
 

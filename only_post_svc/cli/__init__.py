@@ -1,0 +1,1 @@
+"""The commands of `python -m only_post_svc`, and what its doctor looks at."""

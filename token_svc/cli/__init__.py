@@ -1,0 +1,1 @@
+"""The commands of `python -m token_svc`, and what its doctor looks at."""

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from only_post_svc import metrics, models, operations, queue
 from only_post_svc.backlog import Backlog
 from only_post_svc.health import Health
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.models import Types, listed_json, task_json
 from only_post_svc.queue import NewTask, Task
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
-from only_post_svc.tallies import Tally
 from only_post_svc.waiters import Waiters
 from shared import metrics_endpoint, openapi
 from shared.auth import TokenDoor, require
@@ -40,7 +40,7 @@ class State(TypedDict):
     backlog: Backlog
     waiters: Waiters
     health: Health
-    tally: Tally
+    counts: TaskCounts
     cursors: Cursors
     rate_limit: RateLimit | None
     document: str
@@ -107,7 +107,7 @@ async def _submit_once(
 
     answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)), is_long=len(new) > LONG_BATCH)
     if not answer.is_replay:
-        request.state["tally"].submitted(new)
+        request.state["counts"].submitted(new)
     database.publish("queued")
     if any(one.is_for_later for one in new):
         database.publish("scheduled")

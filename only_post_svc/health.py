@@ -2,12 +2,10 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from only_post_svc import workers
-from only_post_svc.workers import Condition
 from shared import VERSION, times
-from shared.database import Database
+from shared.database import Database, Transaction
 from shared.errors import Unavailable
 
 FRESH_SECONDS = 0.5  # /health is open to all; whoever asks more often gets the same answer
@@ -33,24 +31,45 @@ class Health:
         started = time.monotonic()
         try:
             await self._database.write(lambda tx: tx.now)  # reads may go on when nothing can be written
-            condition = await self._database.query(workers.condition)
+            found = await self._database.query(condition)
         except Unavailable as error:
             database = {"status": "unavailable", "detail": error.detail}
             return False, {"status": "degraded", "version": VERSION, "database": database, "queue": None, "workers": []}
         milliseconds = round((time.monotonic() - started) * 1000, 1)
-        is_ok = not _is_stalled(condition)
+        is_ok = not _is_stalled(found)
         return is_ok, {
             "status": "ok" if is_ok else "degraded",
             "version": VERSION,
             "database": {"status": "ok", "milliseconds": milliseconds},
             "queue": {
-                "queued": condition.queued,
-                "scheduled": condition.scheduled,
-                "running": condition.running,
-                "oldest_queued_seconds": _age_seconds(condition),
+                "queued": found.queued,
+                "scheduled": found.scheduled,
+                "running": found.running,
+                "oldest_queued_seconds": _age_seconds(found),
             },
-            "workers": [_worker(row) for row in condition.workers],
+            "workers": [_worker(row) for row in found.workers],
         }
+
+
+class Condition(NamedTuple):
+    """How the queue is doing. Times in milliseconds since 1970."""
+
+    now: int
+    queued: int
+    scheduled: int
+    running: int
+    oldest_queued_at: int | None
+    workers: list[dict[str, Any]]
+
+
+def condition(tx: Transaction) -> Condition:
+    queued, oldest = tx.all("SELECT count(*), min(run_at) FROM task WHERE status = 'queued'")[0]
+    (scheduled,) = tx.all("SELECT count(*) FROM task WHERE status = 'scheduled'")[0]
+    (running,) = tx.all("SELECT count(*) FROM task WHERE status = 'running'")[0]
+    names = ("id", "host", "pid", "processes", "running", "started_at", "seen_at", "claimed_at")
+    rows = tx.all(f"SELECT {', '.join(names)} FROM worker ORDER BY started_at, id")
+    found = [dict(zip(names, row, strict=True)) for row in rows]
+    return Condition(tx.now, queued, scheduled, running, oldest, found)
 
 
 def _age_seconds(condition: Condition) -> float | None:

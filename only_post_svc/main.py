@@ -81,7 +81,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 backlog=Backlog(settings.max_queued),
                 waiters=waiters,
                 health=Health(database),
-                tally=worker.tally,
+                counts=worker.counts,
                 cursors=Cursors([secret.value for secret in settings.secret_key]),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
                 document=api.document(settings, types),

@@ -1,13 +1,18 @@
-"""The numbers of /metrics that all processes of one database share."""
+"""The numbers of /metrics: what happened to tasks, and how the queue is doing."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 
-from only_post_svc import workers
+from only_post_svc import queue
+from only_post_svc.health import condition
+from only_post_svc.queue import Claim, Ending, NewTask
 from shared import metrics_endpoint
 from shared.database import Database, Transaction
 from shared.metrics import Labels, family, gauge
+from shared.strict_json import encode
 
-# By event, see tallies.py. Each worker is a series of its own, which starts anew when it does.
+# By event of TaskCounts. Each worker is a series of its own, which starts anew when it does.
 COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "submitted": ("only_post_tasks_submitted_total", "Tasks that were accepted.", ("type",)),
     "ended": ("only_post_runs_ended_total", "Runs that ended, and how.", ("type", "outcome")),
@@ -16,12 +21,45 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+class TaskCounts:
+    """What this process has seen happen to tasks since it started: events, each with its labels, and how often. To be
+    added to by the event loop alone.
+
+    A worker has no port to be asked on, so its heartbeat writes its counts into its own row: counting costs a run
+    nothing, and no two processes wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, ...]] = Counter({("lease_lost",): 0})
+
+    def submitted(self, tasks: Iterable[NewTask]) -> None:
+        for task in tasks:
+            self._counts["submitted", task.type] += 1
+
+    def ended(self, run: Claim, ending: Ending) -> None:
+        outcome = json.loads(ending.error)["code"] if ending.error else "succeeded"
+        self._counts["ended", run.type, outcome] += 1
+        if ending.error and not queue.is_last(run, ending):
+            self._counts["retried", run.type] += 1
+
+    def gave_up(self, run: Claim, outcome: str) -> None:
+        """It ended without an ending of its own: cancelled, released or lost."""
+        self._counts["ended", run.type, outcome] += 1
+
+    def took_back(self, number: int) -> None:
+        """Runs of a worker that was given up for dead."""
+        self._counts["lease_lost",] += number
+
+    def text(self) -> str:
+        return encode([[*event, count] for event, count in self._counts.items()])
+
+
 async def families(database: Database) -> list[str]:
     return await metrics_endpoint.from_database(database, lambda tx: [*_condition(tx), *_counts(tx)])
 
 
 def _condition(tx: Transaction) -> list[str]:
-    now = workers.condition(tx)
+    now = condition(tx)
     states: dict[Labels, float] = {("queued",): now.queued, ("scheduled",): now.scheduled, ("running",): now.running}
     age = 0 if now.oldest_queued_at is None else max(0, now.now - now.oldest_queued_at) / 1000
     processes = [worker["processes"] for worker in now.workers if worker["processes"]]
@@ -35,10 +73,15 @@ def _condition(tx: Transaction) -> list[str]:
 
 def _counts(tx: Transaction) -> list[str]:
     values: dict[str, dict[Labels, float]] = {}
-    for worker_id, counts in workers.counts(tx):
+    for worker_id, counts in _stored_counts(tx):
         for event, *labels, count in json.loads(counts):
             values.setdefault(event, {})[(worker_id, *labels)] = count
     return [
         family("counter", name, meaning, ("worker", *labels), values.get(event, {}))
         for event, (name, meaning, labels) in COUNTERS.items()
     ]
+
+
+def _stored_counts(tx: Transaction) -> list[tuple[str, str]]:
+    """Of each worker: its id, and what it has counted."""
+    return [(id, counts) for id, counts in tx.all("SELECT id, counts FROM worker ORDER BY started_at, id")]

@@ -3,9 +3,10 @@
 import argparse
 from functools import partial
 
-from only_post_svc import models, oversight, queue
+from only_post_svc import models, queue
+from only_post_svc.cli import all_callers
+from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.models import Types
-from only_post_svc.oversight import Overseen
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.worker.children import describe_types
@@ -20,7 +21,7 @@ TYPES_HEAD = ("TYPE", "CODE", "TIMEOUT", "TRIES", "DESCRIPTION")
 
 async def list_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     listed = await database.query(
-        lambda tx: oversight.list_newest(
+        lambda tx: all_callers.list_newest(
             tx, status=options.status, type=options.type, caller=options.caller, limit=options.limit
         )
     )
@@ -46,7 +47,7 @@ def _json(one: Overseen, task: str) -> str:
 
 
 async def show_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    found = await database.query(lambda tx: oversight.find(tx, options.task_id))
+    found = await database.query(lambda tx: all_callers.find(tx, options.task_id))
     _print(_need(found, options), options)
 
 
@@ -81,7 +82,7 @@ def _need(found: Overseen | None, options: argparse.Namespace) -> Overseen:
 
 
 async def cancel_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    is_cancelled, found = await database.write(lambda tx: oversight.cancel(tx, options.task_id))
+    is_cancelled, found = await database.write(lambda tx: all_callers.cancel(tx, options.task_id))
     one = _need(found, options)
     if one.task.status != "cancelled":
         raise Failure(f"the task has {one.task.status} already")
@@ -91,7 +92,7 @@ async def cancel_task(database: Database, settings: Settings, options: argparse.
 
 
 async def retry_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    is_queued, found = await database.write(lambda tx: oversight.retry(tx, options.task_id))
+    is_queued, found = await database.write(lambda tx: all_callers.retry(tx, options.task_id))
     one = _need(found, options)
     if not is_queued:
         raise Failure(f"the task is {models.status_of(one.task)}; only a failed or cancelled one can be tried again")
@@ -102,7 +103,7 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
 async def prune_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     """In small transactions, so that services go on meanwhile."""
     seconds = settings.result_ttl if options.older_than is None else options.older_than
-    total = await database.query(lambda tx: oversight.count_ended(tx, seconds))
+    total = await database.query(lambda tx: all_callers.count_ended(tx, seconds))
     pruned, some = 0, queue.MAX_SWEPT
     with bar("pruning") as progress:
         while some >= queue.MAX_SWEPT:

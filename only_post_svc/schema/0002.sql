@@ -1,2 +1,2 @@
--- What the worker has counted since it started: see tallies.py.
+-- What the worker has counted since it started: see TaskCounts.
 ALTER TABLE worker ADD COLUMN counts TEXT NOT NULL DEFAULT '[]';

@@ -12,13 +12,13 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import queue, workers
+from only_post_svc import queue
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
-from only_post_svc.tallies import Tally
 from only_post_svc.worker.children import Child
-from only_post_svc.worker.heartbeat import Heartbeat
+from only_post_svc.worker.heartbeat import Heartbeat, sign_off
 from only_post_svc.worker.runs import Run, Runs
 from only_post_svc.worker.slots import Slots
 from only_post_svc.worker.upkeep import Upkeep
@@ -49,10 +49,10 @@ class Worker:
         self._keep: Child | None = None
         self._claiming = asyncio.Lock()
         self._wake, self._due = asyncio.Event(), asyncio.Event()
-        self.tally = Tally()
-        self._runs = Runs(database, settings.lease_seconds, self.tally, self._due)
-        self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.tally)
-        self._heartbeat = Heartbeat(database, self.id, processes, self.tally, lambda: len(self._runs))
+        self.counts = TaskCounts()
+        self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
+        self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.counts)
+        self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs))
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued; not when a claim has left a child idle
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
@@ -277,4 +277,4 @@ def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: st
         queue.release(tx, run, is_alone=run.is_alone)
     if unanswered:
         queue.release_claim(tx, unanswered)
-    workers.sign_off(tx, worker_id)
+    sign_off(tx, worker_id)

@@ -4,26 +4,56 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from typing import NamedTuple
 
-from only_post_svc import workers
-from only_post_svc.tallies import Tally
-from only_post_svc.workers import Beat
-from shared.database import Database
+from only_post_svc.metrics import TaskCounts
+from shared.database import Database, Transaction
 from shared.loops import Loops
 
 BEAT_SECONDS = 5.0
+
+BEAT = """
+INSERT INTO worker (id, host, pid, processes, running, started_at, seen_at, claimed_at, counts)
+VALUES (:id, :host, :pid, :processes, :running, :now, :now, :claimed_at, :counts)
+ON CONFLICT (id) DO UPDATE SET running = excluded.running, processes = excluded.processes,
+    seen_at = excluded.seen_at, claimed_at = coalesce(excluded.claimed_at, worker.claimed_at),
+    counts = excluded.counts
+"""
+
+WORKER_LIFE_SECONDS = 60  # without a beat
+
+
+class Beat(NamedTuple):
+    """What a worker says of itself; `counts` as TaskCounts.text has them."""
+
+    id: str
+    host: str
+    pid: int
+    processes: int
+    running: int
+    counts: str
+
+
+def beat(tx: Transaction, worker: Beat, *, has_claimed: bool) -> None:
+    """Says that a worker lives, and whether it has claimed anything since it last said so."""
+    tx.put(BEAT, **worker._asdict(), now=tx.now, claimed_at=tx.now if has_claimed else None)
+    tx.put("DELETE FROM worker WHERE seen_at < :before", before=tx.now - WORKER_LIFE_SECONDS * 1000)
+
+
+def sign_off(tx: Transaction, worker_id: str) -> None:
+    tx.put("DELETE FROM worker WHERE id = :id", id=worker_id)
 
 
 class Heartbeat:
     """`running` gives how many runs the worker has."""
 
     def __init__(
-        self, database: Database, worker_id: str, processes: int, tally: Tally, running: Callable[[], int]
+        self, database: Database, worker_id: str, processes: int, counts: TaskCounts, running: Callable[[], int]
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._processes = processes
-        self._tally = tally
+        self._counts = counts
         self._running = running
         self._loop = asyncio.get_running_loop()
         self._has_claimed = False
@@ -44,5 +74,5 @@ class Heartbeat:
         if has_claimed:
             self._claims_told_at = self._loop.time()
         about = (self._worker_id, socket.gethostname(), os.getpid(), self._processes, self._running())
-        beat = Beat(*about, counts=self._tally.text())
-        await self._database.write(lambda tx: workers.beat(tx, beat, has_claimed=has_claimed))
+        latest = Beat(*about, counts=self._counts.text())
+        await self._database.write(lambda tx: beat(tx, latest, has_claimed=has_claimed))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from only_post_svc import queue
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
-from only_post_svc.tallies import Tally
 from only_post_svc.worker.children import Child
 from shared.database import Database, Unit
 from shared.errors import Unavailable
@@ -39,10 +39,10 @@ class Runs:
     """By lease: a run may still be stopping while its task runs again. `failed` is set when a task may have been
     scheduled for another try."""
 
-    def __init__(self, database: Database, lease_seconds: int, tally: Tally, failed: asyncio.Event) -> None:
+    def __init__(self, database: Database, lease_seconds: int, counts: TaskCounts, failed: asyncio.Event) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
-        self._tally = tally
+        self._counts = counts
         self._failed = failed
         self._by_lease: dict[str, Run] = {}
         self._succeeded: list[tuple[Run, Ending]] = []
@@ -140,18 +140,18 @@ class Runs:
     def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
         del self._by_lease[run.claim.lease]
         if held:
-            self._tally.ended(run.claim, ending)
+            self._counts.ended(run.claim, ending)
             self._database.publish(f"ended {run.claim.id}")
             if ending.error is not None:
                 self._failed.set()
         else:
-            self._tally.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
+            self._counts.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
 
     async def _release(self, run: Run, *, is_alone: bool) -> None:
         try:
             held = await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
-            self._tally.gave_up(run.claim, "released" if held else "lost")
+            self._counts.gave_up(run.claim, "released" if held else "lost")
         finally:
             del self._by_lease[run.claim.lease]
         self._database.publish("queued")

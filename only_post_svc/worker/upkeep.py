@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable
 
 from only_post_svc import queue
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim
 from only_post_svc.settings import Settings
-from only_post_svc.tallies import Tally
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared import idempotency
 from shared.database import Database, Transaction
@@ -31,7 +31,7 @@ class Upkeep:
         mine: Callable[[], list[Claim]],
         queued: asyncio.Event,
         due: asyncio.Event,
-        tally: Tally,
+        counts: TaskCounts,
     ) -> None:
         self._database = database
         self._lease_seconds = settings.lease_seconds
@@ -39,7 +39,7 @@ class Upkeep:
         self._mine = mine
         self._queued = queued
         self._due = due
-        self._tally = tally
+        self._counts = counts
         self.clock = ClockWatch(settings.lease_seconds)
 
     def start(self, loops: Loops) -> None:
@@ -77,7 +77,7 @@ class Upkeep:
             return queue.recover(tx, LOST, self._lease_seconds)
 
         recovered = await self._database.write(unit, is_long=True)
-        self._tally.took_back(len(recovered))
+        self._counts.took_back(len(recovered))
         for task_id in recovered:
             self._database.publish(f"ended {task_id}")
         if recovered:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from only_post_svc import queue, workers
+from only_post_svc import health, queue
 from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, Task
 from shared import idempotency
 from shared.database import Transaction
@@ -330,7 +330,7 @@ class LifeOfATask(RuleBasedStateMachine):
 
     @rule()
     def count(self) -> None:
-        condition = self.store.do(workers.condition)
+        condition = self.store.do(health.condition)
         counts = [len(self.tasks.of(status)) for status in ("queued", "scheduled", "running")]
         assert [condition.queued, condition.scheduled, condition.running] == counts
         assert self.store.do(queue.count_waiting) == counts[0] + counts[1]

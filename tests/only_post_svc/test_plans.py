@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from only_post_svc import queue, workers
+from only_post_svc import health, queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask
 from shared.database import Transaction, Unit
@@ -91,7 +91,7 @@ PLANS = {
     ),
     "prune nothing": Plan(lambda tx: queue.prune(tx, 86400), {"task_finished"}),
     "count": Plan(queue.count_waiting, {"task_claim", "task_due"}, 2 * WAITING),
-    "condition": Plan(workers.condition, {"task_claim", "task_due", "task_lease"}, WAITING),
+    "condition": Plan(health.condition, {"task_claim", "task_due", "task_lease"}, WAITING),
     "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), {"task_pkey", "task_result_pkey"}),
     "ended": Plan(lambda tx: queue.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
     "find ended": Plan(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import queue, workers
+from only_post_svc import health, queue
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
+from only_post_svc.worker import heartbeat
 from shared.database import Transaction
 from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
 from tests.shared.engines import ENGINES
@@ -370,14 +371,14 @@ def test_the_condition_says_how_it_all_goes(store: Store) -> None:
     store.submit()
     store.submit(delay_ms=1)
     store.run()
-    condition = store.do(workers.condition)
+    condition = store.do(health.condition)
     assert (condition.queued, condition.scheduled, condition.running) == (2, 1, 1)
     assert condition.now - (condition.oldest_queued_at or 0) == 9000
 
 
 def beat(store: Store, worker: str, *, has_claimed: bool) -> None:
-    says = workers.Beat(worker, host="h", pid=1, processes=2, running=0, counts="[]")
-    store.do(lambda tx: workers.beat(tx, says, has_claimed=has_claimed))
+    says = heartbeat.Beat(worker, host="h", pid=1, processes=2, running=0, counts="[]")
+    store.do(lambda tx: heartbeat.beat(tx, says, has_claimed=has_claimed))
 
 
 def test_a_worker_remembers_its_last_claim_until_it_signs_off(store: Store) -> None:
@@ -385,14 +386,14 @@ def test_a_worker_remembers_its_last_claim_until_it_signs_off(store: Store) -> N
     claimed_at = store.now
     store.later(5)
     beat(store, "w", has_claimed=False)
-    (row,) = store.do(workers.condition).workers
+    (row,) = store.do(health.condition).workers
     assert (row["claimed_at"], row["seen_at"], row["started_at"]) == (claimed_at, store.now, claimed_at)
-    store.do(lambda tx: workers.sign_off(tx, "w"))
-    assert store.do(workers.condition).workers == []
+    store.do(lambda tx: heartbeat.sign_off(tx, "w"))
+    assert store.do(health.condition).workers == []
 
 
 def test_a_worker_that_is_silent_is_forgotten(store: Store) -> None:
     beat(store, "silent", has_claimed=False)
-    store.later(workers.WORKER_LIFE_SECONDS + 1)
+    store.later(heartbeat.WORKER_LIFE_SECONDS + 1)
     beat(store, "alive", has_claimed=False)
-    assert [row["id"] for row in store.do(workers.condition).workers] == ["alive"]
+    assert [row["id"] for row in store.do(health.condition).workers] == ["alive"]

@@ -9,8 +9,8 @@ import pytest
 
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending, NewTask, Task
-from only_post_svc.tallies import Tally
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from tests.shared.engines import ENGINES
@@ -27,7 +27,7 @@ def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T
     def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
         async def connected(url: str) -> T:
             database = await connection.connect(url, {"only_post": SCHEMA})
-            runs = Runs(database, 30, Tally(), asyncio.Event())
+            runs = Runs(database, 30, TaskCounts(), asyncio.Event())
             try:
                 return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
             finally:

@@ -8,12 +8,12 @@ from typing import Any, TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import metrics, models, operations, queue
+from only_post_svc import hints, metrics, models, operations, queue
 from only_post_svc.backlog import Backlog
-from only_post_svc.health import Health
+from only_post_svc.health import HealthReporter
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.models import Types, listed_json, task_json
-from only_post_svc.queue import NewTask, Task
+from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
@@ -23,9 +23,9 @@ from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.idempotency import Answer, key_of, once
-from shared.openapi import Path
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address
+from shared.routing import Path, operations_of
 from shared.schemas import Fault, Schema
 from shared.strict_json import encode
 
@@ -39,7 +39,7 @@ class State(TypedDict):
     types: Types
     backlog: Backlog
     waiters: Waiters
-    health: Health
+    health: HealthReporter
     counts: TaskCounts
     cursors: Cursors
     rate_limit: RateLimit | None
@@ -64,7 +64,7 @@ def json_response(body: str, status: int = 200, headers: dict[str, str] | None =
     return Response(body.encode(), status, headers, media_type="application/json")
 
 
-def task_response(task: Task, headers: dict[str, str] | None = None) -> Response:
+def task_response(task: TaskRow, headers: dict[str, str] | None = None) -> Response:
     """200 with a task that has ended, else 202 and when to ask again."""
     if task.is_final:
         return json_response(task_json(task), 200, headers)
@@ -95,7 +95,7 @@ async def submit_batch(request: Request[State]) -> Response:
 
 
 async def _submit_once(
-    request: Request[State], caller: str, body: Any, new: list[NewTask], write: Callable[[list[Task]], str]
+    request: Request[State], caller: str, body: Any, new: list[NewTask], write: Callable[[list[TaskRow]], str]
 ) -> Answer:
     """The answer to a submit: the first one, when its key was used before. `write` says it in JSON."""
     key = key_of(request, caller, body)
@@ -108,9 +108,9 @@ async def _submit_once(
     answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)), is_long=len(new) > LONG_BATCH)
     if not answer.is_replay:
         request.state["counts"].submitted(new)
-    database.publish("queued")
+    database.publish(hints.QUEUED)
     if any(one.is_for_later for one in new):
-        database.publish("scheduled")
+        database.publish(hints.SCHEDULED)
     return answer
 
 
@@ -128,7 +128,7 @@ def _batch(entries: list[dict[str, Any]], types: Types) -> list[NewTask]:
     return new
 
 
-def _items(tasks: list[Task]) -> str:
+def _items(tasks: list[TaskRow]) -> str:
     return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
 
 
@@ -146,7 +146,7 @@ async def cancel(request: Request[State]) -> Response:
     caller = await caller_of(request)
     task_id = models.TASK_ID.parse(await read_json(request)).task_id
 
-    def unit(tx: Transaction) -> tuple[bool, Task | None]:
+    def unit(tx: Transaction) -> tuple[bool, TaskRow | None]:
         return queue.cancel(tx, caller, task_id), queue.find(tx, caller, task_id)
 
     is_cancelled, found = await request.state["database"].write(unit)
@@ -154,7 +154,7 @@ async def cancel(request: Request[State]) -> Response:
     if task.status != "cancelled":
         raise Conflict("task_finished", f"the task has {task.status} already")
     if is_cancelled:
-        request.state["database"].publish(f"cancelled {task.id}")
+        request.state["database"].publish(hints.cancelled(task.id))
     return task_response(task)
 
 
@@ -162,7 +162,7 @@ async def retry(request: Request[State]) -> Response:
     caller = await caller_of(request)
     task_id = models.TASK_ID.parse(await read_json(request)).task_id
 
-    def unit(tx: Transaction) -> tuple[bool, Task | None]:
+    def unit(tx: Transaction) -> tuple[bool, TaskRow | None]:
         return queue.retry(tx, caller, task_id), queue.find(tx, caller, task_id)
 
     is_queued, found = await request.state["database"].write(unit)
@@ -171,7 +171,7 @@ async def retry(request: Request[State]) -> Response:
         raise Conflict("task_succeeded", "only a failed or cancelled task can be tried again")
     if not is_queued:
         raise Conflict("task_not_finished", f"the task is {models.status_of(task)}")
-    request.state["database"].publish("queued")
+    request.state["database"].publish(hints.QUEUED)
     return task_response(task)
 
 
@@ -221,7 +221,7 @@ async def _check_optional_body(request: Request[State]) -> None:
             raise Invalid([Fault("", "must be an object")])
 
 
-def _found(task: Task | None) -> Task:
+def _found(task: TaskRow | None) -> TaskRow:
     if task is None:
         raise NotFound("task_not_found", "there is no such task")
     return task
@@ -237,7 +237,7 @@ def document(settings: Settings, types: dict[str, TaskType]) -> str:
 def describe(*, health_get: bool, has_tokens: bool) -> Schema:
     """The document without the types of tasks."""
     paths = routes(health_get=health_get)
-    return openapi.document(operations.TITLE, operations.DESCRIPTION, paths, has_tokens=has_tokens)
+    return openapi.document(operations.TITLE, operations.DESCRIPTION, operations_of(paths), has_tokens=has_tokens)
 
 
 def routes(*, health_get: bool) -> list[Path]:

@@ -12,7 +12,7 @@ FRESH_SECONDS = 0.5  # /health is open to all; whoever asks more often gets the 
 STALLED_SECONDS = 15  # tasks have waited, and nobody has claimed one, for this long
 
 
-class Health:
+class HealthReporter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._turn = asyncio.Lock()

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from only_post_svc import api
 from only_post_svc.api import State
 from only_post_svc.backlog import Backlog
-from only_post_svc.health import Health
+from only_post_svc.health import HealthReporter
 from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
@@ -30,10 +30,10 @@ from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
-from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.post_only import PostOnly
 from shared.rate_limits import RateLimit
+from shared.routing import Routes
 from shared.settings import SettingsError
 
 SCHEMA = Path(__file__).parent / "schema"
@@ -80,7 +80,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 types=Types(types),
                 backlog=Backlog(settings.max_queued),
                 waiters=waiters,
-                health=Health(database),
+                health=HealthReporter(database),
                 counts=worker.counts,
                 cursors=Cursors([secret.value for secret in settings.secret_key]),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,

@@ -4,11 +4,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from only_post_svc.queue import NewTask, Task
+from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
 from shared import times
 from shared.bodies import Shape
 from shared.errors import Invalid
+from shared.openapi import DatabaseHealth, Id, Time
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Check, Fault, Format, Limits, validator
 from shared.strict_json import encode
@@ -66,6 +67,111 @@ class ListRequest:
 @dataclass(frozen=True)
 class EmptyRequest:
     pass
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """What went wrong with a task's last run. `type` is the exception's class, null where there was none."""
+
+    code: Literal["task_error", "timeout", "worker_lost", "result_too_large", "invalid_result"]
+    type: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run says it is, 0 to 1."""
+
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True)
+class ListedTask:
+    """A task without its result. A retry that waits is `queued`, its `run_at` ahead and the last `error` shown."""
+
+    task_id: Id
+    type: str
+    status: Status
+    error: TaskError | None
+    progress: Progress | None
+    attempt: int
+    max_attempts: int
+    priority: int
+    created_at: Time
+    run_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+
+@dataclass(frozen=True)
+class Task(ListedTask):
+    """A task. `succeeded`, `failed` and `cancelled` are final, and a final task never changes."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tasks of a batch, in its order."""
+
+    items: list[Task]
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """Some tasks, newest first. `next_cursor` is null on the last page."""
+
+    items: list[ListedTask]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class ListedType:
+    """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds."""
+
+    type: str
+    description: str
+    payload_schema: dict[str, Any]
+    timeout: float
+    max_attempts: int
+
+
+@dataclass(frozen=True)
+class TaskTypes:
+    items: list[ListedType]
+
+
+@dataclass(frozen=True)
+class QueueHealth:
+    queued: int
+    scheduled: int
+    running: int
+    oldest_queued_seconds: float | None
+
+
+@dataclass(frozen=True)
+class WorkerHealth:
+    id: str
+    host: str
+    pid: int
+    processes: int
+    running: int
+    started_at: Time
+    seen_at: Time
+    claimed_at: Time | None
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the service makes progress. `degraded`: the database does not answer, or tasks wait and nobody
+    takes them."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    database: DatabaseHealth
+    queue: QueueHealth | None
+    workers: list[WorkerHealth]
 
 
 TASK = Shape(TaskRequest)
@@ -132,17 +238,17 @@ def _run_at(request: TaskRequest, faults: list[Fault]) -> int | None:
         return None
 
 
-def task_json(task: Task) -> str:
+def task_json(task: TaskRow) -> str:
     """A task as clients see it. What is JSON already (result, error, progress) goes in as it is."""
     return _json(task, f'"result":{task.result or "null"},')
 
 
-def listed_json(task: Task) -> str:
+def listed_json(task: TaskRow) -> str:
     """A task in a list, which has no results: two hundred may be large."""
     return _json(task, "")
 
 
-def _json(task: Task, result: str) -> str:
+def _json(task: TaskRow, result: str) -> str:
     return (
         f'{{"task_id":"{task.id}","type":{json.dumps(task.type)},"status":"{status_of(task)}",'
         f'{result}"error":{task.error or "null"},"progress":{task.progress or "null"},'
@@ -152,7 +258,7 @@ def _json(task: Task, result: str) -> str:
     )
 
 
-def status_of(task: Task) -> str:
+def status_of(task: TaskRow) -> str:
     return "queued" if task.status == "scheduled" else task.status
 
 

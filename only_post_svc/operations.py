@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from only_post_svc import answers, models
+from only_post_svc import models
 from only_post_svc.registry import TaskType
 from shared import metrics_endpoint
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Codes, Operation, Reply, about, reference
@@ -26,8 +26,8 @@ SUBMIT = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     scope=SCOPE,
     answers={
-        200: Reply("with `wait`: the task, which has ended", answers.Task, ("Idempotency-Replayed",)),
-        202: Reply("the task is on disk", answers.Task, ("Idempotency-Replayed", "Retry-After")),
+        200: Reply("with `wait`: the task, which has ended", models.Task, ("Idempotency-Replayed",)),
+        202: Reply("the task is on disk", models.Task, ("Idempotency-Replayed", "Retry-After")),
     },
     codes={503: "queue_full"},
 )
@@ -37,7 +37,7 @@ BATCH = Operation(
     body={JSON: models.BATCH},
     parameters=(IDEMPOTENCY_KEY,),
     scope=SCOPE,
-    answers={202: Reply("the tasks are on disk", answers.Batch, ("Idempotency-Replayed",))},
+    answers={202: Reply("the tasks are on disk", models.Batch, ("Idempotency-Replayed",))},
     codes={503: "queue_full"},
 )
 RESULT = Operation(
@@ -46,8 +46,8 @@ RESULT = Operation(
     body={JSON: models.RESULT},
     scope=SCOPE,
     answers={
-        200: Reply("the task has ended, well or not", answers.Task),
-        202: Reply("the task has not ended yet", answers.Task, ("Retry-After",)),
+        200: Reply("the task has ended, well or not", models.Task),
+        202: Reply("the task has not ended yet", models.Task, ("Retry-After",)),
     },
     codes=NOT_FOUND,
 )
@@ -56,7 +56,7 @@ CANCEL = Operation(
     summary="Cancel a task, waiting or running",
     body={JSON: models.TASK_ID},
     scope=SCOPE,
-    answers={200: Reply("the task is cancelled", answers.Task)},
+    answers={200: Reply("the task is cancelled", models.Task)},
     codes={**NOT_FOUND, 409: "task_finished"},
 )
 RETRY = Operation(
@@ -64,7 +64,7 @@ RETRY = Operation(
     summary="Queue a failed or cancelled task again",
     body={JSON: models.TASK_ID},
     scope=SCOPE,
-    answers={202: Reply("the task is queued", answers.Task, ("Retry-After",))},
+    answers={202: Reply("the task is queued", models.Task, ("Retry-After",))},
     codes={**NOT_FOUND, 409: "task_not_finished task_succeeded"},
 )
 LIST = Operation(
@@ -72,7 +72,7 @@ LIST = Operation(
     summary="List tasks, newest first",
     body={JSON: models.LIST},
     scope=SCOPE,
-    answers={200: Reply("a page", answers.TaskPage)},
+    answers={200: Reply("a page", models.TaskPage)},
     codes={400: "invalid_cursor"},
 )
 TYPES = Operation(
@@ -80,7 +80,7 @@ TYPES = Operation(
     summary="List what can be submitted",
     body={JSON: models.EMPTY},
     scope=SCOPE,
-    answers={200: Reply("the types", answers.TaskTypes)},
+    answers={200: Reply("the types", models.TaskTypes)},
     overload={429: "rate_limited"},
 )
 HEALTH = Operation(
@@ -89,7 +89,7 @@ HEALTH = Operation(
     body={JSON: ANY_OBJECT},
     is_body_optional=True,
     overload={},
-    answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
+    answers={200: Reply("it does", models.Health), 503: Reply("it does not", models.Health, ("Retry-After",))},
 )
 GET_HEALTH = replace(HEALTH, name="get_health", body={})
 METRICS = replace(metrics_endpoint.OPERATION, body={JSON: ANY_OBJECT}, is_body_optional=True)

@@ -21,7 +21,7 @@ MAX_BACKOFF_SECONDS = 600.0
 MAX_SWEPT = 500  # rows in one transaction of the upkeep, so that nobody waits long behind it
 
 
-class Task(NamedTuple):
+class TaskRow(NamedTuple):
     """A row of the table, in the order of COLUMNS. Times in milliseconds since 1970."""
 
     id: str
@@ -100,10 +100,10 @@ VALUES (:id, :caller, :type, :status, :priority, :timeout_ms, 0, :max_attempts, 
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
 
 
-def submit(tx: Transaction, caller: str, new: NewTask) -> Task:
+def submit(tx: Transaction, caller: str, new: NewTask) -> TaskRow:
     now = tx.now
     run_at = max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
-    task = Task(
+    task = TaskRow(
         id=ids.new(),
         type=new.type,
         status="scheduled" if run_at > now else "queued",
@@ -141,15 +141,15 @@ FIND = f"{WITH_RESULT} WHERE {MINE}"
 FIND_ENDED = f"{WITH_RESULT} WHERE task.id IN {{ids}} AND task.finished_at IS NOT NULL"
 
 
-def find(tx: Transaction, caller: str, task_id: str) -> Task | None:
+def find(tx: Transaction, caller: str, task_id: str) -> TaskRow | None:
     row = tx.one(FIND, id=task_id, caller=caller)
-    return Task(*row) if row else None
+    return TaskRow(*row) if row else None
 
 
-def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[Task]:
+def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[TaskRow]:
     """Those of them that have ended, whoever's they are."""
     ids, values = listed("id", task_ids)
-    return [Task(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)]
+    return [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)]
 
 
 def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:
@@ -176,14 +176,14 @@ CONDITIONS = {
 
 def list_newest(
     tx: Transaction, caller: str, *, status: str | None, type: str | None, before: str | None, limit: int
-) -> list[Task]:
+) -> list[TaskRow]:
     """Up to `limit` tasks with ids below `before`, newest first, without results."""
     sql = _list_sql(status, type, before)
     if status == "queued":
         scheduled = _list_sql("scheduled", type, before)
         sql = f"SELECT * FROM ({sql}) AS queued UNION ALL SELECT * FROM ({scheduled}) AS scheduled"
         sql += " ORDER BY 1 DESC LIMIT :limit"
-    return [Task(*row) for row in tx.all(sql, caller=caller, type=type, before=before, limit=limit)]
+    return [TaskRow(*row) for row in tx.all(sql, caller=caller, type=type, before=before, limit=limit)]
 
 
 def _list_sql(status: str | None, type: str | None, before: str | None) -> str:

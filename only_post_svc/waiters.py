@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
-from only_post_svc import queue
-from only_post_svc.queue import Task
+from only_post_svc import hints, queue
+from only_post_svc.queue import TaskRow
 from shared.database import Database
 from shared.errors import Unavailable
 
@@ -18,7 +18,7 @@ MAX_TOGETHER = 20  # tasks, and their results, in one look
 class Waiters:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: defaultdict[str, set[asyncio.Future[Task | None]]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[asyncio.Future[TaskRow | None]]] = defaultdict(set)
         self._count = 0
         self._ended: list[str] = []  # says a hint
         self._telling: asyncio.Task[None] | None = None
@@ -26,13 +26,13 @@ class Waiters:
         self._is_stopping = False
         database.subscribe(self._take_hint)
 
-    async def until_final(self, caller: str, task_id: str, seconds: float) -> Task | None:
+    async def until_final(self, caller: str, task_id: str, seconds: float) -> TaskRow | None:
         """The task once it has ended, or as it is after `seconds`, or when this process stops."""
         if not seconds:  # nobody to be told of anything
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        news: asyncio.Future[Task | None] = loop.create_future()  # before the look, so that nothing falls between
+        news: asyncio.Future[TaskRow | None] = loop.create_future()  # before the look, so that nothing falls between
         self._waiting[task_id].add(news)
         self._count += 1
         late = loop.call_at(deadline, _let_go, [news])
@@ -50,7 +50,7 @@ class Waiters:
                 del self._waiting[task_id]
         return ended or await self._find(caller, task_id)
 
-    async def _find(self, caller: str, task_id: str) -> Task | None:
+    async def _find(self, caller: str, task_id: str) -> TaskRow | None:
         return await self._database.read(lambda tx: queue.find(tx, caller, task_id))
 
     def stop(self) -> None:
@@ -60,7 +60,7 @@ class Waiters:
             _let_go(waiting)
 
     def _take_hint(self, hint: str) -> None:
-        kind, _, task_id = hint.partition(" ")
+        kind, task_id = hints.parse(hint)
         if kind in ("ended", "cancelled") and task_id in self._waiting:
             self._ended.append(task_id)
             if self._telling is None or self._telling.done():
@@ -100,7 +100,7 @@ class Waiters:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _let_go(waiting: Iterable[asyncio.Future[Task | None]], task: Task | None = None) -> None:
+def _let_go(waiting: Iterable[asyncio.Future[TaskRow | None]], task: TaskRow | None = None) -> None:
     for news in waiting:
         if not news.done():
             news.set_result(task)

@@ -132,7 +132,7 @@ def members(problem: Problem, request_id: str) -> dict[str, object]:
         "request_id": request_id,
     }
     if problem.errors:
-        described["errors"] = [fault._asdict() for fault in problem.errors]
+        described["errors"] = [vars(fault) for fault in problem.errors]
     return described
 
 

@@ -1,4 +1,4 @@
-"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07): the first answer, again.
+"""Idempotency-IdempotencyKey (draft-ietf-httpapi-idempotency-key-header-07): the first answer, again.
 
 The key is stored in the transaction that does the work, so there is never one without the other,
 and of two that race the second finds what the first has committed.
@@ -21,7 +21,7 @@ KEY = re.compile(r"[\x21-\x7e]{1,255}")
 MAX_PRUNED = 500
 
 
-class Key(NamedTuple):
+class IdempotencyKey(NamedTuple):
     scope: str  # caller and route
     key: str
     fingerprint: str
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     is_replay: bool = False
 
 
-def key_of(request: Request[Any], caller: str, body: Any) -> Key | None:
+def key_of(request: Request[Any], caller: str, body: Any) -> IdempotencyKey | None:
     """The request's key, None without one. Raises 400 for a malformed one."""
     sent = single_header(request.scope, b"idempotency-key")
     if sent is None:
@@ -41,9 +41,9 @@ def key_of(request: Request[Any], caller: str, body: Any) -> Key | None:
     if sent.startswith('"') and sent.endswith('"') and len(sent) >= 2:
         sent = sent[1:-1]  # the draft's form is a quoted string (RFC 8941 §3.3.3); bare ones are common
     if not KEY.fullmatch(sent):
-        raise BadRequest("invalid_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters")
+        raise BadRequest("invalid_idempotency_key", "Idempotency-IdempotencyKey: 1 to 255 visible ASCII characters")
     canonical = json.dumps(body, sort_keys=True).encode()
-    return Key(f"{request.method} {request.url.path} {caller}", sent, hashlib.sha256(canonical).hexdigest())
+    return IdempotencyKey(f"{request.method} {request.url.path} {caller}", sent, hashlib.sha256(canonical).hexdigest())
 
 
 FIND = """
@@ -71,7 +71,7 @@ DELETE FROM idempotency_key WHERE (scope, key) IN (
 """
 
 
-def once(tx: Transaction, key: Key | None, work: Callable[[], Answer]) -> Answer:
+def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]) -> Answer:
     """`work()`'s answer, or the one that it gave for this key before. Raises 422 when the key was
     used with another body."""
     if key is None:

@@ -1,25 +1,18 @@
-"""OpenAPI 3.1, made of the routes themselves: a Path can't be made without saying what each of its methods
-takes and answers, and request bodies are described by the shapes that they are checked with.
+"""OpenAPI 3.1, made of the operations that stand beside the routes: request bodies are described by the shapes that
+they are checked with.
 
 What many routes answer alike (all of them, those with a body, a token, a database) is said here once.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route, Router
-from starlette.types import Lifespan, Receive, Scope, Send
-
 from shared import VERSION, errors
 from shared.bodies import Shape
-from shared.schemas import Format, Limits, Schema, schema_of, schema_of_dataclass
+from shared.schemas import Fault, Format, Limits, Schema, schema_of, schema_of_dataclass
 
-Handler = Callable[[Request[Any]], Awaitable[Response]]
 Codes = Mapping[int, str]  # by status, with spaces between them
 
 JSON = "application/json"
@@ -72,16 +65,8 @@ def left_out() -> Any:
     return field(default_factory=lambda: None)
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with a body: a JSON pointer (RFC 6901) and a sentence."""
-
-    pointer: str
-    detail: str
-
-
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class ProblemDetails:
     """Any error (RFC 9457). `code` is stable, and made for machines."""
 
     type: str
@@ -147,7 +132,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     scope: str | None = None
     overload: Codes = field(default_factory=lambda: OVERLOAD)
-    problem: type[Problem] = Problem
+    problem: type[ProblemDetails] = ProblemDetails
 
     def codes_of(self, *, asks_for_token: bool) -> Iterator[Codes]:
         yield from (EVERY, self.overload, self.codes)
@@ -159,53 +144,15 @@ class Operation:
             yield WITH_SCOPE if self.scope else {}
 
 
-class Path(Route):
-    """One route for all methods of a path, so that its 405 names them all."""
-
-    def __init__(self, pattern: str, **methods: tuple[Handler, Operation]) -> None:
-        self.handlers = {method: handler for method, (handler, _) in methods.items()}
-        self.operations = {method: operation for method, (_, operation) in methods.items()}
-        super().__init__(pattern, self.handle, methods=list(methods))
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = self.handlers.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        if handler is None:
-            raise errors.MethodNotAllowed(self.methods or ())
-        response = await handler(Request(scope, receive, send))
-        await response(scope, receive, send)
+Operations = Mapping[str, Mapping[str, Operation]]  # by path and method
 
 
-class Routes(Router):
-    """All paths of a service. Those without parameters are found at once: trying one route after another takes a tenth
-    of a request's time."""
-
-    def __init__(self, paths: list[Path], middleware: list[Middleware], lifespan: Lifespan[Any]) -> None:
-        super().__init__(paths, redirect_slashes=False, middleware=middleware, lifespan=lifespan)
-        self._fixed = {path.path: path for path in paths if not path.param_convertors}
-
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fixed = self._fixed.get(scope["path"]) if scope["type"] == "http" and not scope.get("root_path") else None
-        if fixed is None:
-            await super().app(scope, receive, send)
-        else:
-            scope["route"] = fixed
-            await fixed.handle(scope, receive, send)
-
-    async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            raise errors.NotFound
-        await super().not_found(scope, receive, send)
-
-
-def document(title: str, description: str, paths: Iterable[Path], *, has_tokens: bool = True) -> Schema:
-    """The document. Without `has_tokens` nobody is asked for one."""
+def document(title: str, description: str, paths: Operations, *, has_tokens: bool = True) -> Schema:
+    """The document of `paths`. Without `has_tokens` no route asks for one."""
     components = Components()
     described = {
-        path.path: {
-            method.lower(): _operation(operation, components, has_tokens)
-            for method, operation in path.operations.items()
-        }
-        for path in paths
+        path: {method.lower(): _operation(operation, components, has_tokens) for method, operation in methods.items()}
+        for path, methods in paths.items()
     }
     return {
         "openapi": "3.1.0",
@@ -295,18 +242,20 @@ def _headers(names: Iterable[str]) -> Schema:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
 
 
-def _kinds(problem: type[Problem], ours: Iterable[Codes]) -> dict[tuple[int, type[Problem]], set[str]]:
+def _kinds(problem: type[ProblemDetails], ours: Iterable[Codes]) -> dict[tuple[int, type[ProblemDetails]], set[str]]:
     """The codes of each status and shape. The server's own errors have one shape everywhere."""
-    found: dict[tuple[int, type[Problem]], set[str]] = {}
-    pairs: list[tuple[type[Problem], Codes]] = [*((problem, one) for one in ours), (Problem, SERVER)]
+    found: dict[tuple[int, type[ProblemDetails]], set[str]] = {}
+    pairs: list[tuple[type[ProblemDetails], Codes]] = [*((problem, one) for one in ours), (ProblemDetails, SERVER)]
     for shape, codes in pairs:
         for status, names in codes.items():
             found.setdefault((status, shape), set()).update(names.split())
     return found
 
 
-def _add_error(response: Schema, status: int, problem: type[Problem], codes: set[str], components: Components) -> None:
+def _add_error(
+    response: Schema, status: int, problem: type[ProblemDetails], codes: set[str], components: Components
+) -> None:
     narrowed = {"status": {"const": status}, "code": {"enum": sorted(codes)}}
     schema = components.of(problem) | {"properties": narrowed}
-    response["content"][PROBLEM_JSON if problem is Problem else JSON] = {"schema": schema}
+    response["content"][PROBLEM_JSON if problem is ProblemDetails else JSON] = {"schema": schema}
     response["headers"] |= _headers(ERROR_HEADERS.get(status, ()))

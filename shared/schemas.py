@@ -10,12 +10,13 @@ import inspect
 import math
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Schema = dict[str, Any]
 
 
-class Fault(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fault:
     """One thing that is wrong with a value: a JSON pointer (RFC 6901) and a sentence."""
 
     pointer: str

@@ -16,7 +16,7 @@ INVISIBLE = "\u115f\u1160\u3164\uffa0"  # letters to Unicode, nothing to the eye
 EMAIL = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,189}")
 
 
-class Account(NamedTuple):
+class AccountRow(NamedTuple):
     """A row, in the order of COLUMNS. `version` moves on when what was issued before must stop working."""
 
     id: str
@@ -29,7 +29,7 @@ class Account(NamedTuple):
     created_at: int  # milliseconds since 1970
 
     def __repr__(self) -> str:
-        return f"Account(id={self.id!r}, username={self.username!r})"  # and no hash, wherever it is shown
+        return f"AccountRow(id={self.id!r}, username={self.username!r})"  # and no hash, wherever it is shown
 
     @property
     def scopes(self) -> list[str]:
@@ -85,10 +85,10 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
     return ""
 
 
-def create(tx: Transaction, username: str, email: str, password_hash: str) -> Account:
+def create(tx: Transaction, username: str, email: str, password_hash: str) -> AccountRow:
     """The caller has looked with `taken` in the same transaction. Of two at once the second is run again by the
     database, and finds it taken."""
-    account = Account(ids.new(), username, email, password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
+    account = AccountRow(ids.new(), username, email, password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
     tx.put(
         INSERT,
         id=account.id,
@@ -103,9 +103,9 @@ def create(tx: Transaction, username: str, email: str, password_hash: str) -> Ac
     return account
 
 
-def by_username(tx: Transaction, username: str) -> Account | None:
+def by_username(tx: Transaction, username: str) -> AccountRow | None:
     row = tx.one(f"SELECT {COLUMNS} FROM account WHERE username_key = :key", key=fold(username))
-    return Account(*row) if row else None
+    return AccountRow(*row) if row else None
 
 
 def lock(tx: Transaction, account_id: str) -> None:
@@ -113,14 +113,14 @@ def lock(tx: Transaction, account_id: str) -> None:
     tx.lock(f"account {account_id}")
 
 
-def by_id(tx: Transaction, account_id: str) -> Account | None:
+def by_id(tx: Transaction, account_id: str) -> AccountRow | None:
     row = tx.one(f"SELECT {COLUMNS} FROM account WHERE id = :id", id=account_id)
-    return Account(*row) if row else None
+    return AccountRow(*row) if row else None
 
 
-def list_newest(tx: Transaction, limit: int) -> list[Account]:
+def list_newest(tx: Transaction, limit: int) -> list[AccountRow]:
     rows = tx.all(f"SELECT {COLUMNS} FROM account ORDER BY id DESC LIMIT :limit", limit=limit)
-    return [Account(*row) for row in rows]
+    return [AccountRow(*row) for row in rows]
 
 
 def set_email(tx: Transaction, account_id: str, email: str) -> None:
@@ -141,7 +141,7 @@ def set_password(tx: Transaction, account_id: str, password_hash: str) -> None:
     )
 
 
-def renew_hash(tx: Transaction, account: Account, password_hash: str) -> None:
+def renew_hash(tx: Transaction, account: AccountRow, password_hash: str) -> None:
     """The same password in today's scheme, unless it was changed meanwhile."""
     tx.put(
         "UPDATE account SET password_hash = :hash WHERE id = :id AND password_hash = :old",

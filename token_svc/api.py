@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from shared import VERSION, metrics_endpoint, openapi
 from shared.errors import Unavailable
-from shared.openapi import Path
+from shared.routing import Path, operations_of
 from shared.strict_json import encode
 from token_svc import data, me, metrics, oauth, operations
 from token_svc.state import State, json_response, written_response
@@ -39,7 +39,7 @@ async def show_document(request: Request[State]) -> Response:
 @cache
 def document() -> str:
     """The service's OpenAPI document."""
-    return encode(openapi.document(operations.TITLE, operations.DESCRIPTION, routes()))
+    return encode(openapi.document(operations.TITLE, operations.DESCRIPTION, operations_of(routes())))
 
 
 def routes() -> list[Path]:

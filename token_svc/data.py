@@ -15,7 +15,7 @@ from shared.errors import BadRequest, Conflict, NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.pages import limit_of
 from token_svc import items, models, sessions
-from token_svc.items import Item
+from token_svc.items import ItemRow
 from token_svc.state import Holder, State, holder_of, written_response
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -89,7 +89,7 @@ async def _show(request: Request[State], holder: Holder) -> Response:
     return written_response(models.item_json(item), headers=_etag(item))
 
 
-async def _write(request: Request[State], holder: Holder, change: Callable[[Item], str]) -> Response:
+async def _write(request: Request[State], holder: Holder, change: Callable[[ItemRow], str]) -> Response:
     """Changes what was read, aside, and stores it if the item is as it was: a merge may take long, and
     nobody else's write has to wait for it."""
     for _ in range(MERGE_TRIES):
@@ -102,7 +102,7 @@ async def _write(request: Request[State], holder: Holder, change: Callable[[Item
     raise Unavailable("busy", "too many write this item at once")  # who named a version has had a 412 by now
 
 
-def _swap(tx: Transaction, holder: Holder, item: Item, data: str) -> Item | None:
+def _swap(tx: Transaction, holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
     return items.replace(tx, sessions.hold(tx, holder.caller.claims).id, item, data)
 
 
@@ -125,7 +125,7 @@ async def delete(request: Request[State]) -> Response:
     return Response(status_code=204)
 
 
-def _item_of(tx: Transaction, request: Request[State], holder: Holder) -> Item:
+def _item_of(tx: Transaction, request: Request[State], holder: Holder) -> ItemRow:
     item_id = request.path_params["item_id"]
     item = items.find(tx, holder.account.id, item_id) if ids.is_canonical(item_id) else None
     if item is None:
@@ -137,11 +137,11 @@ TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 TAGS = re.compile(rf"[ \t,]*(?:{TAG.pattern}[ \t]*(?:,[ \t,]*|$))+|[ \t]*\*[ \t]*")
 
 
-def _tag(item: Item) -> str:
+def _tag(item: ItemRow) -> str:
     return f'"{item.version}"'
 
 
-def _etag(item: Item) -> dict[str, str]:
+def _etag(item: ItemRow) -> dict[str, str]:
     return {"ETag": _tag(item)}
 
 
@@ -156,7 +156,7 @@ def _tags(request: Request[Any], name: str) -> list[str] | None:
     return TAG.findall(header) or ["*"]
 
 
-def _check_match(request: Request[State], item: Item) -> None:
+def _check_match(request: Request[State], item: ItemRow) -> None:
     """Raises 412 when If-Match names another version."""
     wanted = _tags(request, "if-match")
     if wanted is not None and "*" not in wanted and _tag(item) not in wanted:

@@ -8,7 +8,7 @@ from shared.database import Database, Transaction
 from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem
 from shared.schemas import Fault
 from token_svc import accounts, attempts, events, models, sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords, needs_renewal
@@ -48,7 +48,7 @@ class Grants:
         await self.database.read(lambda tx: _check_free(tx, wanted.username, wanted.email))
         password_hash = await self.passwords.hash(wanted.password)
 
-        def unit(tx: Transaction) -> tuple[Account, Session, str]:
+        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
             _check_free(tx, wanted.username, wanted.email)
             account = accounts.create(tx, wanted.username, wanted.email, password_hash)
             attempts.remember(tx, accounts.fold(account.username), address)
@@ -76,7 +76,7 @@ class Grants:
 
         granted = _granted(account.scope, scope)
 
-        def unit(tx: Transaction) -> tuple[Account, Session, str]:
+        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
             accounts.lock(tx, account.id)
             current = accounts.by_id(tx, account.id)
             if current is None or current.is_disabled or current.version != account.version:
@@ -90,19 +90,19 @@ class Grants:
         events.announce("login", account.id, address)
         return self._answer(current, session, refresh_token)
 
-    def _begin(self, tx: Transaction, username: str, address: str) -> tuple[Account | None, LoginLimits]:
+    def _begin(self, tx: Transaction, username: str, address: str) -> tuple[AccountRow | None, LoginLimits]:
         """The account, if there is one, and what this attempt counts against: it is counted already."""
         rate = self.settings.rate_limits.login
         limits = attempts.login_limits(tx, rate, accounts.fold(username), address) if rate else NO_LIMITS
         attempts.begin(tx, limits)
         return accounts.by_username(tx, username), limits
 
-    def _succeed(self, tx: Transaction, account: Account, limits: LoginLimits, address: str) -> None:
+    def _succeed(self, tx: Transaction, account: AccountRow, limits: LoginLimits, address: str) -> None:
         attempts.forgive(tx, limits)
         attempts.remember(tx, accounts.fold(account.username), address)
         events.record(tx, account.id, "login", address)
 
-    async def _failed(self, account: Account | None, limits: LoginLimits, address: str) -> None:
+    async def _failed(self, account: AccountRow | None, limits: LoginLimits, address: str) -> None:
         """The same work for a name that nobody has."""
         account_id = account.id if account else events.NOBODY
 
@@ -114,7 +114,7 @@ class Grants:
         await self.database.write(unit)
         events.announce("login_failed", account_id, address)
 
-    async def confirm(self, account: Account, password: str, address: str) -> None:
+    async def confirm(self, account: AccountRow, password: str, address: str) -> None:
         """The password once more, before something that can't be undone. Raises 403, 429."""
         _, limits = await self.database.write(lambda tx: self._begin(tx, account.username, address))
         if not await self.passwords.verify(password, account.password_hash):
@@ -145,8 +145,8 @@ class Grants:
         return self._answer(rotation.account, rotation.session, rotation.refresh_token)
 
     async def change(
-        self, account: Account, claims: Mapping[str, Any], email: str | None, password: str | None, address: str
-    ) -> Account:
+        self, account: AccountRow, claims: Mapping[str, Any], email: str | None, password: str | None, address: str
+    ) -> AccountRow:
         """The account with a new email, a new password, or both. A new password ends every other session and
         every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
         found = {}
@@ -158,7 +158,7 @@ class Grants:
         _need_good(found)
         password_hash = await self.passwords.hash(password) if password is not None else None
 
-        def unit(tx: Transaction) -> Account:
+        def unit(tx: Transaction) -> AccountRow:
             current = sessions.hold(tx, claims)
             if email is not None:
                 self._set_email(tx, current, email, address)
@@ -172,14 +172,14 @@ class Grants:
                 events.announce(kind, account.id, address)
         return changed
 
-    def _set_email(self, tx: Transaction, account: Account, email: str, address: str) -> None:
+    def _set_email(self, tx: Transaction, account: AccountRow, email: str, address: str) -> None:
         if accounts.fold(email) != accounts.fold(account.email):
             _check_free(tx, None, email)
         accounts.set_email(tx, account.id, email)
         events.record(tx, account.id, "email_changed", address)
 
     def _set_password(
-        self, tx: Transaction, account: Account, session_id: str, password_hash: str, address: str
+        self, tx: Transaction, account: AccountRow, session_id: str, password_hash: str, address: str
     ) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id, keep=session_id)
@@ -187,7 +187,7 @@ class Grants:
         attempts.remember(tx, accounts.fold(account.username), address)
         events.record(tx, account.id, "password_changed", address)
 
-    def _answer(self, account: Account, session: Session, refresh_token: str) -> dict[str, Any]:
+    def _answer(self, account: AccountRow, session: Session, refresh_token: str) -> dict[str, Any]:
         access_token = self.issuer.access_token(account, session)
         return models.token_json(access_token, refresh_token, self.issuer.seconds, session)
 

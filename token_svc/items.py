@@ -10,7 +10,7 @@ from shared.database import Transaction
 from shared.pages import DEFAULT_LIMIT
 
 
-class Item(NamedTuple):
+class ItemRow(NamedTuple):
     id: str
     data: str  # JSON
     version: int
@@ -29,18 +29,18 @@ VALUES (:id, :owner, :data, 1, :now, :now)
 """
 
 
-def create(tx: Transaction, owner: str, data: str, most: int) -> Item | None:
+def create(tx: Transaction, owner: str, data: str, most: int) -> ItemRow | None:
     """None when the owner has `most` items already."""
     if not tx.run(MAKE_ROOM, owner=owner, most=most):
         return None
-    item = Item(ids.new(), data, 1, tx.now, tx.now)
+    item = ItemRow(ids.new(), data, 1, tx.now, tx.now)
     tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
     return item
 
 
-def find(tx: Transaction, owner: str, item_id: str) -> Item | None:
+def find(tx: Transaction, owner: str, item_id: str) -> ItemRow | None:
     row = tx.one(f"SELECT {COLUMNS} FROM item WHERE id = :id AND account_id = :owner", id=item_id, owner=owner)
-    return Item(*row) if row else None
+    return ItemRow(*row) if row else None
 
 
 def count(tx: Transaction, owner: str) -> int:
@@ -48,18 +48,18 @@ def count(tx: Transaction, owner: str) -> int:
     return int(row[0]) if row else 0
 
 
-def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[Item]:
+def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[ItemRow]:
     sql = f"SELECT {COLUMNS} FROM item WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit"
-    return [Item(*row) for row in tx.all(sql, owner=owner, after=after, limit=limit)]
+    return [ItemRow(*row) for row in tx.all(sql, owner=owner, after=after, limit=limit)]
 
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024  # two hundred items of a megabyte need not fit into memory, so a page may end early
 CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length in one look, with the item that says that there are more
 
 
-def page(tx: Transaction, owner: str, after: str, limit: int) -> tuple[list[Item], bool]:
+def page(tx: Transaction, owner: str, after: str, limit: int) -> tuple[list[ItemRow], bool]:
     """Up to `limit` items behind `after`, and whether there are more."""
-    found: list[Item] = []
+    found: list[ItemRow] = []
     size = 0
     while True:
         some = list_oldest(tx, owner, found[-1].id if found else after, min(CHUNK, limit + 1 - len(found)))
@@ -79,13 +79,13 @@ RETURNING {COLUMNS}
 """
 
 
-def replace(tx: Transaction, owner: str, item: Item, data: str) -> Item | None:
+def replace(tx: Transaction, owner: str, item: ItemRow, data: str) -> ItemRow | None:
     """None when it has moved on from `item`'s version."""
     row = tx.one(REPLACE, id=item.id, owner=owner, version=item.version, data=data, now=tx.now)
-    return Item(*row) if row else None
+    return ItemRow(*row) if row else None
 
 
-def delete(tx: Transaction, owner: str, item: Item) -> bool:
+def delete(tx: Transaction, owner: str, item: ItemRow) -> bool:
     deleted = tx.run(
         "DELETE FROM item WHERE id = :id AND account_id = :owner AND version = :version",
         id=item.id,

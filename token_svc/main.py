@@ -20,9 +20,9 @@ from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
-from shared.openapi import Routes
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit
+from shared.routing import Routes
 from shared.settings import SettingsError
 from token_svc import api, attempts, events, forms, oauth, sessions
 from token_svc.grants import Grants

@@ -6,10 +6,10 @@ from shared import metrics_endpoint
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Limits
-from token_svc import answers, models
-from token_svc.answers import ActiveAccessToken, ActiveRefreshToken, Inactive, OAuthProblem
+from token_svc import models
 from token_svc.data import MERGE_PATCH
 from token_svc.forms import FORM
+from token_svc.models import ActiveAccessToken, ActiveRefreshToken, Inactive, OAuthProblem
 
 TITLE = "token_svc"
 DESCRIPTION = (
@@ -41,14 +41,14 @@ REGISTER = Operation(
     name="register",
     summary="Make a user, who is logged in at once",
     body={JSON: models.REGISTER},
-    answers={201: Reply("the user is made", answers.Registered)},
+    answers={201: Reply("the user is made", models.Registered)},
     codes={403: "registration_closed", 409: "email_taken username_taken"},
 )
 TOKEN = Operation(
     name="get_token",
     summary="Log in by password, or go on with a refresh token",
     body={JSON: models.TOKEN, FORM: models.TOKEN_FORM},
-    answers={200: Reply("a new pair of tokens", answers.Tokens)},
+    answers={200: Reply("a new pair of tokens", models.Tokens)},
     codes={400: "invalid_grant invalid_request invalid_scope unsupported_grant_type", 401: "invalid_grant"},
     problem=OAuthProblem,
 )
@@ -56,7 +56,7 @@ REVOKE = Operation(
     name="revoke_token",
     summary="End the session of a token of either kind",
     body={JSON: models.TOKEN_ONLY, FORM: models.TOKEN_ONLY_FORM},
-    answers={200: Reply("it is ended, or never was", answers.Revoked)},
+    answers={200: Reply("it is ended, or never was", models.Revoked)},
     codes={400: "invalid_request"},
     problem=OAuthProblem,
 )
@@ -73,14 +73,14 @@ SHOW_ME = Operation(
     name="show_me",
     summary="Fetch one's own account",
     scope="",
-    answers={200: Reply("the account", answers.Account)},
+    answers={200: Reply("the account", models.Account)},
 )
 CHANGE_ME = Operation(
     name="change_me",
     summary="Change one's email, or one's password, which ends all other sessions",
     body={JSON: models.CHANGE},
     scope="",
-    answers={200: Reply("the account as it is now", answers.Account)},
+    answers={200: Reply("the account as it is now", models.Account)},
     codes={403: "wrong_password", 409: "email_taken"},
 )
 DELETE_ME = Operation(
@@ -95,14 +95,14 @@ EXPORT_ME = Operation(
     name="export_me",
     summary="Fetch everything that is stored about oneself",
     scope="",
-    answers={200: Reply("everything", answers.Export)},
+    answers={200: Reply("everything", models.Export)},
 )
 LIST_ITEMS = Operation(
     name="list_items",
     summary="List one's items, oldest first",
     parameters=(LIMIT, CURSOR),
     scope="data",
-    answers={200: Reply("a page", answers.ItemPage)},
+    answers={200: Reply("a page", models.ItemPage)},
 )
 CREATE_ITEM = Operation(
     name="create_item",
@@ -110,7 +110,7 @@ CREATE_ITEM = Operation(
     body={JSON: models.CREATE},
     parameters=(IDEMPOTENCY_KEY,),
     scope="data",
-    answers={201: Reply("the item is stored", answers.Item, ("ETag", "Location", "Idempotency-Replayed"))},
+    answers={201: Reply("the item is stored", models.Item, ("ETag", "Location", "Idempotency-Replayed"))},
     codes={409: "quota_exceeded"},
 )
 READ_ITEM = Operation(
@@ -118,7 +118,7 @@ READ_ITEM = Operation(
     summary="Fetch an item",
     parameters=(ITEM_ID, IF_NONE_MATCH),
     scope="data",
-    answers={200: Reply("the item", answers.Item, ("ETag",)), 304: Reply("it is as it was", None, ("ETag",))},
+    answers={200: Reply("the item", models.Item, ("ETag",)), 304: Reply("it is as it was", None, ("ETag",))},
 )
 REPLACE_ITEM = Operation(
     name="replace_item",
@@ -126,7 +126,7 @@ REPLACE_ITEM = Operation(
     body={JSON: models.ITEM},
     parameters=(ITEM_ID, IF_MATCH),
     scope="data",
-    answers={200: Reply("the item as it is now", answers.Item, ("ETag",))},
+    answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
 )
 MERGE_ITEM = Operation(
     name="merge_item",
@@ -134,7 +134,7 @@ MERGE_ITEM = Operation(
     body={MERGE_PATCH: models.PATCH, JSON: models.PATCH},
     parameters=(ITEM_ID, IF_MATCH),
     scope="data",
-    answers={200: Reply("the item as it is now", answers.Item, ("ETag",))},
+    answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
 )
 DELETE_ITEM = Operation(
     name="delete_item",
@@ -147,20 +147,20 @@ HEALTH = Operation(
     name="health",
     summary="See whether the database answers",
     overload={},
-    answers={200: Reply("it does", answers.Health), 503: Reply("it does not", answers.Health, ("Retry-After",))},
+    answers={200: Reply("it does", models.Health), 503: Reply("it does not", models.Health, ("Retry-After",))},
 )
 METRICS = metrics_endpoint.OPERATION
 METADATA = Operation(
     name="server_metadata",
     summary="Find the OAuth endpoints",
     overload={},
-    answers={200: Reply("where they are", answers.ServerMetadata)},
+    answers={200: Reply("where they are", models.ServerMetadata)},
 )
 JWKS = Operation(
     name="public_keys",
     summary="Fetch the keys that tokens are checked with",
     overload={},
-    answers={200: Reply("the public ones", answers.PublicKeys)},
+    answers={200: Reply("the public ones", models.PublicKeys)},
 )
 OPENAPI = Operation(
     name="openapi",

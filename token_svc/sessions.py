@@ -18,7 +18,7 @@ from shared.auth import AUDIENCE, ISSUER, TOKEN_TYPE, bad_token
 from shared.database import Transaction
 from shared.keys import SigningKey
 from token_svc import accounts
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 
 REFRESH_MS = 30 * 86400 * 1000
 GRACE_MS = 10_000  # an answer that got lost, or two tabs that refresh at once
@@ -39,7 +39,7 @@ class Issuer:
         self._key = key
         self.seconds = seconds
 
-    def access_token(self, account: Account, session: Session) -> str:
+    def access_token(self, account: AccountRow, session: Session) -> str:
         now = int(time.time())
         claims = {
             "iss": ISSUER,
@@ -65,7 +65,7 @@ INSERT INTO session (id, account_id, scope, created_at, expires_at) VALUES (:id,
 SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DESC LIMIT 100 OFFSET :most"
 
 
-def start(tx: Transaction, account: Account, scope: str) -> tuple[Session, str]:
+def start(tx: Transaction, account: AccountRow, scope: str) -> tuple[Session, str]:
     """A new session and its first refresh token. The oldest of too many ends."""
     session = Session(ids.new(), account.id, scope)
     tx.put(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
@@ -119,7 +119,7 @@ def by_claims(tx: Transaction, claims: Mapping[str, Any]) -> Session | None:
 class Rotation(NamedTuple):
     """What a refresh token gave. `refresh_token` '' means that it had been used before: the session is over."""
 
-    account: Account
+    account: AccountRow
     session: Session
     refresh_token: str
 
@@ -146,7 +146,7 @@ def rotate(tx: Transaction, token: str) -> Rotation | None:
     return Rotation(account, session, _new_refresh_token(tx, session.id))
 
 
-def _still_granted(scope: str, account: Account) -> str:
+def _still_granted(scope: str, account: AccountRow) -> str:
     return " ".join(name for name in scope.split() if name in account.scopes)
 
 
@@ -172,13 +172,13 @@ WHERE account.id = :sub AND account.version = :ver AND account.is_disabled = 0
 """
 
 
-def holder(tx: Transaction, claims: Mapping[str, Any]) -> Account | None:
+def holder(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow | None:
     """The account that an access token speaks for, if it still may."""
     row = tx.one(HOLDER, sub=claims["sub"], ver=claims["ver"], sid=claims["sid"], now=tx.now)
-    return Account(*row) if row else None
+    return AccountRow(*row) if row else None
 
 
-def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> Account:
+def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow:
     """The same. Raises 401 when it may not."""
     account = holder(tx, claims)
     if account is None:
@@ -186,7 +186,7 @@ def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> Account:
     return account
 
 
-def hold(tx: Transaction, claims: Mapping[str, Any]) -> Account:
+def hold(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow:
     """The same, for a unit that writes: it stays so until the transaction ends."""
     accounts.lock(tx, claims["sub"])
     return need_holder(tx, claims)

@@ -13,7 +13,7 @@ from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address
 from shared.strict_json import encode
 from token_svc import sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.grants import Grants
 from token_svc.settings import Settings
 
@@ -34,7 +34,7 @@ class Holder(NamedTuple):
     """An account, and the token that speaks for it. Whatever it writes asks again with `sessions.hold`:
     the body may come in long after the headers."""
 
-    account: Account
+    account: AccountRow
     caller: Caller
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from only_post_svc import queue
-from only_post_svc.queue import COLUMNS, CONDITIONS, Task
+from only_post_svc.queue import COLUMNS, CONDITIONS, TaskRow
 from shared.database import Transaction
 
 
@@ -11,7 +11,7 @@ class Overseen(NamedTuple):
     """A task and whose it is, '' for anyone's. `payload` is JSON."""
 
     caller: str
-    task: Task
+    task: TaskRow
     payload: str = ""
 
 
@@ -33,7 +33,7 @@ def list_newest(
     if caller is not None:
         conditions.append("caller = :caller")
     sql = LIST.format(where=f"WHERE {' AND '.join(conditions)}" if conditions else "")
-    return [Overseen(row[0], Task(*row[1:])) for row in tx.all(sql, type=type, caller=caller, limit=limit)]
+    return [Overseen(row[0], TaskRow(*row[1:])) for row in tx.all(sql, type=type, caller=caller, limit=limit)]
 
 
 OWNER = """

@@ -3,7 +3,7 @@
 import argparse
 from functools import partial
 
-from only_post_svc import models, queue
+from only_post_svc import hints, models, queue
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.models import Types
@@ -87,7 +87,7 @@ async def cancel_task(database: Database, settings: Settings, options: argparse.
     if one.task.status != "cancelled":
         raise Failure(f"the task has {one.task.status} already")
     if is_cancelled:
-        database.publish(f"cancelled {one.task.id}")
+        database.publish(hints.cancelled(one.task.id))
     _print(one, options)
 
 
@@ -96,7 +96,7 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
     one = _need(found, options)
     if not is_queued:
         raise Failure(f"the task is {models.status_of(one.task)}; only a failed or cancelled one can be tried again")
-    database.publish("queued")
+    database.publish(hints.QUEUED)
     _print(one, options)
 
 

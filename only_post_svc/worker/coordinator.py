@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import queue
+from only_post_svc import hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
@@ -48,10 +48,10 @@ class Worker:
         self._children: set[Child] = set()
         self._keep: Child | None = None
         self._claiming = asyncio.Lock()
-        self._wake, self._due = asyncio.Event(), asyncio.Event()
+        self._queued, self._due = asyncio.Event(), asyncio.Event()
         self.counts = TaskCounts()
         self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
-        self._upkeep = Upkeep(database, settings, self._runs.claims, self._wake, self._due, self.counts)
+        self._upkeep = Upkeep(database, settings, self._runs.claims, self._queued, self._due, self.counts)
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs))
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued; not when a claim has left a child idle
@@ -64,7 +64,7 @@ class Worker:
         self._database.subscribe(self._take_hint)
         for _ in range(self._processes):
             self._spawn()
-        self._loops.start(self._claim, at=self._wake)
+        self._loops.start(self._claim, at=self._queued)
         self._loops.start(self._check_leases, every=LEASES_SECONDS)
         self._loops.start(self._renew, every=self._settings.lease_seconds / 3)
         self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
@@ -94,16 +94,16 @@ class Worker:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
-            self._database.publish("queued")
+            self._database.publish(hints.QUEUED)
         except (Unavailable, TimeoutError):
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
         log.info("worker.stopped", extra={"worker": self.id, "released": len(released)})
 
     def _take_hint(self, hint: str) -> None:
-        kind, _, task_id = hint.partition(" ")
-        if kind == "queued":
-            self._wake.set()
-        elif kind == "scheduled":
+        kind, task_id = hints.parse(hint)
+        if kind == hints.QUEUED:
+            self._queued.set()
+        elif kind == hints.SCHEDULED:
             self._due.set()
         elif kind == "cancelled":
             for run in self._runs.of_task(task_id):
@@ -216,7 +216,7 @@ class Worker:
 
     def child_ready(self, child: Child) -> None:
         self._restart_seconds = 0.1
-        self._wake.set()
+        self._queued.set()
 
     def child_exited(self, child: Child, reason: str) -> None:
         self._children.discard(child)
@@ -258,7 +258,7 @@ class Worker:
         )
         self._runs.end(run, ending)
         if self._may_leave_some:
-            self._wake.set()
+            self._queued.set()
 
     async def _check_leases(self) -> None:
         """Finds what no hint has told."""

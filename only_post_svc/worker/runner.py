@@ -57,7 +57,7 @@ class Options:
     max_result_bytes: int = 0
 
 
-class Outcome(NamedTuple):
+class RunOutcome(NamedTuple):
     result: bytes = b""
     error: dict[str, Any] | None = None
     can_retry: bool = True
@@ -188,17 +188,17 @@ class Runner:
             outcome = _outcome_of_error(error)
         self._end(message["run"], outcome, reporter)
 
-    def _outcome_of(self, value: Any) -> Outcome:
+    def _outcome_of(self, value: Any) -> RunOutcome:
         try:
             result = encode(value).encode()
         except Exception as error:
-            return Outcome(error=_error("invalid_result", error), can_retry=False)
+            return RunOutcome(error=_error("invalid_result", error), can_retry=False)
         if len(result) > self._max_result_bytes:
             too_large = _error("result_too_large", f"{len(result)} bytes; the limit is {self._max_result_bytes}")
-            return Outcome(error=too_large, can_retry=False)
-        return Outcome(result)
+            return RunOutcome(error=too_large, can_retry=False)
+        return RunOutcome(result)
 
-    def _end(self, run_id: str, outcome: Outcome, reporter: Reporter) -> None:
+    def _end(self, run_id: str, outcome: RunOutcome, reporter: Reporter) -> None:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -223,11 +223,11 @@ def _context(message: dict[str, Any], reporter: Reporter) -> Context:
     return Context(message["task_id"], message["attempt"], deadline, reporter.report)
 
 
-def _outcome_of_error(error: BaseException) -> Outcome:
+def _outcome_of_error(error: BaseException) -> RunOutcome:
     if not isinstance(error, (Retry, Fail, Stopped, asyncio.CancelledError)):
         with contextlib.suppress(BaseException):
             traceback.print_exception(error)
-    return Outcome(
+    return RunOutcome(
         error=_error("task_error", error),
         can_retry=not isinstance(error, Fail),
         retry_after=_within_bounds(error.after) if isinstance(error, Retry) and error.after is not None else None,

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from only_post_svc import queue
+from only_post_svc import hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.worker.children import Child
@@ -36,14 +36,14 @@ class Run:
 
 
 class Runs:
-    """By lease: a run may still be stopping while its task runs again. `failed` is set when a task may have been
+    """By lease: a run may still be stopping while its task runs again. `due` is set when a task may have been
     scheduled for another try."""
 
-    def __init__(self, database: Database, lease_seconds: int, counts: TaskCounts, failed: asyncio.Event) -> None:
+    def __init__(self, database: Database, lease_seconds: int, counts: TaskCounts, due: asyncio.Event) -> None:
         self._database = database
         self._lease_seconds = lease_seconds
         self._counts = counts
-        self._failed = failed
+        self._due = due
         self._by_lease: dict[str, Run] = {}
         self._succeeded: list[tuple[Run, Ending]] = []
         self._writing: set[asyncio.Task[None]] = set()
@@ -141,9 +141,9 @@ class Runs:
         del self._by_lease[run.claim.lease]
         if held:
             self._counts.ended(run.claim, ending)
-            self._database.publish(f"ended {run.claim.id}")
+            self._database.publish(hints.ended(run.claim.id))
             if ending.error is not None:
-                self._failed.set()
+                self._due.set()
         else:
             self._counts.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
@@ -154,7 +154,7 @@ class Runs:
             self._counts.gave_up(run.claim, "released" if held else "lost")
         finally:
             del self._by_lease[run.claim.lease]
-        self._database.publish("queued")
+        self._database.publish(hints.QUEUED)
 
     async def _insist(self, unit: Unit[bool]) -> bool:
         """Writes as soon as the database lets it; a lease that is over by then refuses it."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from only_post_svc import queue
+from only_post_svc import hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim
 from only_post_svc.settings import Settings
@@ -55,7 +55,7 @@ class Upkeep:
             if seconds > 0:
                 await asyncio.sleep(seconds)
             if await self._database.write(queue.promote, is_long=True):
-                self._database.publish("queued")
+                self._database.publish(hints.QUEUED)
 
     async def _look(self) -> None:
         """Finds what no hint has told."""
@@ -79,10 +79,10 @@ class Upkeep:
         recovered = await self._database.write(unit, is_long=True)
         self._counts.took_back(len(recovered))
         for task_id in recovered:
-            self._database.publish(f"ended {task_id}")
+            self._database.publish(hints.ended(task_id))
         if recovered:
             log.warning("worker.recovered", extra={"tasks": len(recovered)})
-            self._database.publish("queued")
+            self._database.publish(hints.QUEUED)
 
     async def _prune(self) -> None:
         if self.clock.is_distrusted:

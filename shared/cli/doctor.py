@@ -220,7 +220,7 @@ def _database(settings: Settings, schemas: Mapping[str, Path]) -> Iterator[Findi
         yield _clock(answer.now / 1000 - time.time(), (answer.applied_at - answer.now) / 1000)
 
 
-class Answer(NamedTuple):
+class DatabaseAnswer(NamedTuple):
     """What a database has said: its time, the newest that it has seen, and what PostgreSQL says of itself."""
 
     milliseconds: float
@@ -229,14 +229,14 @@ class Answer(NamedTuple):
     version: str
 
 
-async def _ask(url: str, schemas: Mapping[str, Path]) -> Answer:
+async def _ask(url: str, schemas: Mapping[str, Path]) -> DatabaseAnswer:
     database = await connection.connect(url, schemas)
     try:
         started = time.perf_counter()
         now, applied_at = await database.write(_times)
         milliseconds = (time.perf_counter() - started) * 1000
         version = "" if database.dialect == "sqlite" else await database.read(_server_version)
-        return Answer(milliseconds, now, applied_at, version)
+        return DatabaseAnswer(milliseconds, now, applied_at, version)
     finally:
         await database.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
-from only_post_svc.queue import Claim, Ending, NewTask, Task
+from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
 from tests.transactions import Timeline, opened
 
 LOST = '{"code":"worker_lost","type":null,"message":"gone"}'
@@ -41,7 +41,7 @@ class Store(Timeline):
     def finish(self, run: Claim, **ending: Any) -> bool:
         return self.do(lambda tx: queue.finish(tx, run, Ending(**ending)))
 
-    def find(self, task_id: str, caller: str = "") -> Task:
+    def find(self, task_id: str, caller: str = "") -> TaskRow:
         task = self.do(lambda tx: queue.find(tx, caller, task_id))
         assert task is not None
         return task

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from only_post_svc import health, queue
-from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, Task
+from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, TaskRow
 from shared import idempotency
 from shared.database import Transaction
 from shared.errors import Problem
-from shared.idempotency import KEPT_MS, Answer, Key
+from shared.idempotency import KEPT_MS, Answer, IdempotencyKey
 from tests.histories import live_through
 from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
 from tests.shared.engines import ENGINES
@@ -58,7 +58,7 @@ class Model:
     """What is known of a task."""
 
     caller: str
-    task: Task
+    task: TaskRow
     lease: str | None = None
     lease_until: int | None = None
     is_alone: bool = False
@@ -114,17 +114,17 @@ class LifeOfATask(RuleBasedStateMachine):
     def now(self) -> int:
         return self.store.now
 
-    def _new(self, caller: str, options: dict[str, Any]) -> Callable[[Transaction], Task]:
+    def _new(self, caller: str, options: dict[str, Any]) -> Callable[[Transaction], TaskRow]:
         new = NewTask(payload="{}", timeout_ms=1000, **options)
         return lambda tx: queue.submit(tx, caller, new)
 
-    def _submitted(self, caller: str, task: Task, options: dict[str, Any]) -> str:
+    def _submitted(self, caller: str, task: TaskRow, options: dict[str, Any]) -> str:
         run_at = self.now + options.get("delay_ms", 0)
         if "run_at" in options:
             run_at = max(self.now, options["run_at"])
         status = "scheduled" if run_at > self.now else "queued"
         named = (options["type"], status, options["priority"], 0, options["max_attempts"], self.now, run_at)
-        assert task == Task(task.id, *named, None, None, None, None)
+        assert task == TaskRow(task.id, *named, None, None, None, None)
         self.tasks.models[task.id] = Model(caller, task)
         return task.id
 
@@ -139,9 +139,9 @@ class LifeOfATask(RuleBasedStateMachine):
 
     @rule(target=ids, caller=CALLERS, key=st.sampled_from(["k", "l"]), options=OPTIONS)
     def submit_with_a_key(self, caller: str, key: str, options: dict[str, Any]) -> Any:
-        wanted = Key(caller, key, json.dumps(options, sort_keys=True))
+        wanted = IdempotencyKey(caller, key, json.dumps(options, sort_keys=True))
         new = self._new(caller, options)
-        made: list[Task] = []
+        made: list[TaskRow] = []
 
         def unit(tx: Transaction) -> Answer:
             made.clear()

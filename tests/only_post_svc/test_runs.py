@@ -10,7 +10,7 @@ import pytest
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim, Ending, NewTask, Task
+from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from tests.shared.engines import ENGINES
@@ -45,7 +45,7 @@ def _claimed(tx: Transaction) -> list[Claim]:
     return queue.claim(tx, "t", {"a": 5}, lambda type, is_alone: True, 30)
 
 
-async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[Ending]) -> list[Task | None]:
+async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[Ending]) -> list[TaskRow | None]:
     for run, ending in zip(some, endings, strict=True):
         runs.end(run, ending)
     async with asyncio.timeout(SETTLED_SECONDS):
@@ -53,14 +53,16 @@ async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[
     return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
 
 
-def test_runs_that_end_together_each_get_their_own_result(with_runs: Callable[..., list[Task]]) -> None:
+def test_runs_that_end_together_each_get_their_own_result(with_runs: Callable[..., list[TaskRow]]) -> None:
     endings = [Ending(result=str(number)) for number in range(5)]
     tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
     assert [(task.status, task.result) for task in tasks] == [("succeeded", str(number)) for number in range(5)]
 
 
-def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(with_runs: Callable[..., list[Task]]) -> None:
-    async def work(database: Database, runs: Runs, some: list[Run]) -> list[Task | None]:
+def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(
+    with_runs: Callable[..., list[TaskRow]],
+) -> None:
+    async def work(database: Database, runs: Runs, some: list[Run]) -> list[TaskRow | None]:
         await database.write(lambda tx: queue.cancel(tx, "", some[2].claim.id))
         return await _ended(database, runs, some, [Ending(result="1")] * 5)
 
@@ -68,7 +70,9 @@ def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(with_r
     assert statuses == ["succeeded", "succeeded", "cancelled", "succeeded", "succeeded"]
 
 
-def test_one_that_can_not_be_written_keeps_none_of_the_others_from_ending(with_runs: Callable[..., list[Task]]) -> None:
+def test_one_that_can_not_be_written_keeps_none_of_the_others_from_ending(
+    with_runs: Callable[..., list[TaskRow]],
+) -> None:
     endings = [Ending(result="1")] * 4 + [Ending(result="\ud800")]  # no database takes half of a surrogate pair
     tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
     assert [task.status for task in tasks] == ["succeeded"] * 4 + ["running"]

@@ -8,7 +8,7 @@ import pytest
 
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
-from only_post_svc.queue import Ending, NewTask, Task
+from only_post_svc.queue import Ending, NewTask, TaskRow
 from only_post_svc.waiters import MAX_TOGETHER, Waiters
 from shared.database import Database, connection
 
@@ -40,7 +40,7 @@ async def end_all(database: Database) -> None:
 
 
 def test_an_end_of_which_no_hint_tells_is_found() -> None:
-    async def work(database: Database, waiters: Waiters) -> list[Task | None]:
+    async def work(database: Database, waiters: Waiters) -> list[TaskRow | None]:
         ids = [await submit(database) for _ in range(3)]
         polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in [*ids, ids[0]]]
         await asyncio.sleep(0)
@@ -55,7 +55,7 @@ def test_a_hint_wakes_only_those_whose_task_has_ended(monkeypatch: pytest.Monkey
     """One that was taken back from a dead worker goes on, though others may have seen it end."""
     monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
 
-    async def work(database: Database, waiters: Waiters) -> list[Task | None]:
+    async def work(database: Database, waiters: Waiters) -> list[TaskRow | None]:
         ids = [await submit(database) for _ in range(2 * MAX_TOGETHER)]
         polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in ids]
         await asyncio.sleep(0.02)
@@ -74,7 +74,7 @@ def test_a_hint_wakes_only_those_whose_task_has_ended(monkeypatch: pytest.Monkey
 
 
 def test_nobody_is_told_of_a_task_of_somebody_else() -> None:
-    async def work(database: Database, waiters: Waiters) -> Task | None:
+    async def work(database: Database, waiters: Waiters) -> TaskRow | None:
         id = await submit(database)
         poll = asyncio.create_task(waiters.until_final("other", id, PATIENCE_SECONDS))
         await end_all(database)

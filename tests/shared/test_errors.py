@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Scope
 from shared.errors import Conflict, ExceptionHandler, TooManyRequests, Unavailable
 from shared.middleware.access_log import AccessLog
 from shared.middleware.request_id import RequestId
-from shared.openapi import Operation, Path, Routes
+from shared.openapi import Operation
+from shared.routing import Path, Routes
 
 
 async def answered(app: ASGIApp, **scope: Any) -> list[Message]:

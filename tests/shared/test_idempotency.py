@@ -9,22 +9,22 @@ from starlette.requests import Request
 
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Problem
-from shared.idempotency import KEPT_MS, MAX_PRUNED, Answer, Key, key_of, once, prune
+from shared.idempotency import KEPT_MS, MAX_PRUNED, Answer, IdempotencyKey, key_of, once, prune
 from tests.shared.engines import Engine, add, ids
 
-KEY = Key("POST /api/task caller", "key", "fingerprint")
+KEY = IdempotencyKey("POST /api/task caller", "key", "fingerprint")
 
 
-def adding(id: str) -> Callable[[Transaction, Key | None], Answer]:
+def adding(id: str) -> Callable[[Transaction, IdempotencyKey | None], Answer]:
     """A unit that adds a note and answers with its id."""
 
-    def unit(tx: Transaction, key: Key | None) -> Answer:
+    def unit(tx: Transaction, key: IdempotencyKey | None) -> Answer:
         return once(tx, key, lambda: Answer(202, add(tx, id)))
 
     return unit
 
 
-async def send(database: Database, key: Key | None, id: str) -> Answer:
+async def send(database: Database, key: IdempotencyKey | None, id: str) -> Answer:
     return await database.write(lambda tx: adding(id)(tx, key))
 
 
@@ -70,7 +70,7 @@ def test_the_same_key_with_another_body_is_a_422_and_does_nothing(engine: Engine
 
 
 @pytest.mark.parametrize("other", [KEY._replace(scope="POST /api/task another"), KEY._replace(key="another")])
-def test_another_scope_or_key_is_another_request(engine: Engine, other: Key) -> None:
+def test_another_scope_or_key_is_another_request(engine: Engine, other: IdempotencyKey) -> None:
     async def work(database: Database) -> tuple[Answer, Answer, list[str]]:
         return await send(database, KEY, "a"), await send(database, other, "b"), await database.read(ids)
 
@@ -151,7 +151,7 @@ def test_pruning_takes_a_bounded_number_at_a_time(engine: Engine) -> None:
     assert engine.run(work) == [MAX_PRUNED, 10, 0]
 
 
-def key_for(sent: str | None, body: Any = None, caller: str = "", path: str = "/api/task") -> Key | None:
+def key_for(sent: str | None, body: Any = None, caller: str = "", path: str = "/api/task") -> IdempotencyKey | None:
     headers = [] if sent is None else [(b"idempotency-key", sent.encode("latin-1"))]
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
     return key_of(Request(scope), caller, {} if body is None else body)

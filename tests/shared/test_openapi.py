@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from shared import errors, openapi, schemas
 from shared.bodies import Shape
-from shared.openapi import IDEMPOTENCY_KEY, JSON, Id, Operation, Parameter, Path, Problem, Reply, left_out
+from shared.openapi import IDEMPOTENCY_KEY, JSON, Id, Operation, Parameter, ProblemDetails, Reply, left_out
+from shared.routing import Path, operations_of
 from shared.schemas import Limits
 
 
@@ -40,7 +41,9 @@ async def handle(request: Request[Any]) -> Response:
 def described(has_tokens: bool = True, **changes: Any) -> Any:
     """The one operation of a document."""
     operation = Operation(**{"name": "one", "summary": "One", "answers": {200: Reply("fine", Car)}, **changes})
-    document = openapi.document("cars", "Cars.", [Path("/cars/{id}", POST=(handle, operation))], has_tokens=has_tokens)
+    document = openapi.document(
+        "cars", "Cars.", operations_of([Path("/cars/{id}", POST=(handle, operation))]), has_tokens=has_tokens
+    )
     return document["paths"]["/cars/{id}"]["post"] | {"components": document["components"]}
 
 
@@ -135,7 +138,7 @@ def test_where_nobody_is_asked_for_a_token_none_is_spoken_of() -> None:
 
 def test_errors_of_a_shape_of_their_own_stand_beside_those_of_the_server() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class OddProblem(Problem):
+    class OddProblem(ProblemDetails):
         error: str
 
     operation = described(problem=OddProblem)
@@ -153,5 +156,4 @@ def test_an_answer_of_any_status_can_stand_beside_errors() -> None:
 
 def test_a_problem_is_described_as_errors_are_written() -> None:
     written = errors.members(errors.Invalid([schemas.Fault("/a", "required")]), "id")
-    assert written.keys() == Problem.__dataclass_fields__.keys()
-    assert set(schemas.Fault._fields) == openapi.Fault.__dataclass_fields__.keys()
+    assert written.keys() == ProblemDetails.__dataclass_fields__.keys()

@@ -465,7 +465,7 @@ SECRETS = [
     models.TokenOnlyRequest("hunter2"),
     models.ChangeRequest("hunter2", "ada@example.org", "hunter2"),
     models.PasswordRequest("hunter2"),
-    accounts.Account("id", "ada", "ada@example.org", "hunter2", "data", 1, 0, 0),
+    accounts.AccountRow("id", "ada", "ada@example.org", "hunter2", "data", 1, 0, 0),
 ]
 
 

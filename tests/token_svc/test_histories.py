@@ -16,7 +16,7 @@ from tests.histories import live_through
 from tests.shared.engines import ENGINES
 from tests.transactions import START, Timeline, opened
 from token_svc import accounts, sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.main import SCHEMA
 from token_svc.sessions import GRACE_MS, REFRESH_MS, Session
 
@@ -69,7 +69,7 @@ class Grant:
 
 @dataclass
 class Model:
-    accounts: dict[str, Account] = field(default_factory=dict)
+    accounts: dict[str, AccountRow] = field(default_factory=dict)
     sessions: dict[str, Known] = field(default_factory=dict)
     tokens: dict[str, Token] = field(default_factory=dict)
 

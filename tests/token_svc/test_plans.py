@@ -8,13 +8,13 @@ import pytest
 
 from shared import idempotency
 from shared.database import Unit
-from shared.idempotency import Answer, Key
+from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
 from tests.token_svc.tables import START
 from token_svc import accounts, attempts, events, items, sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
-from token_svc.items import Item
+from token_svc.items import ItemRow
 from token_svc.main import SCHEMA
 
 FEW = ROWS // 20  # things of one user
@@ -76,10 +76,10 @@ class Plan(NamedTuple):
     walked: int = 0
 
 
-ADA = Account("ada", "ada", "ada@example.org", "hash", "data tasks", 1, 0, START)
+ADA = AccountRow("ada", "ada", "ada@example.org", "hash", "data tasks", 1, 0, START)
 CLAIMS = {"sub": "ada", "ver": 1, "sid": "ada-1"}
-ITEM = Item("ada-1", "{}", 1, START, START)
-KEY = Key("POST /data ada", "key-1", "f")
+ITEM = ItemRow("ada-1", "{}", 1, START, START)
+KEY = IdempotencyKey("POST /data ada", "key-1", "f")
 MADE = Answer(201, "{}")
 RATE = (10, 60)
 

@@ -19,7 +19,7 @@ from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
 from token_svc import accounts, events, sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS
 
 FORM = "application/x-www-form-urlencoded"
@@ -374,7 +374,7 @@ def test_a_refresh_token_is_its_users_alone(user: User, other: User) -> None:
 # The same rules by the clock of the database.
 
 
-def an_account(tables: Tables, name: str = "ada") -> Account:
+def an_account(tables: Tables, name: str = "ada") -> AccountRow:
     return accounts.create(tables, name, f"{name}@example.org", "no hash")
 
 

@@ -9,7 +9,7 @@ from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
 from token_svc import accounts, attempts, events, items, models, sessions
-from token_svc.accounts import Account
+from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
@@ -28,17 +28,17 @@ async def list_users(database: Database, settings: Settings, options: argparse.N
         print(table(HEAD, [_row(one) for one in found]))
 
 
-def _described(account: Account) -> dict[str, Any]:
+def _described(account: AccountRow) -> dict[str, Any]:
     return models.account_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
 
 
-def _row(one: Account) -> tuple[object, ...]:
+def _row(one: AccountRow) -> tuple[object, ...]:
     is_disabled = "yes" if one.is_disabled else "no"
     return one.username, one.id, one.email, one.scope, is_disabled, times.to_text(one.created_at)
 
 
 async def show_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    def unit(tx: Transaction) -> tuple[Account, dict[str, Any]]:
+    def unit(tx: Transaction) -> tuple[AccountRow, dict[str, Any]]:
         account = _need(tx, options.username)
         found = sessions.of(tx, account.id)
         return account, {
@@ -56,21 +56,21 @@ async def show_user(database: Database, settings: Settings, options: argparse.Na
     print("\n" + table(EVENTS_HEAD, [(event["at"], event["event"], event["address"]) for event in latest]))
 
 
-def _need(tx: Transaction, name: str) -> Account:
+def _need(tx: Transaction, name: str) -> AccountRow:
     account = by_id_or_name(tx, name)
     if account is None:
         raise Failure(f"there is no user {name}")
     return account
 
 
-def _hold(tx: Transaction, name: str) -> Account:
+def _hold(tx: Transaction, name: str) -> AccountRow:
     """The same, for a unit that writes: it stays so until the transaction ends."""
     found = _need(tx, name)
     accounts.lock(tx, found.id)
     return _need(tx, BY_ID + found.id)
 
 
-def by_id_or_name(tx: Transaction, name: str) -> Account | None:
+def by_id_or_name(tx: Transaction, name: str) -> AccountRow | None:
     """`id:` and an id, as the audit trail has them, or a username."""
     if name.startswith(BY_ID):
         return accounts.by_id(tx, name.removeprefix(BY_ID))
@@ -84,7 +84,7 @@ async def create_user(database: Database, settings: Settings, options: argparse.
             raise Failure(f"{name}: {fault}")
     password_hash = await _new_hash(settings, options.username, options.email)
 
-    def unit(tx: Transaction) -> Account:
+    def unit(tx: Transaction) -> AccountRow:
         if taken := accounts.taken(tx, options.username, options.email):
             raise Failure(f"the {taken} is taken")
         account = accounts.create(tx, options.username, options.email, password_hash)
@@ -110,16 +110,16 @@ async def _new_hash(settings: Settings, *names: str) -> str:
         passwords.close()
 
 
-def _print(account: Account, options: argparse.Namespace) -> None:
+def _print(account: AccountRow, options: argparse.Namespace) -> None:
     """For people the audit line says it."""
     if options.json:
         print(encode(_described(account)))
 
 
 async def _change(
-    database: Database, options: argparse.Namespace, kind: str, change: Callable[[Transaction, Account], None]
+    database: Database, options: argparse.Namespace, kind: str, change: Callable[[Transaction, AccountRow], None]
 ) -> None:
-    def unit(tx: Transaction) -> Account:
+    def unit(tx: Transaction) -> AccountRow:
         account = _hold(tx, options.username)
         change(tx, account)
         events.record(tx, account.id, kind, OPERATOR)
@@ -131,7 +131,7 @@ async def _change(
 
 
 async def disable_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    def change(tx: Transaction, account: Account) -> None:
+    def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_disabled(tx, account.id, is_disabled=True)
         sessions.end_others(tx, account.id)
 
@@ -139,14 +139,14 @@ async def disable_user(database: Database, settings: Settings, options: argparse
 
 
 async def enable_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    def change(tx: Transaction, account: Account) -> None:
+    def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_disabled(tx, account.id, is_disabled=False)
 
     await _change(database, options, "enabled", change)
 
 
 async def grant_scopes(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    def change(tx: Transaction, account: Account) -> None:
+    def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_scopes(tx, account.id, sorted(set(options.scopes)))
 
     await _change(database, options, "granted", change)
@@ -157,7 +157,7 @@ async def set_password(database: Database, settings: Settings, options: argparse
     account = await database.read(lambda tx: _need(tx, options.username))
     password_hash = await _new_hash(settings, account.username, account.email)
 
-    def change(tx: Transaction, account: Account) -> None:
+    def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id)
         attempts.forget(tx, accounts.fold(account.username))  # who knew the old one is a stranger again
@@ -175,7 +175,7 @@ async def delete_user(database: Database, settings: Settings, options: argparse.
     if not options.yes:
         confirm(f"{found.username}, and all data of that user, will be deleted for good.")
 
-    def unit(tx: Transaction) -> Account:
+    def unit(tx: Transaction) -> AccountRow:
         account = _hold(tx, BY_ID + found.id)
         accounts.delete(tx, account.id)
         attempts.forget(tx, accounts.fold(account.username))

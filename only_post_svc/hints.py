@@ -1,0 +1,20 @@
+"""The news that processes of one database tell each other. A hint may get lost: whoever waits for one polls as well."""
+
+QUEUED = "queued"  # a task can be claimed
+SCHEDULED = "scheduled"  # a task has a new time to run at
+
+
+def ended(task_id: str) -> str:
+    """The task is final, or may be."""
+    return f"ended {task_id}"
+
+
+def cancelled(task_id: str) -> str:
+    """The task is final, and a worker that still runs its code has to stop it."""
+    return f"cancelled {task_id}"
+
+
+def parse(hint: str) -> tuple[str, str]:
+    """The kind of a hint, and the task that it is about ('' where it is about none)."""
+    kind, _, task_id = hint.partition(" ")
+    return kind, task_id

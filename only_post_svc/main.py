@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> Routes:
 async def lifespan(settings: Settings) -> AsyncIterator[State]:
     logs.configure(settings.log_level, settings.log_format)
     try:
-        token_door = TokenDoor(load_keys(settings))
+        token_door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
     except SettingsError as error:
         server.fail_now(str(error))
     async with parts(settings) as (database, types):

@@ -14,35 +14,64 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jose import jwt
+from jose import JWTError, jwt
 from starlette.requests import Request
 
 from shared.errors import Forbidden, Unauthorized
 from shared.keys import Key
 from shared.middleware.single_headers import single_header
 
-ISSUER = "token_svc"
-AUDIENCE = "only_post"
 TOKEN_TYPE = "at+jwt"  # RFC 9068 §2.1
 REALM = "only_post"
 CHALLENGE = {"WWW-Authenticate": f'Bearer realm="{REALM}"'}
 MAX_TOKEN_BYTES = 4096
 MAX_VERIFIED = 4096
-MAX_LIFETIME_SECONDS = 24 * 3600
 CLOCK_SKEW_SECONDS = 60
+MAX_LIFETIME_SECONDS = 24 * 3600 + CLOCK_SKEW_SECONDS
+UNCHECKED = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False)  # by jose
 SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 HEADER_MEMBERS = {"alg", "typ", "kid"}
-TEXT_CLAIMS = ("sub", "jti", "sid", "scope")
-TIME_CLAIMS = ("iat", "nbf", "exp")
+TEXT_CLAIMS = ("iss", "aud", "sub", "client_id", "jti", "scope")
+NUMBER_CLAIMS = ("iat", "nbf", "exp", "ver")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """RFC 9068 §2.2, and `ver`, which moves on when what was issued before must stop working. Times in seconds since
+    1970. `sid` is the session; a machine has none, ''."""
+
+    iss: str
+    aud: str
+    sub: str
+    client_id: str
+    iat: int
+    nbf: int
+    exp: int
+    jti: str
+    scope: str
+    ver: int
+    sid: str = ""
+
+    def members(self) -> dict[str, str | int]:
+        """As the token has them."""
+        return {name: value for name, value in vars(self).items() if name != "sid" or value}
+
+    @property
+    def is_machine(self) -> bool:
+        return self.sub == self.client_id  # RFC 9068 §2.2: no resource owner is involved
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a good token speaks for. `subject` is the user's id."""
+    """Who a good token speaks for. `subject` is the user's id, or the machine client's."""
 
     subject: str
     scopes: frozenset[str]
-    claims: Mapping[str, Any]
+    claims: Claims
+
+    @property
+    def is_machine(self) -> bool:
+        return self.claims.is_machine
 
 
 class BadToken(Exception):
@@ -52,8 +81,12 @@ class BadToken(Exception):
 class TokenDoor:
     """Checks tokens by a dictionary of prepared keys, one algorithm each (RFC 8725 §3.1)."""
 
-    def __init__(self, keys: Mapping[str, Key], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, keys: Mapping[str, Key], issuer: str, audience: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._keys = keys
+        self._issuer = issuer
+        self._audience = audience
         self._clock = clock
         self._verified: dict[str, Caller] = {}
 
@@ -66,42 +99,50 @@ class TokenDoor:
     def _verify(self, token: str) -> Caller:
         """All that does not change with time. A token is sent many times in its life, so the good ones are kept."""
         try:
-            key = self._keys[_header(token)["kid"]]
-            claims = jwt.decode(
-                token,
-                key.jose_key,
-                algorithms=[key.algorithm],
-                audience=AUDIENCE,
-                issuer=ISSUER,
-                options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
-            )
-            _check_claims(claims)
+            key = self._keys.get(_header(token)["kid"])
+            if key is None:
+                raise BadToken("kid is not known")
+            claims = _checked(jwt.decode(token, key.jose_key, algorithms=[key.algorithm], options=UNCHECKED))
+            if claims.iss != self._issuer:
+                raise BadToken("iss is not ISSUER")
+            if claims.aud != self._audience:
+                raise BadToken("aud is not AUDIENCE")
         except BadToken:
             raise
+        except JWTError:
+            raise BadToken("signature") from None
         except Exception as error:  # see the top of this module for what escapes
             raise BadToken(type(error).__name__) from None
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.clear()
-        caller = self._verified[token] = Caller(claims["sub"], frozenset(claims["scope"].split()), claims)
+        caller = self._verified[token] = Caller(claims.sub, frozenset(claims.scope.split()), claims)
         return caller
 
-    def _check_times(self, claims: Mapping[str, Any]) -> None:
+    def _check_times(self, claims: Claims) -> None:
         now = self._clock()
-        if now >= claims["exp"]:  # RFC 7519 §4.1.4: on or after
+        if now >= claims.exp:  # RFC 7519 §4.1.4: on or after
             raise BadToken("expired")
-        if max(claims["nbf"], claims["iat"]) > now + CLOCK_SKEW_SECONDS:
+        if max(claims.nbf, claims.iat) > now + CLOCK_SKEW_SECONDS:
             raise BadToken("not valid yet")
 
 
-def _check_claims(claims: Mapping[str, Any]) -> None:
-    if claims.get("iss") != ISSUER or claims.get("aud") != AUDIENCE:
-        raise BadToken("iss or aud")
-    if not all(isinstance(claims.get(name), str) for name in TEXT_CLAIMS) or not claims["sub"]:
-        raise BadToken("a claim is missing or no text")
-    if not all(type(claims.get(name)) is int for name in (*TIME_CLAIMS, "ver")):
-        raise BadToken("a claim is missing or no whole number")
-    if claims["exp"] - claims["iat"] > MAX_LIFETIME_SECONDS:
+def _checked(decoded: Mapping[str, Any]) -> Claims:
+    for name in TEXT_CLAIMS:
+        if not isinstance(decoded.get(name), str):
+            raise BadToken(f"{name} is missing or no text")
+    for name in NUMBER_CLAIMS:
+        if type(decoded.get(name)) is not int:
+            raise BadToken(f"{name} is missing or no whole number")
+    if not isinstance(decoded.get("sid", ""), str):
+        raise BadToken("sid is no text")
+    claims = Claims(**{name: value for name, value in decoded.items() if name in Claims.__dataclass_fields__})
+    if not claims.sub or not claims.client_id:
+        raise BadToken("sub or client_id is empty")
+    if not claims.sid and not claims.is_machine:
+        raise BadToken("sid is missing")
+    if claims.exp - claims.iat > MAX_LIFETIME_SECONDS:
         raise BadToken("lifetime")
+    return claims
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -124,9 +165,10 @@ def _encode(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-def bad_token() -> Unauthorized:
+def bad_token(reason: str) -> Unauthorized:
+    """The client learns that it is bad, the log why."""
     challenge = f'Bearer realm="{REALM}", error="invalid_token"'
-    return Unauthorized("invalid_token", "the token is not valid", challenge)
+    return Unauthorized("invalid_token", "the token is not valid", challenge, reason)
 
 
 def bearer_token(request: Request[Any]) -> str:
@@ -136,7 +178,7 @@ def bearer_token(request: Request[Any]) -> str:
         raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])
     scheme, _, token = credentials.partition(" ")
     if scheme.lower() != "bearer":
-        raise bad_token()
+        raise bad_token("not a bearer token")
     return token
 
 
@@ -145,8 +187,8 @@ async def require(request: Request[Any], scope: str = "") -> Caller:
     token = bearer_token(request)
     try:
         caller: Caller = request.state["token_door"].check(token)
-    except BadToken:
-        raise bad_token() from None
+    except BadToken as error:
+        raise bad_token(str(error)) from None
     if scope:
         need_scope(caller, scope)
     return caller

@@ -13,6 +13,7 @@ Problem                  any status; the base of what handlers raise
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Set
 from http import HTTPStatus
@@ -26,6 +27,9 @@ from shared.strict_json import encode
 
 # The names of RFC 9110; HTTPStatus has them from Python 3.13 on.
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+log = logging.getLogger(__name__)
 
 
 class Problem(Exception):
@@ -58,8 +62,10 @@ class Unauthorized(Problem):
     status = 401
     code = "unauthorized"
 
-    def __init__(self, code: str, detail: str, challenge: str) -> None:
+    def __init__(self, code: str, detail: str, challenge: str, reason: str = "") -> None:
+        """`reason` is for the log alone."""
         super().__init__(code, detail, headers={"WWW-Authenticate": challenge})
+        self.reason = reason
 
 
 class Forbidden(Problem):
@@ -192,6 +198,8 @@ class ExceptionHandler:
             if is_started:
                 raise
             problem = _problem(error)
+            if isinstance(problem, Unauthorized) and problem.reason:
+                log.info("auth.refused", extra={"reason": problem.reason})
             await response(problem, scope)(scope, receive, send)
             if problem.status == Problem.status:
                 raise

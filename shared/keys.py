@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -42,37 +42,57 @@ def key_id(secret: bytes) -> str:
     return hashlib.sha256(b"kid:" + secret).hexdigest()[:16]
 
 
+class Given(NamedTuple):
+    """Key material, and the variable that it comes from."""
+
+    variable: str
+    secret: Secret
+
+
+def given_signing_key(settings: Settings) -> Given | None:
+    return _given(("SIGNING_KEY", settings.signing_key), ("SIGNING_KEY_FILE", settings.signing_key_file))
+
+
+def given_jwks(settings: Settings) -> Given | None:
+    return _given(("JWKS", settings.jwks), ("JWKS_FILE", settings.jwks_file))
+
+
+def _given(*sources: tuple[str, Secret | None]) -> Given | None:
+    return next((Given(variable, secret) for variable, secret in sources if secret), None)
+
+
 def load_keys(settings: Settings) -> dict[str, Key]:
-    """Key id to key: the public keys of JWKS_FILE and of the signing key, else the shared secrets."""
-    keys = _jwks_keys(settings.jwks) if settings.jwks else {}
-    if settings.signing_key:
-        signing = load_signing_key(settings)
+    """Key id to key: the public keys of JWKS and of the signing key, else the shared secrets."""
+    jwks, private = given_jwks(settings), given_signing_key(settings)
+    keys = _jwks_keys(jwks) if jwks else {}
+    if private:
+        signing = signing_key(private)
         keys[signing.key_id] = Key(signing.algorithm, jwk.construct(dict(signing.public or {}), signing.algorithm))
-    if settings.jwks or settings.signing_key:
+    if jwks or private:
         return keys  # and no secret beside them: RFC 8725 §3.1
     return {key_id(secret.value): Key("HS256", jwk.construct(secret.value, "HS256")) for secret in settings.secret_key}
 
 
 def load_signing_key(settings: Settings) -> SigningKey:
-    """SIGNING_KEY_FILE's key, else the first shared secret. Raises SettingsError."""
-    if settings.signing_key is None:
-        secret = settings.secret_key[0].value
-        return SigningKey(key_id(secret), "HS256", jwk.construct(secret, "HS256"), None)
-    return signing_key(settings.signing_key.value)
+    """SIGNING_KEY's key, else the first shared secret. Raises SettingsError."""
+    if private := given_signing_key(settings):
+        return signing_key(private)
+    secret = settings.secret_key[0].value
+    return SigningKey(key_id(secret), "HS256", jwk.construct(secret, "HS256"), None)
 
 
-def signing_key(pem: bytes) -> SigningKey:
+def signing_key(given: Given) -> SigningKey:
     """A private key's. Raises SettingsError."""
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
+        key = serialization.load_pem_private_key(given.secret.value, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise SettingsError("SIGNING_KEY_FILE: must be an unencrypted private key in PEM") from None
+        raise SettingsError(f"{given.variable}: must be an unencrypted private key in PEM") from None
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
         algorithm, names = "ES256", ["crv", "kty", "x", "y"]
     elif isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:
         algorithm, names = "RS256", ["e", "kty", "n"]
     else:
-        raise SettingsError(f"SIGNING_KEY_FILE: must be an EC P-256 key or an RSA key of {MIN_RSA_BITS} bits or more")
+        raise SettingsError(f"{given.variable}: must be an EC P-256 key or an RSA key of {MIN_RSA_BITS} bits or more")
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # the key alone, without comments
     jose_key = jwk.construct(pem.decode(), algorithm)
     described = jose_key.public_key().to_dict()
@@ -92,9 +112,10 @@ def _thumbprint(public: Mapping[str, str]) -> str:
 
 def published_keys(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     """The JSON Web Key Set that anybody may see: public keys, so none of a shared secret."""
-    entries = json.loads(settings.jwks.value)["keys"] if settings.jwks else []
-    if settings.signing_key:
-        signing = load_signing_key(settings)
+    jwks, private = given_jwks(settings), given_signing_key(settings)
+    entries = json.loads(jwks.secret.value)["keys"] if jwks else []
+    if private:
+        signing = signing_key(private)
         entries = [signing.public, *(entry for entry in entries if entry["kid"] != signing.key_id)]
     allowed = ("kty", "crv", "x", "y", "n", "e", "kid")
     return {
@@ -105,15 +126,17 @@ def published_keys(settings: Settings) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _jwks_keys(file: Secret) -> dict[str, Key]:
+def _jwks_keys(given: Given) -> dict[str, Key]:
     try:
-        entries = json.loads(file.value)["keys"]
+        entries = json.loads(given.secret.value)["keys"]
         keys = {entry["kid"]: _public_key(entry) for entry in entries}
         if not keys or len(keys) != len(entries) or not all(isinstance(key_id, str) for key_id in keys):
             raise ValueError("no key, a kid twice, or a kid that is no text")
         return keys
     except (JOSEError, ValueError, KeyError, TypeError, RecursionError):
-        raise SettingsError("JWKS_FILE: must be a JSON Web Key Set of public EC P-256 or RSA keys with a kid") from None
+        raise SettingsError(
+            f"{given.variable}: must be a JSON Web Key Set of public EC P-256 or RSA keys with a kid"
+        ) from None
 
 
 def _public_key(entry: Mapping[str, Any]) -> Key:

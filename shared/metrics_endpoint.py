@@ -34,7 +34,7 @@ def check_reader(request: Request[Any]) -> None:
             raise Forbidden("metrics_closed", "set METRICS_TOKEN, and send it as a bearer token")
         return
     if not hmac.compare_digest(bearer_token(request).encode(), settings.metrics_token.value):
-        raise bad_token()
+        raise bad_token("not METRICS_TOKEN")
 
 
 def response(families: list[str]) -> Response:

@@ -82,6 +82,10 @@ def secret_file(raw: str) -> tuple[Secret, ...]:
         raise ValueError("the file is not text") from None
 
 
+def pem_or_jwks(raw: str) -> Secret:
+    return Secret(raw.replace("\\n", "\n").encode())  # a platform's form for variables has one line
+
+
 def pem_or_jwks_file(raw: str) -> Secret:
     return Secret(_read(raw))
 
@@ -115,6 +119,17 @@ def networks(raw: str) -> tuple[str, ...]:
             except ValueError:
                 raise ValueError("must be a comma list of addresses or CIDR networks") from None
     return parts
+
+
+def http_url(raw: str) -> str:
+    """Without a query and a fragment, as RFC 8414 §2 has an issuer."""
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/%-]*)?", raw):
+        raise ValueError("must be an http or https URL without a query")
+    return raw
+
+
+def public_url(raw: str) -> str:
+    return http_url(raw).rstrip("/")
 
 
 def is_this_machine(host: str) -> bool:
@@ -161,8 +176,8 @@ def rate_limits(raw: str) -> RateLimits:
     return RateLimits(**limits)
 
 
-def setting(default: Any, parse: Callable[[str], Any] = text, variable: str = "") -> Any:
-    return dataclasses.field(default=default, metadata={"parse": parse, "variable": variable})
+def setting(default: Any, parse: Callable[[str], Any] = text) -> Any:
+    return dataclasses.field(default=default, metadata={"parse": parse})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +189,13 @@ class Settings:
     database_url: str
     secret_key: tuple[Secret, ...] = setting((), secret_list)
     secret_key_file: tuple[Secret, ...] = setting((), secret_file)
-    signing_key: Secret | None = setting(None, pem_or_jwks_file, "SIGNING_KEY_FILE")
-    jwks: Secret | None = setting(None, pem_or_jwks_file, "JWKS_FILE")
+    signing_key: Secret | None = setting(None, pem_or_jwks)
+    signing_key_file: Secret | None = setting(None, pem_or_jwks_file)
+    jwks: Secret | None = setting(None, pem_or_jwks)
+    jwks_file: Secret | None = setting(None, pem_or_jwks_file)
+    issuer: str = setting("http://localhost:9004", http_url)  # of all tokens: the same for both services
+    audience: str = setting("only_post", text)
+    public_url: str = setting("", public_url)  # what clients are told; as the request has it when unset
     rate_limits: RateLimits = setting(RateLimits(), rate_limits)
     max_body_bytes: int = setting(1024 * 1024, integer(1024, 1024**3))
     log_level: str = setting("info", choice("debug", "info", "warning", "error"))
@@ -190,7 +210,7 @@ class Settings:
     def variables(cls) -> dict[str, dataclasses.Field[Any]]:
         """The name of each variable that is read, with its field."""
         fields = (field for field in dataclasses.fields(cls) if "parse" in field.metadata)
-        return {field.metadata["variable"] or field.name.upper(): field for field in fields}
+        return {field.name.upper(): field for field in fields}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -233,7 +253,8 @@ def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
     """Where key files are all there is, cursors are signed with what all hosts have: the same files."""
-    keys = [given[name].value for name in ("signing_key", "jwks") if name in given]
+    names = ("signing_key", "signing_key_file", "jwks", "jwks_file")
+    keys = [given[name].value for name in names if name in given]
     return (Secret(hashlib.sha256(b"".join(keys)).digest()),) if keys else ()
 
 

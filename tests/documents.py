@@ -73,7 +73,7 @@ class Document:
         problem = strict_json.decode(answer.content)
         code = problem.get("code") if isinstance(problem, dict) else None
         assert code in UNROUTED.get(answer.status_code, ()), _said(answer)
-        name = "Problem" if _media_type(answer) == PROBLEM_JSON else "OAuthProblem"
+        name = "ProblemDetails" if _media_type(answer) == PROBLEM_JSON else "OAuthProblem"
         self._validate(answer, problem, ("components", "schemas", name))
 
     def _check_headers(self, answer: requests.Response, described: Schema) -> None:

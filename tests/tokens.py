@@ -8,9 +8,11 @@ import time
 import uuid
 from typing import Any
 
-from shared.auth import AUDIENCE, ISSUER, TOKEN_TYPE
+from shared.auth import TOKEN_TYPE, Claims
 from shared.keys import key_id
+from shared.settings import Settings
 
+ISSUER, AUDIENCE = Settings.issuer, Settings.audience
 SECRET = "a secret of the tests that is long enough to be taken"
 
 
@@ -21,6 +23,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": str(uuid.uuid4()),
+        "client_id": "first-party",
         "iat": now,
         "nbf": now,
         "exp": now + 1800,
@@ -30,6 +33,11 @@ def claims(**changes: Any) -> dict[str, Any]:
         "ver": 1,
     }
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
+
+
+def claims_of(subject: str, version: int, session_id: str) -> Claims:
+    """Those of a user's good token, as the door gives them."""
+    return Claims(**claims(sub=subject, ver=version, sid=session_id))
 
 
 def header(**changes: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shared.auth import Claims
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem
 from shared.schemas import Fault
@@ -145,7 +146,7 @@ class Grants:
         return self._answer(rotation.account, rotation.session, rotation.refresh_token)
 
     async def change(
-        self, account: AccountRow, claims: Mapping[str, Any], email: str | None, password: str | None, address: str
+        self, account: AccountRow, claims: Claims, email: str | None, password: str | None, address: str
     ) -> AccountRow:
         """The account with a new email, a new password, or both. A new password ends every other session and
         every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
@@ -163,7 +164,7 @@ class Grants:
             if email is not None:
                 self._set_email(tx, current, email, address)
             if password_hash is not None:
-                self._set_password(tx, current, claims["sid"], password_hash, address)
+                self._set_password(tx, current, claims.sid, password_hash, address)
             return accounts.by_id(tx, current.id) or current
 
         changed = await self.database.write(unit)

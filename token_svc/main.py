@@ -14,7 +14,7 @@ from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
 from shared.http import server
-from shared.keys import load_keys, load_signing_key, published_keys
+from shared.keys import load_keys, published_keys
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
@@ -58,8 +58,8 @@ def create_app(settings: Settings) -> Routes:
 async def lifespan(settings: Settings) -> AsyncIterator[State]:
     logs.configure(settings.log_level, settings.log_format)
     try:
-        issuer = Issuer(load_signing_key(settings), settings.access_token_seconds)
-        door = TokenDoor(load_keys(settings))
+        issuer = Issuer(settings)
+        door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
         with server.stop_signals(server.leave):
             database = await connection.connect(settings.database_url, {"token": SCHEMA}, waits=True)
     except SettingsError as error:

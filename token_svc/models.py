@@ -141,6 +141,7 @@ class ActiveAccessToken:
     iss: str
     aud: str
     sub: Id
+    client_id: str
     iat: int
     nbf: int
     exp: int

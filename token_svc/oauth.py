@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import auth
-from shared.auth import BadToken
+from shared.auth import BadToken, Claims
 from shared.database import Transaction
 from shared.errors import BadRequest, Invalid, Problem
 from shared.rate_limits import address
@@ -18,6 +18,7 @@ from token_svc.state import State, holder_of, json_response, take
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
 GRANT_TYPES = ("password", "refresh_token")
+KEYS_SECONDS = 300  # a key that was announced is known everywhere so much later
 
 
 async def token(request: Request[State]) -> Response:
@@ -60,11 +61,11 @@ async def revoke(request: Request[State]) -> Response:
     claims = _claims_of(request, wanted.token)
 
     def unit(tx: Transaction) -> Session | None:
-        session = sessions.by_refresh_token(tx, wanted.token) or (claims and sessions.by_claims(tx, claims))
+        session = sessions.by_refresh_token(tx, wanted.token) or (sessions.by_claims(tx, claims) if claims else None)
         if session:
             sessions.end(tx, session.id)
             events.record(tx, session.account_id, "session_ended", address(request))
-        return session or None
+        return session
 
     if session := await request.state["database"].write(unit):
         events.announce("session_ended", session.account_id, address(request))
@@ -89,19 +90,19 @@ async def _token_of(request: Request[State]) -> models.TokenOnlyRequest:
         return models.TOKEN_ONLY.parse(body)
 
 
-def _claims_of(request: Request[State], token: str) -> dict[str, Any]:
-    """The claims of an access token, none when it is none."""
+def _claims_of(request: Request[State], token: str) -> Claims | None:
+    """The claims of an access token, None when it is none."""
     try:
-        return dict(request.state["token_door"].check(token).claims)
+        return request.state["token_door"].check(token).claims
     except BadToken:
-        return {}
+        return None
 
 
-def _described(tx: Transaction, claims: dict[str, Any]) -> dict[str, Any]:
+def _described(tx: Transaction, claims: Claims) -> dict[str, Any]:
     account = sessions.holder(tx, claims)
     if account is None:
         return {"active": False}
-    return {"active": True, "token_type": "Bearer", "username": account.username, **claims}
+    return {"active": True, "token_type": "Bearer", "username": account.username, **claims.members()}
 
 
 def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
@@ -114,17 +115,19 @@ def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
 
 
 async def metadata(request: Request[State]) -> Response:
-    """RFC 8414."""
-    base = str(request.base_url).rstrip("/")
+    """RFC 8414. There is no authorization endpoint, so no response type is either; an empty list would have to be
+    left out (§3.2), which a required member (§2) can't be."""
+    settings = request.state["settings"]
+    base = settings.public_url or str(request.base_url).rstrip("/")
     return json_response(
         {
-            "issuer": base,
+            "issuer": settings.issuer,
             "token_endpoint": f"{base}/token",
             "revocation_endpoint": f"{base}/revoke",
             "introspection_endpoint": f"{base}/introspect",
             "jwks_uri": f"{base}/.well-known/jwks.json",
             "scopes_supported": sorted(accounts.SCOPES),
-            "response_types_supported": [],
+            "response_types_supported": ["none"],
             "grant_types_supported": list(GRANT_TYPES),
             "token_endpoint_auth_methods_supported": ["none"],
             "revocation_endpoint_auth_methods_supported": ["none"],
@@ -133,4 +136,4 @@ async def metadata(request: Request[State]) -> Response:
 
 
 async def jwks(request: Request[State]) -> Response:
-    return json_response(request.state["keys"])
+    return json_response(request.state["keys"], headers={"Cache-Control": f"public, max-age={KEYS_SECONDS}"})

@@ -8,22 +8,24 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jose import jwt
 
 from shared import ids
-from shared.auth import AUDIENCE, ISSUER, TOKEN_TYPE, bad_token
+from shared.auth import TOKEN_TYPE, Claims, bad_token
 from shared.database import Transaction
-from shared.keys import SigningKey
+from shared.keys import load_signing_key
 from token_svc import accounts
 from token_svc.accounts import AccountRow
+from token_svc.settings import Settings
 
 REFRESH_MS = 30 * 86400 * 1000
 GRACE_MS = 10_000  # an answer that got lost, or two tabs that refresh at once
 MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
 MAX_PRUNED = 500
+FIRST_PARTY = "first-party"  # the client of those who log in by password themselves
+BACK_SECONDS = 10  # for verifiers whose clock is behind
 
 
 class Session(NamedTuple):
@@ -33,28 +35,35 @@ class Session(NamedTuple):
 
 
 class Issuer:
-    """Makes access tokens (RFC 9068) that live `seconds`."""
+    """Makes access tokens (RFC 9068) that live `seconds`. Raises SettingsError when its key is none."""
 
-    def __init__(self, key: SigningKey, seconds: int) -> None:
-        self._key = key
-        self.seconds = seconds
+    def __init__(self, settings: Settings) -> None:
+        self._key = load_signing_key(settings)
+        self._issuer = settings.issuer
+        self._audience = settings.audience
+        self.seconds = settings.access_token_seconds
 
     def access_token(self, account: AccountRow, session: Session) -> str:
+        return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id)
+
+    def token(self, subject: str, client_id: str, scope: str, version: int, session_id: str = "") -> str:
+        """Of a machine when subject and client are one: it has no session."""
         now = int(time.time())
-        claims = {
-            "iss": ISSUER,
-            "aud": AUDIENCE,
-            "sub": account.id,
-            "iat": now,
-            "nbf": now,
-            "exp": now + self.seconds,
-            "jti": uuid.uuid4().hex,
-            "sid": session.id,
-            "scope": session.scope,
-            "ver": account.version,
-        }
+        claims = Claims(
+            iss=self._issuer,
+            aud=self._audience,
+            sub=subject,
+            client_id=client_id,
+            iat=now - BACK_SECONDS,
+            nbf=now - BACK_SECONDS,
+            exp=now + self.seconds,
+            jti=uuid.uuid4().hex,
+            scope=scope,
+            ver=version,
+            sid=session_id,
+        )
         headers = {"typ": TOKEN_TYPE, "kid": self._key.key_id}
-        return str(jwt.encode(claims, self._key.jose_key, self._key.algorithm, headers=headers))
+        return str(jwt.encode(claims.members(), self._key.jose_key, self._key.algorithm, headers=headers))
 
 
 INSERT = """
@@ -108,11 +117,11 @@ def _is_spent(tx: Transaction, used_at: int | None) -> bool:
     return used_at is not None and tx.now - used_at > GRACE_MS
 
 
-def by_claims(tx: Transaction, claims: Mapping[str, Any]) -> Session | None:
+def by_claims(tx: Transaction, claims: Claims) -> Session | None:
     """The session of an access token that still works."""
     if holder(tx, claims) is None:
         return None
-    row = tx.one("SELECT id, account_id, scope FROM session WHERE id = :id", id=claims["sid"])
+    row = tx.one("SELECT id, account_id, scope FROM session WHERE id = :id", id=claims.sid)
     return Session(*row) if row else None
 
 
@@ -172,23 +181,23 @@ WHERE account.id = :sub AND account.version = :ver AND account.is_disabled = 0
 """
 
 
-def holder(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow | None:
+def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
     """The account that an access token speaks for, if it still may."""
-    row = tx.one(HOLDER, sub=claims["sub"], ver=claims["ver"], sid=claims["sid"], now=tx.now)
+    row = tx.one(HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
     return AccountRow(*row) if row else None
 
 
-def need_holder(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow:
+def need_holder(tx: Transaction, claims: Claims) -> AccountRow:
     """The same. Raises 401 when it may not."""
     account = holder(tx, claims)
     if account is None:
-        raise bad_token()
+        raise bad_token("its session is over, or its account has moved on")
     return account
 
 
-def hold(tx: Transaction, claims: Mapping[str, Any]) -> AccountRow:
+def hold(tx: Transaction, claims: Claims) -> AccountRow:
     """The same, for a unit that writes: it stays so until the transaction ends."""
-    accounts.lock(tx, claims["sub"])
+    accounts.lock(tx, claims.sub)
     return need_holder(tx, claims)
 
 

@@ -18,6 +18,6 @@ class Settings(settings.Settings):
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if "jwks" in given and "signing_key" not in given:
-            raise SettingsError("SIGNING_KEY_FILE: required beside JWKS_FILE, whose keys can only verify")
+        if {"jwks", "jwks_file"} & set(given) and not {"signing_key", "signing_key_file"} & set(given):
+            raise SettingsError("SIGNING_KEY_FILE: required beside a JWKS, whose keys can only verify")
         return super().completed(given)

@@ -117,7 +117,9 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         which = f"secret {weak[0]} of {len(values)}" if len(values) > 1 else "the secret"
         yield Finding("secrets", graver(settings), f"SECRET_KEY: {which} can be guessed; make one with {command}")
     else:
-        held = "a key file" if settings.signing_key or settings.jwks else f"{len(values)} shared"
+        held = (
+            "a key file" if keys.given_signing_key(settings) or keys.given_jwks(settings) else f"{len(values)} shared"
+        )
         yield Finding("secrets", "ok", f"{held}, strong enough")
 
 

@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.auth import AUDIENCE, ISSUER
-from tests.tokens import SECRET
+from tests.tokens import AUDIENCE, ISSUER, SECRET
 
 KEY = jwk.construct(SECRET.encode(), "HS256")
 ID = "01a2060b-fc63-7e1b-ac6b-6cdab22c577a"

@@ -8,7 +8,7 @@ import random
 import string
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,9 +18,7 @@ from jose import jwk, jwt
 
 from only_post_svc.settings import Settings
 from shared.auth import (
-    AUDIENCE,
     CLOCK_SKEW_SECONDS,
-    ISSUER,
     MAX_LIFETIME_SECONDS,
     MAX_TOKEN_BYTES,
     TOKEN_TYPE,
@@ -30,7 +28,7 @@ from shared.auth import (
 )
 from shared.keys import Key, key_id, load_keys
 from shared.settings import Secret, SettingsError
-from tests.tokens import SECRET, claims, header, segment, sign, token
+from tests.tokens import AUDIENCE, ISSUER, SECRET, claims, header, segment, sign, token
 
 NOW = 1_795_336_200
 OTHER_SECRET = "another secret of the tests as long as it has to be"
@@ -40,8 +38,12 @@ def shared_keys(*secrets: str) -> dict[str, Key]:
     return load_keys(Settings.from_env({"SECRET_KEY": ",".join(secrets)}))
 
 
-DOOR = TokenDoor(shared_keys(SECRET))
-STOPPED = TokenDoor(shared_keys(SECRET), clock=lambda: NOW)  # its clock stands still
+def door_of(keys: dict[str, Key], clock: Callable[[], float] = time.time) -> TokenDoor:
+    return TokenDoor(keys, ISSUER, AUDIENCE, clock)
+
+
+DOOR = door_of(shared_keys(SECRET))
+STOPPED = door_of(shared_keys(SECRET), clock=lambda: NOW)  # its clock stands still
 
 
 def is_refused(token: str, door: TokenDoor = DOOR) -> bool:
@@ -58,7 +60,21 @@ def test_a_good_token_says_who_calls_and_what_they_may_do() -> None:
     assert isinstance(caller, Caller)
     assert caller.subject == "user 1"
     assert caller.scopes == {"data", "tasks"}
-    assert caller.claims["iss"] == ISSUER
+    assert caller.claims.iss == ISSUER
+    assert not caller.is_machine
+
+
+def test_a_token_whose_subject_is_its_client_is_a_machines_and_needs_no_session() -> None:
+    caller = DOOR.check(token(sub="nightly", client_id="nightly", sid=None))
+    assert caller.is_machine
+    assert is_refused(token(sub="ann", client_id="nightly", sid=None))
+
+
+def test_issuer_and_audience_are_the_settings() -> None:
+    door = TokenDoor(shared_keys(SECRET), "https://auth.example.com", "pictures")
+    assert not is_refused(token(iss="https://auth.example.com", aud="pictures"), door)
+    assert is_refused(token(iss="https://auth.example.com"), door)
+    assert is_refused(token(aud="pictures"), door)
 
 
 def test_a_token_made_by_the_library_itself_is_good() -> None:
@@ -131,7 +147,7 @@ def public_settings(*entries: dict[str, Any]) -> Settings:
 
 
 PUBLIC = {alg: public_jwk(key, alg, alg) for alg, key in PRIVATE.items()}
-PUBLIC_DOOR = TokenDoor(load_keys(public_settings(*PUBLIC.values())))
+PUBLIC_DOOR = door_of(load_keys(public_settings(*PUBLIC.values())))
 
 
 def signed_by(alg: str, kid: str | None = None, **changes: Any) -> str:
@@ -301,7 +317,7 @@ def test_a_kid_makes_it_open_nothing(path: str) -> None:
     assert seen == []
 
 
-REQUIRED = ["iss", "aud", "sub", "iat", "nbf", "exp", "jti", "sid", "scope", "ver"]
+REQUIRED = ["iss", "aud", "sub", "client_id", "iat", "nbf", "exp", "jti", "sid", "scope", "ver"]
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -314,13 +330,13 @@ def test_a_missing_claim_is_refused(name: str) -> None:
 NOT_TEXT: list[Any] = [None, 0, 1, True, 1.5, [], ["x"], {}, {"x": 1}]
 
 
-@pytest.mark.parametrize("name", ["iss", "aud", "sub", "jti", "sid", "scope"])
+@pytest.mark.parametrize("name", ["iss", "aud", "sub", "client_id", "jti", "sid", "scope"])
 @pytest.mark.parametrize("value", NOT_TEXT, ids=repr)
 def test_a_claim_that_should_be_text_and_is_not_is_refused(name: str, value: Any) -> None:
     assert is_refused(sign(header(), {**claims(), name: value}))
 
 
-OTHERS = ["", "token_svc ", "TOKEN_SVC", "https://evil.example", "only_post,other", "x"]
+OTHERS = ["", "token_svc", f"{ISSUER}/", ISSUER.upper(), "https://evil.example", "only_post,other", "x"]
 
 
 @pytest.mark.parametrize("name", ["iss", "aud"])
@@ -336,6 +352,7 @@ def test_a_list_of_audiences_is_refused(aud: list[str]) -> None:
 
 def test_an_empty_subject_is_refused() -> None:
     assert is_refused(token(sub=""))
+    assert is_refused(token(client_id=""))
 
 
 SOON = "1795338000"
@@ -587,7 +604,7 @@ def of(secret: str) -> str:
 
 
 def test_all_secrets_of_the_list_verify_whichever_signs() -> None:
-    door = TokenDoor(shared_keys(OTHER_SECRET, SECRET))
+    door = door_of(shared_keys(OTHER_SECRET, SECRET))
     assert not is_refused(of(SECRET), door)
     assert not is_refused(of(OTHER_SECRET), door)
 
@@ -597,7 +614,7 @@ def test_the_token_of_a_retired_secret_is_refused() -> None:
 
 
 def test_one_secret_of_the_list_can_not_speak_for_another() -> None:
-    door = TokenDoor(shared_keys(OTHER_SECRET, SECRET))
+    door = door_of(shared_keys(OTHER_SECRET, SECRET))
     assert is_refused(sign(header(kid=key_id(SECRET.encode())), claims(), OTHER_SECRET), door)
 
 
@@ -605,7 +622,7 @@ def test_one_secret_of_the_list_can_not_speak_for_another() -> None:
     "secret", ["true" + " " * 28 + "x", '"' + "x" * 40 + '"', '{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAA"}']
 )
 def test_a_secret_that_looks_like_json_is_taken_as_it_is(secret: str) -> None:
-    door = TokenDoor({key_id(secret.encode()): Key("HS256", jwk.construct(secret.encode(), "HS256"))})
+    door = door_of({key_id(secret.encode()): Key("HS256", jwk.construct(secret.encode(), "HS256"))})
     assert not is_refused(of(secret), door)
 
 
@@ -634,7 +651,7 @@ BAD_SETS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", BAD_SETS.values(), ids=BAD_SETS.keys())
 def test_a_bad_key_set_is_one_line_that_names_the_setting_and_shows_no_key(content: bytes) -> None:
-    settings = Settings(jwks=Secret(content), secret_key=(Secret(SECRET.encode()),))
+    settings = Settings(jwks_file=Secret(content), secret_key=(Secret(SECRET.encode()),))
     with pytest.raises(SettingsError, match=r"^JWKS_FILE: .+$") as caught:
         load_keys(settings)
     assert PUBLIC["ES256"]["x"] not in str(caught.value)
@@ -642,3 +659,22 @@ def test_a_bad_key_set_is_one_line_that_names_the_setting_and_shows_no_key(conte
 
 def test_a_key_shows_nothing_in_its_repr() -> None:
     assert SECRET not in repr(shared_keys(SECRET))
+
+
+REASONS = {
+    "kid is not known": sign(header(kid="x"), claims()),
+    "iss is not ISSUER": token(iss="https://auth.example.com"),
+    "aud is not AUDIENCE": token(aud="pictures"),
+    "client_id is missing or no text": token(client_id=None),
+    "exp is missing or no whole number": token(exp="soon"),
+    "expired": token(exp=1),
+    "signature": sign(header(), claims(), OTHER_SECRET),
+    "form": "not a token",
+}
+
+
+@pytest.mark.parametrize(("reason", "made"), REASONS.items(), ids=REASONS)
+def test_why_a_token_was_refused_is_said(reason: str, made: str) -> None:
+    with pytest.raises(BadToken) as caught:
+        DOOR.check(made)
+    assert str(caught.value) == reason

@@ -92,7 +92,7 @@ def test_the_token_service_refuses_before_it_looks_at_anything(tokens: TokenServ
 def test_users_come_in_over_tls(tokens: TokenService) -> None:
     assert tokens.post("/register", USER, headers=SECURE).status_code == 201
     about = tokens.get("/.well-known/oauth-authorization-server", headers=SECURE).json()
-    assert about["issuer"].startswith("https://")
+    assert about["token_endpoint"].startswith("https://")
 
 
 def test_a_peer_that_is_no_trusted_proxy_is_not_believed(start_service: Callable[..., Service]) -> None:

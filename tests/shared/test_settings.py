@@ -112,6 +112,9 @@ BAD = [
     ("SECRET_KEY_FILE", "/nowhere/hunter2"),
     ("JWKS_FILE", "/nowhere/hunter2"),
     ("SIGNING_KEY_FILE", "/nowhere/hunter2"),
+    ("ISSUER", "hunter2"),
+    ("ISSUER", "https://example.com/?hunter2"),
+    ("PUBLIC_URL", "ftp://hunter2"),
     ("RATE_LIMITS", "hunter2"),
     ("RATE_LIMITS", "login=0/minute"),
     ("RATE_LIMITS", "login=10/fortnight"),
@@ -211,7 +214,14 @@ def test_a_bad_secret_in_a_file_is_not_shown(tmp_path: Path) -> None:
 def test_no_repr_of_the_settings_shows_a_secret(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("hunter2")
-    made = settings(SECRET_KEY=SECRET, METRICS_TOKEN=SECRET, JWKS_FILE=str(keys), SIGNING_KEY_FILE=str(keys))
+    made = settings(
+        SECRET_KEY=SECRET,
+        METRICS_TOKEN=SECRET,
+        JWKS_FILE=str(keys),
+        SIGNING_KEY_FILE=str(keys),
+        JWKS="hunter2",
+        SIGNING_KEY="hunter2",
+    )
     for shown in (repr(made), str(made), f"{made}", repr(made.secret_key), str(made.jwks)):
         assert "5ecret" not in shown
         assert "hunter2" not in shown

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from shared.database import Database, connection
 from shared.errors import Problem
-from shared.keys import load_signing_key
 from tests.tokens import SECRET
 from token_svc.grants import Grants
 from token_svc.main import SCHEMA
@@ -73,7 +72,7 @@ def run(work: Callable[[Inside], Coroutine[Any, Any, T]], **env: str) -> T:
         settings = Settings.from_env({"SECRET_KEY": SECRET, "RATE_LIMITS": "off", **env})
         database = await connection.connect("sqlite:///:memory:", {"token": SCHEMA})
         passwords = CountingPasswords(settings.password_min_length)
-        issuer = Issuer(load_signing_key(settings), settings.access_token_seconds)
+        issuer = Issuer(settings)
         try:
             return await work(Inside(database, passwords, Grants(database, passwords, issuer, settings)))
         finally:

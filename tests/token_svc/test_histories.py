@@ -11,9 +11,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from shared.auth import Claims
 from shared.database import Transaction
 from tests.histories import live_through
 from tests.shared.engines import ENGINES
+from tests.tokens import claims_of
 from tests.transactions import START, Timeline, opened
 from token_svc import accounts, sessions
 from token_svc.accounts import AccountRow
@@ -63,8 +65,8 @@ class Grant:
     version: int
 
     @property
-    def claims(self) -> dict[str, Any]:
-        return {"sub": self.account_id, "ver": self.version, "sid": self.session_id}
+    def claims(self) -> Claims:
+        return claims_of(self.account_id, self.version, self.session_id)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import Problem
 from tests.token_svc.inside import ADDRESS, PASSWORD, Inside, run
+from tests.tokens import claims_of
 from token_svc import accounts, sessions
 from token_svc.models import RegisterRequest
 from token_svc.passwords import MAX_LENGTH
@@ -111,7 +112,7 @@ def test_a_change_that_a_new_password_overtook_changes_nothing() -> None:
         before = await inside.database.read(lambda tx: accounts.by_id(tx, account_id))
         assert before is not None
         (session,) = await inside.database.read(lambda tx: sessions.of(tx, account_id))
-        claims = {"sub": account_id, "ver": before.version, "sid": session["id"]}
+        claims = claims_of(account_id, before.version, session["id"])
         changed = await inside.grants.change(before, claims, None, "the owner's new password", ADDRESS)
         assert changed.version == before.version + 1
         with pytest.raises(Problem) as caught:

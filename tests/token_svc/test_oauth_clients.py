@@ -13,7 +13,9 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from oauthlib.oauth2 import InvalidGrantError, LegacyApplicationClient
 from requests_oauthlib import OAuth2Session
 
-from shared.auth import AUDIENCE, ISSUER
+from only_post_svc.settings import Settings
+from shared.auth import TokenDoor
+from shared.keys import load_keys
 from tests.processes import HTTPService, TokenService
 from tests.token_svc.answers import is_bad_token
 from tests.token_svc.users import User
@@ -97,11 +99,22 @@ def published(service: TokenService) -> list[dict[str, str]]:
 
 def verified(service: TokenService, access_token: str) -> dict[str, Any]:
     """The claims of a token, checked with nothing but what the service tells everybody."""
-    jwks_uri = service.get("/.well-known/oauth-authorization-server").json()["jwks_uri"]
-    with_keys = jwt.PyJWKClient(jwks_uri)
+    found = service.get("/.well-known/oauth-authorization-server").json()
+    with_keys = jwt.PyJWKClient(found["jwks_uri"])
     key = with_keys.get_signing_key_from_jwt(access_token)
-    claims = jwt.decode(access_token, key, algorithms=["ES256", "RS256"], audience=AUDIENCE, issuer=ISSUER)
+    claims = jwt.decode(access_token, key, algorithms=["ES256", "RS256"], audience="only_post", issuer=found["issuer"])
     return dict(claims)
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_keys_may_be_given_as_text_in_one_line(start_tokens: Callable[..., TokenService], algorithm: str) -> None:
+    in_one_line = KEYS[algorithm]().decode().replace("\n", "\\n")
+    user = User(start_tokens(SIGNING_KEY=in_one_line))
+    key_set = json.dumps({"keys": published(user.service)}, indent=1).replace("\n", "\\n")
+    assert verified(user.service, user.pair["access_token"])["sub"] == user.profile["id"]
+    settings = Settings.from_env({"JWKS": key_set})
+    door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
+    assert door.check(user.pair["access_token"]).subject == user.profile["id"]
 
 
 @pytest.mark.parametrize("algorithm", KEYS)

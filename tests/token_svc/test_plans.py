@@ -11,6 +11,7 @@ from shared.database import Unit
 from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
 from tests.token_svc.tables import START
+from tests.tokens import claims_of
 from token_svc import accounts, attempts, events, items, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
@@ -77,7 +78,7 @@ class Plan(NamedTuple):
 
 
 ADA = AccountRow("ada", "ada", "ada@example.org", "hash", "data tasks", 1, 0, START)
-CLAIMS = {"sub": "ada", "ver": 1, "sid": "ada-1"}
+CLAIMS = claims_of("ada", 1, "ada-1")
 ITEM = ItemRow("ada-1", "{}", 1, START, START)
 KEY = IdempotencyKey("POST /data ada", "key-1", "f")
 MADE = Answer(201, "{}")

@@ -12,12 +12,14 @@ from urllib.parse import urlencode
 
 import pytest
 import requests
+from jose import jwt
 
 from tests.databases import everything, rows
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
+from tests.tokens import claims_of
 from token_svc import accounts, events, sessions
 from token_svc.accounts import AccountRow
 from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS
@@ -423,7 +425,7 @@ def test_a_session_in_use_goes_on_beyond_thirty_days(tables: Tables) -> None:
         rotation = sessions.rotate(tables, token)
         assert rotation is not None
         token = rotation.refresh_token
-    claims = {"sub": account.id, "ver": account.version, "sid": session.id}
+    claims = claims_of(account.id, account.version, session.id)
     assert sessions.holder(tables, claims) == account
     tables.clock += REFRESH_MS
     assert sessions.holder(tables, claims) is None
@@ -540,7 +542,10 @@ def test_introspection_needs_its_scope(tokens: TokenService, user: User) -> None
 
 def test_a_good_access_token_is_active_and_described(introspector: User, user: User) -> None:
     found = introspected(introspector, user.pair["access_token"])
-    assert found["exp"] - found["iat"] == 1800
+    assert found["exp"] - found["iat"] == 1800 + 10
+    assert found["nbf"] == found["iat"]
+    assert (found["iss"], found["aud"]) == ("http://localhost:9004", "only_post")
+    assert found["client_id"] and found["client_id"] != found["sub"]
     assert (
         found | {"active": True, "sub": user.profile["id"], "username": user.username, "scope": "data tasks"} == found
     )
@@ -672,9 +677,9 @@ def test_the_metadata_is_as_rfc_8414_has_it(tokens: TokenService) -> None:
     answer = tokens.get("/.well-known/oauth-authorization-server")
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
     found = answer.json()
-    assert found["issuer"] == tokens.url
+    assert found["issuer"] == "http://localhost:9004"
     assert {"password", "refresh_token"} == set(found["grant_types_supported"])
-    assert found["response_types_supported"] == []
+    assert found["response_types_supported"] == ["none"]
     assert found["token_endpoint_auth_methods_supported"] == ["none"]
     assert set(found["scopes_supported"]) == {"data", "tasks", "introspect"}
 
@@ -689,6 +694,31 @@ def test_every_address_of_the_metadata_answers(tokens: TokenService) -> None:
 def test_the_metadata_offers_no_registration_of_oauth_clients(tokens: TokenService) -> None:
     # RFC 8414 §2: a registration_endpoint is one of RFC 7591, which registers clients and not users.
     assert "registration_endpoint" not in tokens.get("/.well-known/oauth-authorization-server").json()
+
+
+def test_clients_are_told_the_public_address_and_the_issuer(start_tokens: Callable[..., TokenService]) -> None:
+    public = "https://example.com/auth"
+    service = start_tokens(PUBLIC_URL=f"{public}/", ISSUER="https://issuer.example.com", AUDIENCE="pictures")
+    found = service.get("/.well-known/oauth-authorization-server").json()
+    assert found["issuer"] == "https://issuer.example.com"
+    assert (found["token_endpoint"], found["jwks_uri"]) == (f"{public}/token", f"{public}/.well-known/jwks.json")
+    claims = jwt.get_unverified_claims(User(service).pair["access_token"])
+    assert (claims["iss"], claims["aud"]) == ("https://issuer.example.com", "pictures")
+
+
+def test_keys_may_be_kept_for_a_while(tokens: TokenService) -> None:
+    assert tokens.get("/.well-known/jwks.json").headers["Cache-Control"] == "public, max-age=300"
+
+
+def test_the_log_says_why_a_token_was_refused_and_the_answer_does_not(tokens: TokenService, user: User) -> None:
+    answer = tokens.get("/me", headers=bearer(user.pair["access_token"][:-3]))
+    assert answer.json()["detail"] == "the token is not valid"
+    user.post("/revoke", json={"token": user.refresh_token})
+    assert is_bad_token(user.get("/me"))
+    log = tokens.log.read_text()
+    for reason, request_id in (("signature", answer.headers["X-Request-ID"]), ("its session is over", "")):
+        (line, *_) = [line for line in log.splitlines() if "auth.refused" in line and reason in line]
+        assert request_id in line
 
 
 def test_no_key_is_published_while_it_is_a_shared_secret(tokens: TokenService) -> None:

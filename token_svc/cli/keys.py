@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from shared import files, times
 from shared.cli.terminal import Failure
-from shared.keys import SigningKey, published_keys, signing_key
-from shared.settings import SettingsError
+from shared.keys import Given, SigningKey, given_signing_key, published_keys, signing_key
+from shared.settings import Secret, SettingsError
 from token_svc import events
 from token_svc.settings import Settings
 
@@ -56,20 +56,22 @@ def new(options: argparse.Namespace) -> None:
     with _failing(f"{file} can't be made"):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.create(file, pem)
-    key = signing_key(pem)
+    key = _key_of(pem)
     events.announce_key("key_made", key.key_id)
     print(f"{file}: {key.algorithm}, {key.key_id}\nSIGNING_KEY_FILE={file} makes the token service sign with it")
 
 
 def public(settings: Settings) -> None:
     """For the JWKS_FILE of a service that verifies."""
-    if not settings.signing_key:
+    if not given_signing_key(settings):
         raise Failure("SIGNING_KEY_FILE: not set, and a shared secret has no public half")
     print(json.dumps(published_keys(settings), indent=1))
 
 
 def rotate(settings: Settings, environ: Mapping[str, str], options: argparse.Namespace) -> None:
-    if not settings.signing_key:
+    if settings.signing_key:
+        raise Failure("SIGNING_KEY: is a variable, and files are what can be rotated; see SIGNING_KEY_FILE")
+    if not settings.signing_key_file:
         print(SHARED_SECRET.format(seconds=settings.access_token_seconds))
         return
     file = Path(environ["SIGNING_KEY_FILE"]).resolve()
@@ -87,11 +89,11 @@ def rotate(settings: Settings, environ: Mapping[str, str], options: argparse.Nam
 
 def _rotate(file: Path, jwks: Path, algorithm: str | None, *, is_announced: bool) -> SigningKey:
     """The next key, which was announced before or is made now."""
-    old = signing_key(file.read_bytes())
+    old = _key_of(file.read_bytes())
     waiting = file.with_name(f"{file.name}.next")
     if not waiting.exists():
         files.create(waiting, _generate(algorithm or old.algorithm), like=file)
-    key = signing_key(waiting.read_bytes())
+    key = _key_of(waiting.read_bytes())
     key_set = _key_set(jwks, old, key, is_announced=is_announced)
     files.replace(jwks, json.dumps(key_set, indent=1).encode(), mode=0o644, like=file)
     if not is_announced:
@@ -99,6 +101,10 @@ def _rotate(file: Path, jwks: Path, algorithm: str | None, *, is_announced: bool
         files.sync_directory(file.parent)
     events.announce_key("key_announced" if is_announced else "key_rotated", key.key_id)
     return key
+
+
+def _key_of(pem: bytes) -> SigningKey:
+    return signing_key(Given("SIGNING_KEY_FILE", Secret(pem)))
 
 
 def _key_set(jwks: Path, old: SigningKey, new: SigningKey, *, is_announced: bool) -> dict[str, Any]:

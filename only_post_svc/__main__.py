@@ -14,7 +14,7 @@ from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
-from shared import logs
+from shared import VERSION, logs
 from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
@@ -36,14 +36,20 @@ async def work(settings: Settings) -> None:
         await worker.stopped()
 
 
+def start_worker() -> None:
+    uvloop.run(work(server.settings_or_fail(Settings)))
+
+
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m only_post_svc", description="A durable job API that speaks only POST."
+        prog=commands.program("only_post_svc"), description="A durable job API that speaks only POST."
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     add_serve(parser, subparsers, start_server, "serve HTTP and run tasks")
     worker = subparsers.add_parser("worker", help="run tasks only")
-    worker.set_defaults(run=lambda options: uvloop.run(work(server.settings_or_fail(Settings))))
+    commands.add_reload(worker)
+    worker.set_defaults(run=lambda options: commands.start_by(options, start_worker))
     _add_tasks(subparsers.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))
     types = subparsers.add_parser("types", help="list the task types")
     add_json(types)
@@ -87,6 +93,7 @@ def _add_run(one: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
+    commands.find_modules_here()
     options = parser().parse_args()
     commands.run(options.run, options)
 

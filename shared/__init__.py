@@ -1,3 +1,3 @@
 """What both services need and neither owns."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

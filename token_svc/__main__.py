@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from shared import logs
+from shared import VERSION, logs
 from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
@@ -18,7 +18,10 @@ SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m token_svc", description="Users, tokens and each user's own data.")
+    parser = argparse.ArgumentParser(
+        prog=commands.program("token_svc"), description="Users, tokens and each user's own data."
+    )
+    parser.add_argument("--version", action="version", version=VERSION)
     subparsers = parser.add_subparsers(metavar="COMMAND")
     add_serve(parser, subparsers, start_server, "serve HTTP")
     _add_users(subparsers.add_parser("users", help="list, show, make and change users"))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,12 +16,25 @@ from shared.cli.doctor import Check
 from shared.cli.terminal import Failure
 from shared.database import Database, connection
 from shared.errors import Problem
-from shared.http import server
+from shared.http import reload, server
 from shared.metrics_endpoint import Families
 from shared.settings import Settings, SettingsError
 from shared.strict_json import encode
 
 EXIT_INTERRUPTED = 130
+
+
+def program(module: str) -> str:
+    """What was typed: the console command, or `python -m module`."""
+    name = Path(sys.argv[0]).name
+    return f"python -m {module}" if name == "__main__.py" else name
+
+
+def find_modules_here() -> None:
+    """Modules of the current directory can be imported, as under `python -m`: a console command leaves it out."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a package of one's own called `shared` must not take the place of ours
+
 
 Command = Callable[[argparse.Namespace], None]
 Verb = Callable[[Database, Any, argparse.Namespace], Awaitable[None]]
@@ -131,7 +145,19 @@ def add_serve(
     for one in (parser, commands.add_parser("serve", help=f"{meaning} (the default)")):
         one.add_argument("--host", help="the address to listen on (HOST)")
         one.add_argument("--port", type=int, help="the port to listen on (PORT)")
-        one.set_defaults(run=lambda options: start(options.host, options.port))
+        add_reload(one)
+        one.set_defaults(run=lambda options: start_by(options, partial(start, options.host, options.port)))
+
+
+def add_reload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reload", action="store_true", help="start again when a Python file changes")
+
+
+def start_by(options: argparse.Namespace, start: Callable[[], None]) -> None:
+    if options.reload:
+        reload.run(start)
+    else:
+        start()
 
 
 def add_json(*parsers: argparse.ArgumentParser) -> None:

@@ -1,0 +1,90 @@
+"""Runs tasks whose code is elsewhere: claims them over HTTP, renews their leases, says how they ended."""
+
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from shared.client import ClientError
+
+CLAIM_WAIT_SECONDS = 4.0  # SIGTERM waits for it, and foreman kills after 5
+RENEW_SECONDS = 5.0  # a lease is 30 seconds unless the operator said otherwise
+MAX_MESSAGE = 2000
+
+log = logging.getLogger(__name__)
+
+Post = Callable[..., dict[str, Any]]
+Run = dict[str, Any]  # as /api/claim describes it
+
+
+class PullWorker:
+    """`post(path, body, wait=0)` sends a request and gives its answer; `functions` by task type take the payload's
+    members as arguments."""
+
+    def __init__(self, post: Post, functions: Mapping[str, Callable[..., Any]], concurrency: int) -> None:
+        self._post = post
+        self._functions = functions
+        self._concurrency = concurrency
+        self._runs: dict[str, Run] = {}
+        self._free = threading.Semaphore(concurrency)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT, or `stop`; what runs then is finished."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self.stop())
+        renewing = threading.Thread(target=self._renew_all, daemon=True)
+        renewing.start()
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            while not self._stop.is_set():
+                for run in self._claim():
+                    pool.submit(self._work, run)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _claim(self) -> list[Run]:
+        """As many as there are free places, of which there is one at least."""
+        if not self._free.acquire(timeout=1):
+            return []
+        places = 1
+        while places < self._concurrency and self._free.acquire(blocking=False):
+            places += 1
+        claimed: list[Run] = []
+        try:
+            wanted = {"types": list(self._functions), "limit": places, "wait": CLAIM_WAIT_SECONDS}
+            claimed = self._post("/api/claim", wanted, wait=CLAIM_WAIT_SECONDS)["items"]
+        except ClientError as error:
+            log.warning("claim failed: %s", error)
+            self._stop.wait(1)
+        for _ in range(places - len(claimed)):
+            self._free.release()
+        return claimed
+
+    def _work(self, run: Run) -> None:
+        self._runs[run["lease"]] = run
+        try:
+            ending = {"result": self._functions[run["type"]](**run["payload"])}
+        except Exception as error:
+            log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())
+            ending = {"error": {"message": str(error)[:MAX_MESSAGE], "type": type(error).__name__}, "retry": True}
+        try:
+            self._post("/api/finish", {"runs": [{"task_id": run["task_id"], "lease": run["lease"], **ending}]})
+        except ClientError as error:
+            log.warning("task %s could not be finished: %s", run["task_id"], error)  # its lease runs out
+        finally:
+            self._runs.pop(run["lease"], None)
+            self._free.release()
+
+    def _renew_all(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS) or self._runs:
+            runs = [{"task_id": run["task_id"], "lease": run["lease"]} for run in list(self._runs.values())]
+            try:
+                if runs:
+                    self._post("/api/renew", {"runs": runs})
+            except ClientError as error:
+                log.warning("leases could not be renewed: %s", error)

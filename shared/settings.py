@@ -140,13 +140,25 @@ def is_this_machine(host: str) -> bool:
 
 
 def database_url(raw: str) -> str:
+    raw = raw.strip()  # a file that it was read from ends in a newline
     is_sqlite = raw.startswith("sqlite:///") and raw != "sqlite:///"
-    if not is_sqlite and not raw.startswith(("postgres://", "postgresql://")):
+    if is_sqlite:
+        return f"sqlite:///{_database_file(raw.removeprefix('sqlite:///'))}"
+    if not raw.startswith(("postgres://", "postgresql://")):
         raise ValueError("must be postgresql://…, sqlite:///path or sqlite:///:memory:")
     hosts_and_name = re.sub("^[a-z]+://([^@/]*@)?", "", raw).partition("?")[0]
-    if not is_sqlite and "@" in hosts_and_name:  # libpq would take a part of the password for the host, and name it
+    if "@" in hosts_and_name:  # libpq would take a part of the password for the host, and name it
         raise ValueError("characters such as @ and / in its password have to be percent-encoded")
-    return raw
+    return re.sub("(?<=[?&])pgbouncer=[^&]*&?", "", raw).rstrip("?&")  # Prisma's word; a pooler is noticed anyway
+
+
+def _database_file(path: str) -> str:
+    if "?" in path:
+        raise ValueError("SQLite takes no parameters (what begins with ?)")
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise ValueError("~ names no user's home here; write the whole path") from None
 
 
 Rate = tuple[int, int]  # requests, in so many seconds

@@ -123,11 +123,11 @@ def execute(url: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:
 
 
 @contextlib.contextmanager
-def new_database(server_url: str = "") -> Iterator[str]:
+def new_database(server_url: str = "", options: str = "") -> Iterator[str]:
     """The URL of an empty database. Skips the test where there is no server."""
     server_url = server_url or TEST_DATABASE_URL or _shared_cluster().url
     name = f"test_{uuid.uuid4().hex[:12]}"
-    execute(server_url, f"CREATE DATABASE {name}")
+    execute(server_url, f"CREATE DATABASE {name} {options}")
     yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     if server_url == TEST_DATABASE_URL:  # a server of our own goes with all that it has
         execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")

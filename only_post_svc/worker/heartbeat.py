@@ -71,8 +71,12 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         has_claimed, self._has_claimed = self._has_claimed, False
-        if has_claimed:
-            self._claims_told_at = self._loop.time()
         about = (self._worker_id, socket.gethostname(), os.getpid(), self._processes, self._running())
         latest = Beat(*about, counts=self._counts.text())
-        await self._database.write(lambda tx: beat(tx, latest, has_claimed=has_claimed))
+        try:
+            await self._database.write(lambda tx: beat(tx, latest, has_claimed=has_claimed))
+        except BaseException:
+            self._has_claimed |= has_claimed  # it is still to be said
+            raise
+        if has_claimed:
+            self._claims_told_at = self._loop.time()

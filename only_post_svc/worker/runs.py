@@ -1,6 +1,7 @@
 """The runs that a worker has, and what it writes of them: leases, progress, endings."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -10,9 +11,12 @@ from only_post_svc import hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.worker.children import Child
-from shared.database import Database, Unit
+from shared.database import Database, Unit, Unstorable
 from shared.errors import Unavailable
 from shared.loops import AGAIN_SECONDS
+
+# An end that any database takes, in the place of one that is refused for good. Without it the task would run again.
+UNSTORABLE = Ending(error=queue.error("invalid_result", "the database can't store what it has left"), can_retry=False)
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +90,23 @@ class Runs:
         runs = [run for run in self._by_lease.values() if not run.is_reported]
         if not runs:
             return
+        try:
+            await self._report(runs)
+        except Unstorable:  # one of them is; it alone is left out
+            for run in runs:
+                with contextlib.suppress(Unstorable):
+                    await self._report([run])
+
+    async def _report(self, runs: list[Run]) -> None:
         latest = [(run.claim, run.progress or "null") for run in runs]
         for run in runs:
             run.is_reported = True
-        await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
+        try:
+            await self._database.write(lambda tx: [queue.report(tx, claim, progress) for claim, progress in latest])
+        except Unavailable:  # it is still to be said
+            for run in runs:
+                run.is_reported = False
+            raise
 
     def end(self, run: Run, ending: Ending) -> None:
         """Stores how it ended, unless it was cancelled or lost meanwhile."""
@@ -120,7 +137,7 @@ class Runs:
         ended = [(run.claim, ending) for run, ending in succeeded]
         try:
             await self._database.write(lambda tx: queue.succeed(tx, ended), seconds=None)
-        except Exception:
+        except Exception:  # what is still wrong with one of them is met again, and told, by `_store`
             for run, ending in succeeded:
                 self._in_background(self._store(run, ending))
         else:
@@ -132,10 +149,13 @@ class Runs:
         try:
             if run.stopping in ("", "timeout"):
                 held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
-        except Exception:
+        except Unstorable:
+            await self._store(run, UNSTORABLE)
+        except Exception:  # its lease ends, and the task's attempts with it
+            log.exception("run.not_stored", extra={"task_id": run.claim.id})
             del self._by_lease[run.claim.lease]
-            raise
-        self._note_end(run, ending, held=held)
+        else:
+            self._note_end(run, ending, held=held)
 
     def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
         del self._by_lease[run.claim.lease]

@@ -24,6 +24,8 @@ DAMAGED = "stop the services, move it and its -wal and -shm files away, and rest
 def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
     """Writes everything that was committed before to `file`, whole or not at all. Raises Failure."""
     source = _need_file(url, 'pg_dump --format=custom --file=FILE "$DATABASE_URL"')
+    if file.is_symlink():
+        raise Failure(f"{file} is a symbolic link, which another user may have made; name the file itself")
     file = _need_apart(file, source)
     if not source.exists():
         raise Failure("there is no database yet")
@@ -54,7 +56,7 @@ def restore(url: str, file: Path, schemas: Mapping[str, Path], progress: Progres
 
 
 def _overwrite(target: Path, source: sqlite3.Connection, progress: Progress) -> None:
-    with closing(sqlite3.connect(target, LOCKED_SECONDS, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(target, timeout=LOCKED_SECONDS, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")  # Connection.backup would wait for ever
             connection.execute("ROLLBACK")
@@ -119,7 +121,7 @@ def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
 
 def _open(file: Path) -> sqlite3.Connection:
     """A database that is there; it is not made."""
-    return sqlite3.connect(f"{file.as_uri()}?mode=rw", LOCKED_SECONDS, uri=True, isolation_level=None)
+    return sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=LOCKED_SECONDS, uri=True, isolation_level=None)
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, progress: Progress) -> None:

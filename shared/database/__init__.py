@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from shared.errors import Unavailable
+from shared.errors import Problem, Unavailable
 from shared.metrics import Counter
 
 DATABASE_ERRORS = Counter("only_post_database_errors_total", "Times that the database did not answer this process.")
@@ -60,7 +60,7 @@ class Database(Protocol):
         and more, is run so that others need not wait for it.
 
         Raises Unavailable (503) when the database does not answer or has no room; whether the unit
-        was committed is then unknown only if it was under way.
+        was committed is then unknown only if it was under way. Raises Unstorable (422) for a value that it refuses.
         """
 
     async def read(self, unit: Unit[T]) -> T:
@@ -76,6 +76,17 @@ class Database(Protocol):
     def subscribe(self, callback: Callable[[str], None]) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Unstorable(Problem):
+    """A value that the database refuses, however often it is tried: out of its range, or not in its encoding."""
+
+    status = 422
+    code = "invalid_request"
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(detail="the database can't store a value of it")
+        log.warning("database.refused", extra={"reason": str(reason)})
 
 
 def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:

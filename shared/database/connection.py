@@ -26,7 +26,7 @@ TELL_SECONDS = 10.0
 # and the log says for what.
 HOPELESS = re.compile(
     "authentication failed|does not exist|no such (database|user)|no password supplied|permission denied"
-    "|no pg_hba.conf entry|not support SSL|certificate|bad value|invalid (.* )?(value|number|response)"
+    "|no pg_hba.conf entry|not support SSL|certificate|bad value|invalid (.* )?(value|number|response)|its encoding is"
 )
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,9 @@ async def _postgres(url: str, *, waits: bool) -> Database:
 
     try:
         database = PostgreSQL(url)
-    except psycopg.Error:
-        raise _unusable("not a PostgreSQL URL") from None
+    except psycopg.Error as error:
+        parameter = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        raise _unusable(f"unknown parameter {parameter[1]}" if parameter else "not a PostgreSQL URL") from None
     try:
         await _until_there(database, waits=waits)
     except SettingsError:

@@ -1,17 +1,16 @@
 """Hints between the processes of one machine: a datagram to each that listens.
 
-Every process binds a socket of its own in one directory and sends to all the others there. It
-costs nothing while nobody has anything to say; a poll every 5 ms, as fast, would cost half a
-per cent of a core.
+Every process binds a socket of its own in a directory beside the database and sends to all the others there, so
+processes that share the file find each other whatever temporary directory each has (containers, PrivateTmp). It costs
+nothing while there is nothing to say; a poll every 5 ms, as fast, would cost half a per cent of a core.
 """
 
 import asyncio
 import contextlib
-import hashlib
+import logging
 import os
 import socket
 import stat
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -19,29 +18,34 @@ from pathlib import Path
 
 MAX_DATAGRAM_BYTES = 60_000
 BIND_TRIES = 100
+MAX_ADDRESS_BYTES = 100  # 104 with the final NUL on BSD and macOS, 108 on Linux
 PEERS_SECONDS = 0.5  # how long a list of the others is good for
+
+log = logging.getLogger(__name__)
 
 
 class Hints:
-    def __init__(self, topic: str) -> None:
+    """Heard by this process alone where there is no `directory`, or where it can't be used."""
+
+    def __init__(self, directory: Path | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._callbacks: list[Callable[[str], None]] = []
         self._pending: dict[str, None] = {}
         self._peers: list[Path] = []
         self._peers_until = 0.0
-        self._topic = topic
-        self._bind()
+        self._directory = directory
+        self._mailbox: Mailbox | None = None
+        self._open()
 
-    def _bind(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        for _ in range(BIND_TRIES):
-            with contextlib.suppress(FileNotFoundError):  # the last one out has just taken the directory along
-                self._path = _private_directory(self._topic) / uuid.uuid4().hex[:12]
-                self._socket.bind(str(self._path))
-                self._loop.add_reader(self._socket, self._receive)
-                return
-        raise FileNotFoundError(self._path.parent)
+    def _open(self) -> None:
+        if self._directory is None:
+            return
+        try:
+            self._mailbox = Mailbox(self._directory)
+        except OSError as error:
+            log.warning("hints.unavailable", extra={"reason": str(error), "instead": "a poll every few seconds"})
+        else:
+            self._loop.add_reader(self._mailbox.socket, self._receive, self._mailbox)
 
     def subscribe(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
@@ -52,48 +56,112 @@ class Hints:
         self._pending[hint] = None
 
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
-        self._path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the last one out
-            self._path.parent.rmdir()
+        if self._mailbox is not None:
+            self._loop.remove_reader(self._mailbox.socket)
+            self._mailbox.close()
+            self._mailbox = None
 
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
         for hint in hints:
             self._deliver(hint)
-        for datagram in packed(hints, MAX_DATAGRAM_BYTES):
-            for peer in self._others():
-                self._send(peer, datagram.encode())
+        datagrams = [datagram.encode() for datagram in packed(hints, MAX_DATAGRAM_BYTES)]
+        for peer in self._others():
+            for datagram in datagrams:
+                self._send(peer, datagram)
 
     def _others(self) -> list[Path]:
         now = time.monotonic()
-        if now > self._peers_until:
+        if self._mailbox is not None and now > self._peers_until:
             self._peers_until = now + PEERS_SECONDS
-            if not self._path.exists():  # cleaners of /tmp take what is old
+            if not self._mailbox.path.exists():  # its directory was cleared
                 self.close()
-                self._bind()
-            self._peers = [path for path in self._path.parent.iterdir() if path != self._path]
+                self._open()
+            self._peers = self._mailbox.others() if self._mailbox else []
         return self._peers
 
     def _send(self, peer: Path, datagram: bytes) -> None:
-        try:
-            self._socket.sendto(datagram, str(peer))
-        except ConnectionRefusedError:  # its process is gone
+        if self._mailbox is not None and not self._mailbox.send(peer, datagram):
             peer.unlink(missing_ok=True)
             self._peers_until = 0
-        except OSError:  # its buffer is full, or it has just gone: it polls
-            pass
 
-    def _receive(self) -> None:
+    def _receive(self, mailbox: "Mailbox") -> None:
         with contextlib.suppress(BlockingIOError):
             for _ in range(64):
-                for hint in self._socket.recv(MAX_DATAGRAM_BYTES).decode(errors="replace").split("\n"):
+                for hint in mailbox.socket.recv(MAX_DATAGRAM_BYTES).decode(errors="replace").split("\n"):
                     self._deliver(hint)
 
     def _deliver(self, hint: str) -> None:
         for callback in self._callbacks:
             callback(hint)
+
+
+class Mailbox:
+    """A socket of this process's own in a directory that it shares with others."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises OSError."""
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        try:
+            self.path = self._bind(directory)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _bind(self, directory: Path) -> Path:
+        for _ in range(BIND_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # the last one out has just taken the directory along
+                self._handle = _opened(directory)
+                try:
+                    path = directory / uuid.uuid4().hex[:12]
+                    self.socket.bind(self._address(path))
+                    return path
+                except BaseException:
+                    os.close(self._handle)
+                    raise
+        raise FileNotFoundError(directory)
+
+    def _address(self, path: Path) -> str:
+        """An address has room for about 100 bytes, whatever the directory's path takes (unix(7), proc_pid_fd(5))."""
+        if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
+            return str(path)
+        return f"/proc/self/fd/{self._handle}/{path.name}"
+
+    def others(self) -> list[Path]:
+        with contextlib.suppress(OSError):  # cleared in between
+            return [path for path in self.path.parent.iterdir() if path != self.path]
+        return []
+
+    def send(self, peer: Path, datagram: bytes) -> bool:
+        """False when the process at the other end is gone."""
+        try:
+            self.socket.sendto(datagram, self._address(peer))
+        except ConnectionRefusedError:
+            return False
+        except OSError:  # its buffer is full, or it has just gone: it polls
+            pass
+        return True
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self._handle)
+        with contextlib.suppress(OSError):  # others are still there
+            self.path.unlink(missing_ok=True)
+            self.path.parent.rmdir()
+
+
+def _opened(directory: Path) -> int:
+    """A handle of the directory, made where it is missing. Raises OSError unless it is this user's alone: through a
+    link, or in another's directory, strangers would read the hints or keep them."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(handle)
+    if found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return handle
+    os.close(handle)
+    raise PermissionError(f"{directory} is not this user's alone")
 
 
 def packed(hints: list[str], max_bytes: int) -> list[str]:
@@ -108,15 +176,3 @@ def packed(hints: list[str], max_bytes: int) -> list[str]:
         else:
             texts[-1] += f"\n{hint}"
     return texts
-
-
-def _private_directory(topic: str) -> Path:
-    """Short, because a socket's path has room for about 100 bytes, and nobody else's."""
-    name = hashlib.sha256(topic.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"hints-{os.getuid()}-{name}"
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{path} belongs to somebody else")
-    return path

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import errors
 
-from shared.database import Row, Unit, database_unavailable
+from shared.database import Row, Unit, Unstorable, database_unavailable
 from shared.database.jobs import Job, Outcome, resolve
 from shared.database.notifications import Notifications
 from shared.database.postgres_connections import Connection, Connections
@@ -73,6 +73,9 @@ TRANSIENT = (
     errors.ReadOnlySqlTransaction,  # a primary that has become a standby
     psycopg.OperationalError,  # the connection is lost, before COMMIT was sent
 )
+
+# A value's own fault, however often it is tried: out of its range, or not in the encoding, or too large for an index.
+REFUSED = (psycopg.DataError, errors.ProgramLimitExceeded, UnicodeEncodeError)
 
 
 class Transaction:
@@ -258,7 +261,7 @@ class Lane:
                         outcomes.append(Outcome(job.future, job.unit(tx)))
                         self._heard_at = time.monotonic()
                     except Exception as error:
-                        if tx.has_run or isinstance(error, psycopg.Error):
+                        if tx.has_run or isinstance(error, (psycopg.Error, *REFUSED)):
                             raise _Failed from error
                         outcomes.append(Outcome(job.future, None, error))
         except Unavailable as error:
@@ -276,6 +279,8 @@ class Lane:
                 return Outcome(job.future, value)
             except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
                 self._heard_at = time.monotonic()
+            except REFUSED as error:
+                return Outcome(job.future, None, Unstorable(error))
             except psycopg.Error as error:
                 failures += 1
                 if failures == TRIES or not isinstance(error, TRANSIENT):

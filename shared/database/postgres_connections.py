@@ -29,6 +29,9 @@ DEFAULTS = {
     "client_encoding": "UTF8",
 }
 
+# SQL_ASCII stores bytes as they come, and what comes is UTF-8. Others refuse most of what people write.
+ENCODINGS = ("UTF8", "SQL_ASCII")
+
 
 class Connection(psycopg.Connection[Row]):
     """One that is given up after a silence: to TCP all is well as long as something in between, or a server that is
@@ -85,10 +88,11 @@ class Connections:
     def refusal(self) -> str:
         """Why there is no connection to be had; empty when there is."""
         try:
-            self._open().close()
+            with self._open() as connection:
+                encoding = connection.info.parameter_status("server_encoding")
         except psycopg.Error as error:
             return str(error)
-        return ""
+        return "" if encoding in ENCODINGS else f"its encoding is {encoding}; make it anew with ENCODING UTF8"
 
     def _open(self) -> Connection:
         # Never prepared: psycopg remembers as prepared what came behind a failure in a pipeline, and poolers know none.

@@ -12,6 +12,7 @@ lock on a file beside the database, across processes; nobody meets "database is 
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -24,7 +25,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.database import Row, Unit, database_unavailable
+from shared.database import Row, Unit, Unstorable, database_unavailable
 from shared.database.hints import Hints
 from shared.database.jobs import Helper, Job, Outcome, resolve
 from shared.errors import Unavailable
@@ -41,6 +42,7 @@ CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # u
 # The first reader behind a commit marks it in the file's shared memory (https://sqlite.org/walformat.html#read_marks),
 # which a disk that does not answer never lets it do. So the writer is the first: reads run in the event loop.
 MARK = "PRAGMA data_version"
+REFUSED = (sqlite3.DataError, OverflowError, UnicodeEncodeError)  # by what they are, however often they are tried
 PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -111,7 +113,10 @@ class SQLite:
             self._end_turn()
         self._reader = self._writer if self._is_memory else self._connect("PRAGMA query_only = ON;")
         self._slow_reader = self._writer if self._is_memory else self._connect("PRAGMA query_only = ON;")
-        self._hints = Hints(f"{self._path} {os.getpid() if self._is_memory else ''}")
+        self._reader.execute(MARK).fetchone()  # makes the files beside it
+        names = () if self._is_memory else (self._path, f"{self._path}-wal", lock_of(self._path))
+        self._files = {name: _identity(name) for name in names}
+        self._hints = Hints(None if self._is_memory else Path(f"{self._path}-hints"))
         self._aside = ThreadPoolExecutor(1, "sqlite-query")
         self._disk = Helper("sqlite-disk")
 
@@ -136,8 +141,11 @@ class SQLite:
         if self._is_memory:
             return await self.write(unit)
         try:
+            self._need_files(self._path)
             return unit(Transaction(self._reader))
-        except sqlite3.Error as error:
+        except REFUSED as error:
+            raise Unstorable(error) from error
+        except (sqlite3.Error, OSError) as error:
             raise database_unavailable(error) from error
 
     async def query(self, unit: Unit[T]) -> T:
@@ -147,12 +155,15 @@ class SQLite:
 
     def _query(self, unit: Unit[T]) -> T:
         try:
+            self._need_files(self._path)
             self._slow_reader.execute("BEGIN")
             try:
                 return unit(Transaction(self._slow_reader))
             finally:
                 self._slow_reader.execute("COMMIT")
-        except sqlite3.Error as error:
+        except REFUSED as error:
+            raise Unstorable(error) from error
+        except (sqlite3.Error, OSError) as error:
             raise database_unavailable(error) from error
 
     def publish(self, hint: str) -> None:
@@ -212,7 +223,8 @@ class SQLite:
             try:
                 outcomes.append(Outcome(job.future, None if job.future.done() else job.unit(tx)))
             except Exception as error:
-                if tx.has_run or self._writer.total_changes != changes or isinstance(error, sqlite3.Error):
+                may_have_written = tx.has_run or self._writer.total_changes != changes
+                if may_have_written or isinstance(error, (sqlite3.Error, *REFUSED)):
                     self._undo()
                     return None
                 outcomes.append(Outcome(job.future, None, error))
@@ -227,6 +239,8 @@ class SQLite:
                 self._undo()
                 raise
             self._commit()
+        except REFUSED as error:
+            return Outcome(job.future, None, Unstorable(error))
         except (sqlite3.Error, OSError, MemoryError) as error:
             return Outcome(job.future, None, database_unavailable(error))
         except Exception as error:
@@ -265,10 +279,18 @@ class SQLite:
         try:
             self._writer.execute("COMMIT")
             self._writer.execute(MARK).fetchone()
+            self._need_files(*self._files)
         except BaseException:
             self._undo()
             raise
         self._end_turn()
+
+    def _need_files(self, *paths: str) -> None:
+        """Raises OSError where a file was deleted or replaced under this process: what it writes has no name any more
+        and is gone with the process, and what it reads is not what others see."""
+        for path in paths if self._files else ():
+            if _identity(path) != self._files[path]:
+                raise FileNotFoundError(errno.ENOENT, "replaced under this process, which has to be restarted", path)
 
     def _undo(self) -> None:
         try:
@@ -286,9 +308,12 @@ class SQLite:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _connect(self, pragmas: str) -> sqlite3.Connection:
-        seconds = LOCKED_MS / 1000
         connection = sqlite3.connect(
-            self._path, seconds, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+            self._path,
+            timeout=LOCKED_MS / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS,
         )
         try:
             for pragma in pragmas.split(";"):
@@ -328,4 +353,13 @@ def open_lock(path: str, is_memory: bool) -> int | None:
     if is_memory:
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def lock_of(path: str) -> str:
+    return f"{path}-lock"
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino

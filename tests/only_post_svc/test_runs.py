@@ -1,6 +1,7 @@
 """What a worker writes of its runs, where they end together and not all of them may."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
+from shared.errors import Unavailable
 from tests.shared.engines import ENGINES
 
 T = TypeVar("T")
@@ -70,9 +72,46 @@ def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(
     assert statuses == ["succeeded", "succeeded", "cancelled", "succeeded", "succeeded"]
 
 
-def test_one_that_can_not_be_written_keeps_none_of_the_others_from_ending(
+NO_TEXT = "\ud800"  # no database takes a lone surrogate
+
+
+def test_a_result_that_no_database_takes_ends_its_run_with_a_code_and_keeps_no_other_from_ending(
     with_runs: Callable[..., list[TaskRow]],
 ) -> None:
-    endings = [Ending(result="1")] * 4 + [Ending(result="\ud800")]  # no database takes half of a surrogate pair
+    endings = [Ending(result="1")] * 4 + [Ending(result=NO_TEXT)]
     tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
-    assert [task.status for task in tasks] == ["succeeded"] * 4 + ["running"]
+    assert [task.status for task in tasks] == ["succeeded"] * 4 + ["failed"]
+    assert json.loads(tasks[-1].error or "")["code"] == "invalid_result"
+
+
+def test_an_error_that_no_database_takes_ends_its_run_with_a_code(with_runs: Callable[..., list[TaskRow]]) -> None:
+    endings = [Ending(error=f'{{"message": "{NO_TEXT}"}}')] + [Ending(result="1")] * 4
+    task = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))[0]
+    assert (task.status, json.loads(task.error or "")["code"]) == ("failed", "invalid_result")
+
+
+def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_being_stored(
+    with_runs: Callable[..., list[TaskRow | None]],
+) -> None:
+    async def work(database: Database, runs: Runs, some: list[Run]) -> list[TaskRow | None]:
+        for run, progress in zip(some, ["1", NO_TEXT, "2"], strict=False):
+            run.progress, run.is_reported = progress, False
+        await runs.store_progress()
+        assert all(run.is_reported for run in some)
+        return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
+
+    assert [task and task.progress for task in with_runs(work)] == ["1", None, "2", None, None]
+
+
+def test_progress_that_could_not_be_stored_is_still_to_be_said() -> None:
+    async def work() -> bool:
+        database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
+        runs = Runs(database, 30, TaskCounts(), asyncio.Event())
+        run = runs.add((await database.write(_claimed))[0])
+        run.progress, run.is_reported = "1", False
+        await database.close()
+        with pytest.raises(Unavailable):
+            await runs.store_progress()
+        return run.is_reported
+
+    assert not asyncio.run(work())

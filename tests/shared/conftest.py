@@ -1,6 +1,5 @@
 """The fixture that every test of the database runs on."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +9,11 @@ from tests.shared.engines import ENGINES, SCHEMA, Engine
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with the schema of the notes, and nobody else's hints."""
+def files(tmp_path: Path) -> Path:
+    """A directory with the schema of the notes."""
     (tmp_path / "schema").mkdir()
     (tmp_path / "schema" / "0001.sql").write_text(SCHEMA)
-    with tempfile.TemporaryDirectory(prefix="h") as directory:
-        monkeypatch.setattr(tempfile, "tempdir", directory)  # a socket's path has to be short
-        yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture(params=ENGINES)

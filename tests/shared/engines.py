@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -61,7 +60,7 @@ class Engine:
         arguments = {"name": self.name, "url": self.url, "directory": str(self.directory)}
         return subprocess.Popen(
             [sys.executable, "-c", PREAMBLE + script + CALL, json.dumps(arguments), json.dumps(values)],
-            env={"PYTHONPATH": str(ROOT), "TMPDIR": tempfile.gettempdir()},
+            env={"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

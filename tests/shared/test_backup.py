@@ -178,6 +178,15 @@ def test_a_file_that_is_there_is_written_over_only_when_told(home: Engine) -> No
     assert notes(file) == ["first"]
 
 
+def test_a_copy_never_goes_through_a_symbolic_link(home: Engine) -> None:
+    dear, link = home.directory / "dear", home.directory / "copy.db"
+    dear.write_text("something dear")
+    link.symlink_to(dear)
+    with pytest.raises(Failure, match="symbolic link"):
+        back_up(home.url, link, nothing, force=True)
+    assert dear.read_text() == "something dear"
+
+
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-lock", "-journal"])
 def test_a_copy_never_goes_over_the_database_or_a_part_of_it(home: Engine, suffix: str) -> None:
     (home.directory / "link").symlink_to(home.directory)

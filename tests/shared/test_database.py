@@ -8,13 +8,13 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.database import Database, Transaction, Unit, connection, migrate
+from shared.database import Database, Transaction, Unit, Unstorable, connection, migrate
 from shared.database.sqlite import WRITE_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
@@ -253,7 +253,7 @@ ALL = [*OWN, breaks_a_constraint, breaks_the_language, gives_a_number_too_large]
 @pytest.mark.parametrize("guilty", ALL)
 def test_a_long_write_that_fails_leaves_nothing_and_the_next_is_kept(engine: Engine, guilty: Unit[None]) -> None:
     async def work(database: Database) -> list[str]:
-        with pytest.raises((Guilty, Unavailable, OverflowError)):
+        with pytest.raises((Guilty, Unavailable, Unstorable)):
             await database.write(guilty, is_long=True)
         await database.write(adding("next"), is_long=True)
         return await database.read(ids)
@@ -577,8 +577,12 @@ async def main(engine):
 """
 
 
-def sockets() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("hints-*/*"))
+def hints_of(sqlite: Engine) -> Path:
+    return sqlite.directory / "notes.db-hints"
+
+
+def sockets(sqlite: Engine) -> list[Path]:
+    return list(hints_of(sqlite).glob("*"))
 
 
 def test_the_socket_of_a_killed_process_is_cleared_away(sqlite: Engine) -> None:
@@ -587,28 +591,127 @@ def test_the_socket_of_a_killed_process_is_cleared_away(sqlite: Engine) -> None:
     assert process.stdout.readline() == "open\n"
     process.kill()
     process.communicate()
-    assert len(sockets()) == 1
+    assert len(sockets(sqlite)) == 1
 
     async def work(database: Database) -> None:
         database.publish("anyone?")
         async with asyncio.timeout(10):
-            while len(sockets()) > 1:
+            while len(sockets(sqlite)) > 1:
                 await asyncio.sleep(0.01)
 
     sqlite.run(work)
-    assert sockets() == []
-
-
-def hint_directories() -> list[Path]:
-    return list(Path(tempfile.gettempdir()).glob("hints-*"))
+    assert sockets(sqlite) == []
 
 
 def test_the_directory_of_hints_is_its_owners_alone_and_goes_with_the_last(sqlite: Engine) -> None:
-    async def modes(database: Database) -> list[int]:
-        return [directory.stat().st_mode & 0o777 for directory in hint_directories()]
+    async def mode(database: Database) -> int:
+        return hints_of(sqlite).stat().st_mode & 0o777
 
-    assert sqlite.run(modes) == [0o700]
-    assert hint_directories() == []
+    assert sqlite.run(mode) == 0o700
+    assert not hints_of(sqlite).exists()
+
+
+def heard_from_another_process(engine: Engine) -> None:
+    async def work(database: Database) -> None:
+        process = engine.start(PUBLISH, hint="there")
+        await heard_within(database, "there", 20)
+        process.kill()
+        process.communicate()
+
+    engine.run(work)
+
+
+def test_hints_need_no_temporary_directory_and_no_short_path(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    deep = files.joinpath(*["a directory with a long name"] * 6)
+    shutil.copytree(files / "schema", deep / "schema")
+    with sqlite_engine(deep) as engine:
+        heard_from_another_process(engine)
+
+
+def another_users(directory: Path) -> None:
+    directory.mkdir(0o777)
+    directory.chmod(0o777)
+
+
+def a_link(directory: Path) -> None:
+    (directory.parent / "elsewhere").mkdir(0o700)
+    directory.symlink_to(directory.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("make", [another_users, a_link, Path.touch])
+def test_what_another_user_put_in_the_place_of_the_hints_is_left_alone_and_told(
+    sqlite: Engine, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    make(hints_of(sqlite))
+
+    async def work(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(heard.append)
+        database.publish("here")
+        await asyncio.sleep(0)
+        return heard
+
+    assert sqlite.run(work) == ["here"]
+    assert [record.message for record in caplog.records] == ["hints.unavailable"]
+    assert not list(sqlite.directory.glob("*/????????????"))  # no socket
+
+
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def moved(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+
+
+def replaced(file: Path) -> None:
+    copy = file.with_name("copy")
+    shutil.copy(file, copy)
+    copy.replace(file)
+
+
+@pytest.mark.parametrize("lose", [removed, moved, replaced])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-lock"])
+def test_a_file_that_was_lost_under_the_process_takes_no_write(
+    sqlite: Engine, suffix: str, lose: Callable[[Path], None]
+) -> None:
+    async def work(database: Database) -> None:
+        await database.write(adding("before"))
+        lose(sqlite.directory / f"notes.db{suffix}")
+        for is_long in (False, True):
+            with pytest.raises(Unavailable):
+                await database.write(adding(f"after {is_long}"), is_long=is_long)
+        if not suffix:
+            for look in (database.read, database.query):
+                with pytest.raises(Unavailable):
+                    await look(ids)
+
+    sqlite.run(work)
+
+
+def test_a_file_that_was_moved_away_and_back_is_written_again(sqlite: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        file, aside = sqlite.directory / "notes.db", sqlite.directory / "aside"
+        file.rename(aside)
+        with pytest.raises(Unavailable):
+            await database.write(adding("meanwhile"))
+        aside.rename(file)
+        await database.write(adding("after"))
+        return await database.read(ids)
+
+    assert "after" in sqlite.run(work)
+
+
+@pytest.mark.parametrize(("id", "writer"), [("a", 2**63), ("\ud800", 1)])
+def test_a_value_that_can_not_be_stored_is_its_callers_fault_alone(engine: Engine, id: str, writer: int) -> None:
+    async def work(database: Database) -> list[str]:
+        units: list[Unit[str]] = [adding("before"), lambda tx: add(tx, id, writer), adding("after")]
+        outcomes = await asyncio.gather(*map(database.write, units), return_exceptions=True)
+        assert [getattr(outcome, "status", 0) for outcome in outcomes] == [0, 422, 0]
+        return await database.read(ids)
+
+    assert engine.run(work) == ["after", "before"]
 
 
 COME_AND_GO = """
@@ -616,7 +719,7 @@ from shared.database.hints import Hints
 
 async def main(engine):
     for _ in range(2000):
-        Hints("a topic").close()
+        Hints(engine.directory / "hints").close()
     print("done")
 """
 
@@ -626,17 +729,16 @@ def test_one_that_comes_as_the_last_one_goes_gets_its_socket(sqlite: Engine) -> 
     assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 3
 
 
-def test_hints_outlive_a_cleaner_of_temporary_files(sqlite: Engine) -> None:
+def test_hints_outlive_the_loss_of_their_directory(sqlite: Engine) -> None:
     async def hear_after_cleaning(database: Database) -> list[str]:
         heard: list[str] = []
         database.subscribe(heard.append)
-        for directory in hint_directories():
-            shutil.rmtree(directory)
+        shutil.rmtree(hints_of(sqlite))
         database.publish("one")
         await asyncio.sleep(0.6)  # a list of the others is looked at again after half a second
         database.publish("two")
         await asyncio.sleep(0.1)
-        assert [len(list(directory.iterdir())) for directory in hint_directories()] == [1]
+        assert len(sockets(sqlite)) == 1
         return heard
 
     assert sqlite.run(hear_after_cleaning) == ["one", "two"]

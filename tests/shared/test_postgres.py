@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from shared.database import Database, Transaction
+from shared.database import Database, Transaction, connection
 from shared.database.notifications import PING_SECONDS
 from shared.database.postgres import HELD_UP_SECONDS, LOOK_SECONDS, SILENT_LOOKS, WRITE_SECONDS, WRITERS
 from shared.errors import Unavailable
-from tests.postgres import execute
+from shared.settings import SettingsError
+from tests.postgres import execute, new_database
 from tests.proxy import Loss, Proxy, proxied
 from tests.shared.engines import Engine, add, ids, postgres_engine
 
@@ -39,6 +40,17 @@ def proxy(postgres: Engine) -> Iterator[Proxy]:
 def remote(postgres: Engine, proxy: Proxy) -> Engine:
     """The same database, seen through a network that can fail."""
     return Engine("postgres", proxy.url, postgres.directory)
+
+
+def test_a_database_in_an_encoding_that_refuses_texts_ends_the_start(files: Path) -> None:
+    latin = new_database(options="ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+    with latin as url, pytest.raises(SettingsError, match=r"^DATABASE_URL: .*encoding is LATIN1.*UTF8"):
+        asyncio.run(connection.connect(url, {}, waits=True))
+
+
+def test_an_unknown_parameter_of_the_url_is_named(postgres: Engine) -> None:
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: .*unknown parameter pool_size"):
+        asyncio.run(connection.connect(f"{postgres.url}?pool_size=5", {}))
 
 
 def adding_one_more(mark: str) -> Callable[[Transaction], str]:

@@ -102,6 +102,8 @@ BAD = [
     ("DATABASE_URL", "mysql://user:hunter2@db/x"),
     ("DATABASE_URL", "sqlite://relative-hunter2"),
     ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "sqlite:///x.db?timeout=5"),
+    ("DATABASE_URL", "sqlite:///~hunter2/x.db"),
     ("DATABASE_URL", "postgresql://user:hun@ter2@db/x"),
     ("DATABASE_URL", "postgresql://user:hun/ter2@db/x"),
     ("DATABASE_URL", "postgresql://user:hun?@ter2@db/x"),
@@ -225,6 +227,21 @@ def test_no_repr_of_the_settings_shows_a_secret(tmp_path: Path) -> None:
     for shown in (repr(made), str(made), f"{made}", repr(made.secret_key), str(made.jwks)):
         assert "5ecret" not in shown
         assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        ("sqlite:///x.db\n", "sqlite:///x.db"),
+        (" postgresql://db/x\n", "postgresql://db/x"),
+        ("sqlite:///~/x.db", f"sqlite:///{Path.home() / 'x.db'}"),
+        ("postgresql://db/x?pgbouncer=true", "postgresql://db/x"),
+        ("postgresql://db/x?pgbouncer=true&sslmode=require", "postgresql://db/x?sslmode=require"),
+        ("postgresql://db/x?sslmode=require&pgbouncer=true", "postgresql://db/x?sslmode=require"),
+    ],
+)
+def test_a_database_url_is_taken_as_other_tools_write_it(given: str, understood: str) -> None:
+    assert settings(DATABASE_URL=given).database_url == understood
 
 
 def test_the_settings_can_not_be_changed() -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 import uvloop
 
 from only_post_svc import metrics
-from only_post_svc.cli import checks, run, tasks
+from only_post_svc.cli import checks, run, schedules, tasks
 from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_reload(worker)
     worker.set_defaults(run=lambda options: commands.start_by(options, start_worker))
     _add_tasks(subparsers.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))
+    _add_schedules(subparsers.add_parser("schedules", help="list, add, remove and run schedules"))
     types = subparsers.add_parser("types", help="list the task types")
     add_json(types)
     types.set_defaults(run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings), options)))
@@ -80,6 +81,31 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
     prune = actions.add_parser("prune", help="delete tasks that ended long ago")
     prune.add_argument("--older-than", type=positive, metavar="SECONDS", help="since their end (RESULT_TTL)")
     prune.set_defaults(run=SERVICE.over_database(tasks.prune_tasks))
+    add_json(*actions.choices.values())
+
+
+def _add_schedules(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the schedules of all callers, and of the code")
+    listing.add_argument("--limit", type=positive, default=200)
+    listing.set_defaults(run=SERVICE.over_database(schedules.list_schedules))
+    for action, verb, meaning in (
+        ("add", schedules.add_schedule, "make a schedule, or replace the one of that name"),
+        ("remove", schedules.remove_schedule, "take a schedule back"),
+        ("run", schedules.run_schedule, "make one task of it now, beside those of its ticks"),
+    ):
+        one = actions.add_parser(action, help=meaning)
+        one.add_argument("name", metavar="NAME", type=text)
+        one.add_argument("--caller", type=text, default="", help="a user's id; left out, the one of no caller")
+        one.set_defaults(run=SERVICE.over_database(verb))
+    add = actions.choices["add"]
+    add.add_argument("type", metavar="TYPE", type=text)
+    add.add_argument("payload", metavar="PAYLOAD", type=run.payload, nargs="?", default={}, help="JSON, - for stdin")
+    when = add.add_mutually_exclusive_group(required=True)
+    when.add_argument("--cron", type=text, help="five fields, such as '0 3 * * MON'")
+    when.add_argument("--every", type=positive, metavar="SECONDS")
+    add.add_argument("--timezone", type=text, metavar="ZONE", help="of the cron expression (UTC)")
+    add.add_argument("--overlap", action="store_true", help="tick also while the task before has not ended")
     add_json(*actions.choices.values())
 
 

@@ -8,13 +8,14 @@ from typing import Any, TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import hints, metrics, models, operations, queue
+from only_post_svc import hints, metrics, models, operations, queue, schedules
 from only_post_svc.backlog import Backlog
 from only_post_svc.health import HealthReporter
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.models import Types, listed_json, task_json
+from only_post_svc.models import Types, listed_json, schedule_json, task_json
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.registry import TaskType
+from only_post_svc.schedules import ScheduleRow
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
 from shared import metrics_endpoint, openapi
@@ -189,6 +190,46 @@ async def list_tasks(request: Request[State]) -> Response:
     return json_response(f'{{"items":[{",".join(map(listed_json, items))}],"next_cursor":{encode(cursor)}}}')
 
 
+async def schedule(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    wanted = models.SCHEDULE.parse(await read_json(request))
+    types, database = request.state["types"], request.state["database"]
+
+    def unit(tx: Transaction) -> tuple[ScheduleRow, bool]:
+        return schedules.save(tx, caller, types.new_schedule(wanted, tx.now))
+
+    row, is_new = await database.write(unit)
+    database.publish(hints.SCHEDULED)
+    return json_response(schedule_json(row), 201 if is_new else 200)
+
+
+async def list_schedules(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    wanted = models.SCHEDULES.parse(await read_json(request))
+    cursors, limit = request.state["cursors"], int(wanted.limit)
+    after = ("", 0) if wanted.cursor is None else _position(cursors.read(wanted.cursor, "schedules", caller))
+    rows = await request.state["database"].read(lambda tx: schedules.page(tx, caller, after, limit + 1))
+    items = rows[:limit]
+    cursor = None
+    if rows[limit:]:
+        cursor = cursors.write(encode([items[-1].name, items[-1].in_code]), "schedules", caller)
+    return json_response(f'{{"items":[{",".join(map(schedule_json, items))}],"next_cursor":{encode(cursor)}}}')
+
+
+def _position(cursor: str) -> tuple[str, int]:
+    name, in_code = json.loads(cursor)
+    return name, in_code
+
+
+async def unschedule(request: Request[State]) -> Response:
+    caller = await caller_of(request)
+    name = models.UNSCHEDULE.parse(await read_json(request)).name
+    row = await request.state["database"].write(lambda tx: schedules.remove(tx, caller, name))
+    if row is None:
+        raise NotFound("schedule_not_found", "there is no such schedule")
+    return json_response(schedule_json(row))
+
+
 async def list_types(request: Request[State]) -> Response:
     await caller_of(request)
     models.EMPTY.parse(await read_json(request))
@@ -249,6 +290,9 @@ def routes(*, health_get: bool) -> list[Path]:
         Path("/api/cancel", POST=(cancel, operations.CANCEL)),
         Path("/api/retry", POST=(retry, operations.RETRY)),
         Path("/api/tasks", POST=(list_tasks, operations.LIST)),
+        Path("/api/schedule", POST=(schedule, operations.SCHEDULE)),
+        Path("/api/schedules", POST=(list_schedules, operations.SCHEDULES)),
+        Path("/api/unschedule", POST=(unschedule, operations.UNSCHEDULE)),
         Path("/api/types", POST=(list_types, operations.TYPES)),
         Path("/health", POST=(health, operations.HEALTH), **probe),
         Path("/metrics", POST=(show_metrics, operations.METRICS)),

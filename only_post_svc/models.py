@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
+from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule, ScheduleRow
 from shared import times
 from shared.bodies import Shape
 from shared.errors import Invalid
@@ -19,6 +21,11 @@ MAX_DELAY_SECONDS = 30 * 86400
 MAX_BATCH = 1000
 
 Wait = Annotated[float, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)]
+Name = Annotated[str, Limits(minLength=1, maxLength=255)]
+Priority = Annotated[int, Limits(minimum=-100, maximum=100)]
+Timeout = Annotated[float, Limits(exclusiveMinimum=0)]
+MaxAttempts = Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)]
+Limit = Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
@@ -30,9 +37,9 @@ class TaskRequest:
     payload: dict[str, Any] = field(default_factory=dict)
     delay: Annotated[float, Limits(minimum=0, maximum=MAX_DELAY_SECONDS)] = 0
     run_at: Annotated[str, Format("date-time")] | None = None
-    priority: Annotated[int, Limits(minimum=-100, maximum=100)] = 0
-    timeout: Annotated[float, Limits(exclusiveMinimum=0)] | None = None
-    max_attempts: Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)] | None = None
+    priority: Priority = 0
+    timeout: Timeout | None = None
+    max_attempts: MaxAttempts | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,45 @@ class TaskIdRequest:
 class ListRequest:
     status: Status | None = None
     type: str | None = None
-    limit: Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)] = DEFAULT_LIMIT
+    limit: Limit = DEFAULT_LIMIT
     cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class ScheduleRequest:
+    """What makes a task again and again: by a `cron` expression of five fields in the local time of `timezone`, or
+    `every` so many seconds. Without `overlap` a tick makes none while the task of the one before has not ended."""
+
+    name: Name
+    type: str
+    cron: Annotated[str, Limits(minLength=1, maxLength=MAX_CRON_LENGTH)] | None = None
+    every: Annotated[float, Limits(minimum=MIN_EVERY_SECONDS, maximum=MAX_EVERY_SECONDS)] | None = None
+    timezone: str = "UTC"
+    payload: dict[str, Any] = field(default_factory=dict)
+    priority: Priority = 0
+    timeout: Timeout | None = None
+    max_attempts: MaxAttempts | None = None
+    overlap: bool = False
+
+    def of_task(self) -> TaskRequest:
+        return TaskRequest(
+            type=self.type,
+            payload=self.payload,
+            priority=self.priority,
+            timeout=self.timeout,
+            max_attempts=self.max_attempts,
+        )
+
+
+@dataclass(frozen=True)
+class SchedulesRequest:
+    limit: Limit = DEFAULT_LIMIT
+    cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class UnscheduleRequest:
+    name: Name
 
 
 @dataclass(frozen=True)
@@ -127,6 +171,36 @@ class TaskPage:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """`skipped` counts the ticks that made no task: the one before had not ended, or the queue was full. `in_code`:
+    it stands in the service's code, and goes when the code no longer says so."""
+
+    name: str
+    type: str
+    payload: dict[str, Any]
+    cron: str | None
+    every: float | None
+    timezone: str
+    priority: int
+    timeout: float
+    max_attempts: int
+    overlap: bool
+    in_code: bool
+    created_at: Time
+    next_run_at: Time
+    last_task_id: Id | None
+    skipped: int
+
+
+@dataclass(frozen=True)
+class SchedulePage:
+    """Some schedules, by name. `next_cursor` is null on the last page."""
+
+    items: list[Schedule]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
 class ListedType:
     """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds."""
 
@@ -180,6 +254,9 @@ BATCH = Shape(BatchRequest)
 RESULT = Shape(ResultRequest)
 TASK_ID = Shape(TaskIdRequest)
 LIST = Shape(ListRequest)
+SCHEDULE = Shape(ScheduleRequest)
+SCHEDULES = Shape(SchedulesRequest)
+UNSCHEDULE = Shape(UnscheduleRequest)
 EMPTY = Shape(EmptyRequest)
 
 
@@ -212,6 +289,21 @@ class Types:
             delay_ms=int(request.delay * 1000),
             run_at=run_at,
         )
+
+    def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
+        """What a request asks for at `now`. Raises Invalid."""
+        every_ms = None if request.every is None else int(request.every * 1000)
+        recurrence = Recurrence(request.cron, every_ms, request.timezone)
+        faults = recurrence.faults(now)
+        try:
+            new = self.new_task(request.of_task())
+        except Invalid as invalid:
+            raise Invalid(invalid.errors + faults) from None
+        if len(new.payload.encode()) > MAX_PAYLOAD_BYTES:
+            faults.append(Fault("/payload", f"must be at most {MAX_PAYLOAD_BYTES} bytes of JSON in a schedule"))
+        if faults:
+            raise Invalid(faults)
+        return NewSchedule(request.name, recurrence, new, overlap=request.overlap)
 
     def listing(self) -> list[dict[str, Any]]:
         return [
@@ -256,6 +348,31 @@ def _json(task: TaskRow, result: str) -> str:
         f'"created_at":{_time(task.created_at)},"run_at":{_time(task.run_at)},'
         f'"started_at":{_time(task.started_at)},"finished_at":{_time(task.finished_at)}}}'
     )
+
+
+def schedule_json(row: ScheduleRow) -> str:
+    task = row.new_task
+    described: dict[str, Any] = {
+        "name": row.name,
+        "type": task.type,
+        "cron": row.cron,
+        "every": None if row.every_ms is None else _seconds(row.every_ms),
+        "timezone": row.timezone,
+        "priority": task.priority,
+        "timeout": _seconds(task.timeout_ms),
+        "max_attempts": task.max_attempts,
+        "overlap": bool(row.overlap),
+        "in_code": bool(row.in_code),
+        "created_at": times.to_text(row.created_at),
+        "next_run_at": times.to_text(row.next_run_at),
+        "last_task_id": row.last_task_id,
+        "skipped": row.skipped,
+    }
+    return f'{encode(described)[:-1]},"payload":{task.payload}}}'
+
+
+def _seconds(milliseconds: int) -> float:
+    return milliseconds // 1000 if milliseconds % 1000 == 0 else milliseconds / 1000
 
 
 def status_of(task: TaskRow) -> str:

@@ -75,6 +75,30 @@ LIST = Operation(
     answers={200: Reply("a page", models.TaskPage)},
     codes={400: "invalid_cursor"},
 )
+SCHEDULE = Operation(
+    name="schedule",
+    summary="Make a schedule, or replace the one of that name",
+    body={JSON: models.SCHEDULE},
+    scope=SCOPE,
+    answers={200: Reply("it was replaced", models.Schedule), 201: Reply("it is new", models.Schedule)},
+    codes={409: "quota_exceeded"},
+)
+SCHEDULES = Operation(
+    name="list_schedules",
+    summary="List schedules by name",
+    body={JSON: models.SCHEDULES},
+    scope=SCOPE,
+    answers={200: Reply("a page", models.SchedulePage)},
+    codes={400: "invalid_cursor"},
+)
+UNSCHEDULE = Operation(
+    name="unschedule",
+    summary="Take a schedule back; what it has made is left alone",
+    body={JSON: models.UNSCHEDULE},
+    scope=SCOPE,
+    answers={200: Reply("it is no more; this is how it was", models.Schedule)},
+    codes={404: "schedule_not_found"},
+)
 TYPES = Operation(
     name="list_types",
     summary="List what can be submitted",

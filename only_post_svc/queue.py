@@ -100,9 +100,10 @@ VALUES (:id, :caller, :type, :status, :priority, :timeout_ms, 0, :max_attempts, 
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
 
 
-def submit(tx: Transaction, caller: str, new: NewTask) -> TaskRow:
+def submit(tx: Transaction, caller: str, new: NewTask, *, tick: int | None = None) -> TaskRow:
+    """`tick` is the time of the schedule's tick that makes it, which has come."""
     now = tx.now
-    run_at = max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
+    run_at = tick if tick is not None else _run_at(new, now)
     task = TaskRow(
         id=ids.new(),
         type=new.type,
@@ -131,6 +132,10 @@ def submit(tx: Transaction, caller: str, new: NewTask) -> TaskRow:
     )
     tx.put(INSERT_PAYLOAD, id=task.id, payload=new.payload)
     return task
+
+
+def _run_at(new: NewTask, now: int) -> int:
+    return max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
 
 
 # It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
@@ -417,7 +422,14 @@ UPDATE task SET status = 'queued' WHERE id IN (
 )
 """
 
-NEXT_DUE = "SELECT run_at FROM task WHERE status = 'scheduled' ORDER BY run_at LIMIT 1"
+# Of tasks and of schedules, each by its index.
+NEXT_DUE = """
+SELECT min(due) FROM (
+    SELECT * FROM (SELECT run_at AS due FROM task WHERE status = 'scheduled' ORDER BY run_at LIMIT 1) AS of_tasks
+    UNION ALL
+    SELECT * FROM (SELECT next_run_at FROM schedule ORDER BY next_run_at LIMIT 1) AS of_schedules
+) AS dues
+"""
 
 
 def promote(tx: Transaction) -> int:
@@ -426,8 +438,8 @@ def promote(tx: Transaction) -> int:
 
 
 def seconds_to_next_due(tx: Transaction) -> float | None:
-    row = tx.one(NEXT_DUE)
-    return (row[0] - tx.now) / 1000 if row else None
+    ((due,),) = tx.all(NEXT_DUE)
+    return None if due is None else (due - tx.now) / 1000
 
 
 class Look(NamedTuple):

@@ -7,11 +7,13 @@ answer HTTP get TaskTypes, which are plain data.
 import dataclasses
 import importlib
 import inspect
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar, get_type_hints
 
+from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from shared.schemas import Schema, build, default_schema, object_schema, schema_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,6 +64,9 @@ class TaskType:
     timeout: float
     max_attempts: int
     is_async: bool
+    cron: str | None = None
+    every: float | None = None
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,19 @@ class DefinitionError(Exception):
 handlers: dict[str, Handler] = {}
 
 
-def task(name: str, *, timeout: float = 30, max_attempts: int = 3) -> Callable[[F], F]:
+def task(
+    name: str,
+    *,
+    timeout: float = 30,
+    max_attempts: int = 3,
+    cron: str | None = None,
+    every: float | None = None,
+    timezone: str = "UTC",
+) -> Callable[[F], F]:
     """Offers a `def` or `async def` function as the task `name`.
 
-    `timeout` is both its default and its limit, in seconds. Raises DefinitionError.
+    `timeout` is both its default and its limit, in seconds. With `cron`, five fields in the local time of `timezone`,
+    or `every` so many seconds, it runs by itself for as long as the code says so. Raises DefinitionError.
     """
 
     def register(function: F) -> F:
@@ -102,10 +116,25 @@ def task(name: str, *, timeout: float = 30, max_attempts: int = 3) -> Callable[[
             raise DefinitionError(
                 f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
             )
-        handlers[name] = _handler(function, name, timeout, max_attempts)
+        handler = _handler(function, name, timeout, max_attempts)
+        scheduled = dataclasses.replace(handler.task_type, cron=cron, every=every, timezone=timezone)
+        _check_schedule(scheduled)
+        handlers[name] = dataclasses.replace(handler, task_type=scheduled)
         return function
 
     return register
+
+
+def _check_schedule(type: TaskType) -> None:
+    if type.cron is None and type.every is None:
+        return
+    if type.every is not None and not MIN_EVERY_SECONDS <= type.every <= MAX_EVERY_SECONDS:
+        raise DefinitionError(f"task {type.type!r}: every must be from {MIN_EVERY_SECONDS} to {MAX_EVERY_SECONDS} s")
+    recurrence = Recurrence(type.cron, None if type.every is None else int(type.every * 1000), type.timezone)
+    for fault in recurrence.faults(int(time.time() * 1000)):
+        raise DefinitionError(f"task {type.type!r}: {fault.pointer.removeprefix('/')}: {fault.detail}")
+    if type.payload_schema.get("required"):
+        raise DefinitionError(f"task {type.type!r}: a schedule sends no payload, so every parameter needs a default")
 
 
 def _handler(function: Callable[..., Any], name: str, timeout: float, max_attempts: int) -> Handler:

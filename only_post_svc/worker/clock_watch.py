@@ -17,6 +17,7 @@ class ClockWatch:
         self._offset: float | None = None
         self._quiet_until = 0.0
         self._asked_at = time.monotonic()
+        self.steady_since: int | None = None  # by the database's clock, in milliseconds; None where it is not
 
     def has_jumped(self, now_ms: int) -> bool:
         """Whether it has, within the last lease; or this process was stopped, and maybe all others with it."""
@@ -29,6 +30,8 @@ class ClockWatch:
             log.warning("clock.jumped", extra={"seconds": round(offset - self._offset, 1)})
             self.distrust()
         self._offset = offset
+        if self.steady_since is None:
+            self.steady_since = now_ms
         return self.is_distrusted
 
     @property
@@ -38,3 +41,4 @@ class ClockWatch:
     def distrust(self) -> None:
         """For one lease, from now on: others may not have been able to renew theirs."""
         self._quiet_until = time.monotonic() + self._lease_seconds
+        self.steady_since = None

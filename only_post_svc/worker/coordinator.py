@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import hints, queue
+from only_post_svc import hints, queue, schedules
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
@@ -51,8 +51,10 @@ class Worker:
         self._queued, self._due = asyncio.Event(), asyncio.Event()
         self.counts = TaskCounts()
         self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
-        self._upkeep = Upkeep(database, settings, self._runs.claims, self._queued, self._due, self.counts)
-        self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs))
+        declared = schedules.declared(types.values())
+        self._upkeep = Upkeep(database, settings, self._runs.claims, self._queued, self._due, self.counts, declared)
+        marks = encode([one.mark for one in declared])
+        self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued; not when a claim has left a child idle
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost

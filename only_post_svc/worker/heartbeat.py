@@ -13,8 +13,8 @@ from shared.loops import Loops
 BEAT_SECONDS = 5.0
 
 BEAT = """
-INSERT INTO worker (id, host, pid, processes, running, started_at, seen_at, claimed_at, counts)
-VALUES (:id, :host, :pid, :processes, :running, :now, :now, :claimed_at, :counts)
+INSERT INTO worker (id, host, pid, processes, running, started_at, seen_at, claimed_at, counts, schedules)
+VALUES (:id, :host, :pid, :processes, :running, :now, :now, :claimed_at, :counts, :schedules)
 ON CONFLICT (id) DO UPDATE SET running = excluded.running, processes = excluded.processes,
     seen_at = excluded.seen_at, claimed_at = coalesce(excluded.claimed_at, worker.claimed_at),
     counts = excluded.counts
@@ -24,7 +24,8 @@ WORKER_LIFE_SECONDS = 60  # without a beat
 
 
 class Beat(NamedTuple):
-    """What a worker says of itself; `counts` as TaskCounts.text has them."""
+    """What a worker says of itself; `counts` as TaskCounts.text has them, `schedules` the marks of those that its code
+    declares, in JSON."""
 
     id: str
     host: str
@@ -32,6 +33,7 @@ class Beat(NamedTuple):
     processes: int
     running: int
     counts: str
+    schedules: str = "[]"
 
 
 def beat(tx: Transaction, worker: Beat, *, has_claimed: bool) -> None:
@@ -48,13 +50,20 @@ class Heartbeat:
     """`running` gives how many runs the worker has."""
 
     def __init__(
-        self, database: Database, worker_id: str, processes: int, counts: TaskCounts, running: Callable[[], int]
+        self,
+        database: Database,
+        worker_id: str,
+        processes: int,
+        counts: TaskCounts,
+        running: Callable[[], int],
+        schedules: str,
     ) -> None:
         self._database = database
         self._worker_id = worker_id
         self._processes = processes
         self._counts = counts
         self._running = running
+        self._schedules = schedules
         self._loop = asyncio.get_running_loop()
         self._has_claimed = False
         self._claims_told_at = -2 * BEAT_SECONDS
@@ -72,7 +81,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         has_claimed, self._has_claimed = self._has_claimed, False
         about = (self._worker_id, socket.gethostname(), os.getpid(), self._processes, self._running())
-        latest = Beat(*about, counts=self._counts.text())
+        latest = Beat(*about, counts=self._counts.text(), schedules=self._schedules)
         try:
             await self._database.write(lambda tx: beat(tx, latest, has_claimed=has_claimed))
         except BaseException:

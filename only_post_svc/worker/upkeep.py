@@ -1,12 +1,16 @@
-"""What every worker does for all of them: queues what is due, takes back what a dead one held, deletes what is old."""
+"""What every worker does for all of them: queues what is due, makes the tasks of schedules, takes back what a dead one
+held, deletes what is old."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from only_post_svc import hints, queue
+from only_post_svc import hints, queue, schedules
+from only_post_svc.backlog import Backlog
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim
+from only_post_svc.queue import Claim, NewTask
+from only_post_svc.schedules import NewSchedule
 from only_post_svc.settings import Settings
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared import idempotency
@@ -15,14 +19,16 @@ from shared.loops import Loops
 
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0
+DECLARE_SECONDS = 30.0
+BUSY_SECONDS = 0.1  # until another worker has done what is due
 LOST = queue.error("worker_lost", "its worker stopped renewing the lease")
 
 log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """`mine` gives the runs of this worker; `queued` is set when there may be something to claim, `due` when something
-    may be due."""
+    """`mine` gives the runs of this worker, `declared` are the schedules of its code; `queued` is set when there may be
+    something to claim, `due` when something may be due."""
 
     def __init__(
         self,
@@ -32,6 +38,7 @@ class Upkeep:
         queued: asyncio.Event,
         due: asyncio.Event,
         counts: TaskCounts,
+        declared: Sequence[NewSchedule],
     ) -> None:
         self._database = database
         self._lease_seconds = settings.lease_seconds
@@ -40,9 +47,13 @@ class Upkeep:
         self._queued = queued
         self._due = due
         self._counts = counts
+        self._declared = declared
+        self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
+        self._backlog = Backlog(settings.max_queued)
         self.clock = ClockWatch(settings.lease_seconds)
 
     def start(self, loops: Loops) -> None:
+        loops.start(self._declare, every=DECLARE_SECONDS)
         loops.start(self._promote, at=self._due)
         loops.start(self._look, every=min(LOOK_SECONDS, self._lease_seconds / 3))
         loops.start(self._prune, every=PRUNE_SECONDS)
@@ -53,9 +64,42 @@ class Upkeep:
             if seconds is None or seconds > LOOK_SECONDS:
                 return
             if seconds > 0:
-                await asyncio.sleep(seconds)
-            if await self._database.write(queue.promote, is_long=True):
+                await self._until_due(seconds)
+                continue
+            queued, ticked = await self._database.write(self._queue_due, is_long=True)
+            self._counts.submitted(ticked)
+            if queued or ticked:
                 self._database.publish(hints.QUEUED)
+            else:
+                await asyncio.sleep(BUSY_SECONDS)
+
+    async def _until_due(self, seconds: float) -> None:
+        """Or until something may be due sooner."""
+        self._due.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+
+    def _queue_due(self, tx: Transaction) -> tuple[int, list[NewTask]]:
+        """How many tasks, or which tasks of schedules: who has no schedules is not asked for them."""
+        if queued := queue.promote(tx):
+            return queued, []
+        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, self._backlog.admit)
+
+    async def _declare(self) -> None:
+        """At the start, and from then on where any code has schedules."""
+        if self._is_declared is False:
+            return
+        is_start = self._is_declared is None
+
+        def unit(tx: Transaction) -> bool:
+            if is_start:
+                schedules.clamp(tx)
+            return schedules.declare(tx, self._declared, is_start=is_start)
+
+        self._is_declared = await self._database.write(unit)
+        if is_start and self._is_declared:
+            self._due.set()
 
     async def _look(self) -> None:
         """Finds what no hint has told."""
@@ -64,7 +108,9 @@ class Upkeep:
             self._queued.set()
         if seen.seconds_to_next_due is not None and seen.seconds_to_next_due <= LOOK_SECONDS:
             self._due.set()
-        if not self.clock.has_jumped(seen.now) and seen.has_expired_leases:
+        if self.clock.has_jumped(seen.now):
+            await self._database.write(schedules.clamp)
+        elif seen.has_expired_leases:
             await self._recover()
 
     async def _recover(self) -> None:

@@ -57,6 +57,32 @@ def test_the_function_stays_a_function() -> None:
     assert double(2) == 4
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cron": "0 0 31 2 *"}, "cron"),
+        ({"every": 0.1}, "every"),
+        ({"every": 60, "cron": "0 3 * * *"}, "every"),
+        ({"cron": "0 3 * * *", "timezone": "Nowhere"}, "timezone"),
+    ],
+)
+def test_a_schedule_that_never_ticks_is_told_at_the_import(options: Any, said: str) -> None:
+    with pytest.raises(DefinitionError, match=f"'t': {said}"):
+        task("t", **options)(lambda: None)
+
+
+def test_a_schedule_needs_no_payload() -> None:
+    with pytest.raises(DefinitionError, match="default"):
+
+        @task("t", every=60)
+        def needs(path: str) -> None: ...
+
+    @task("t", every=60)
+    def needs_none(path: str = "x", *, context: Context) -> None: ...
+
+    assert registry.handlers["t"].task_type.every == 60
+
+
 def test_what_clients_are_told_of_a_task() -> None:
     @task("t", timeout=2.5, max_attempts=7)
     async def documented() -> None:

@@ -1,0 +1,93 @@
+"""When a schedule ticks: by a cron expression in a time zone, or every so many seconds."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from shared.schemas import Fault
+from shared.times import EPOCH
+
+MILLISECOND = timedelta(milliseconds=1)
+MIN_EVERY_SECONDS = 1
+MAX_EVERY_SECONDS = 366 * 86400
+MAX_CRON_LENGTH = 255
+NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
+class NeverTicks(Exception):
+    """Its expression or its zone is unknown, or there is no such day."""
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One of `cron` and `every_ms`. Moments are milliseconds since 1970."""
+
+    cron: str | None = None
+    every_ms: int | None = None
+    timezone: str = "UTC"
+
+    def after(self, moment: int, tick: int | None = None) -> int:
+        """The first tick after `moment`, where `tick` is one of before. Raises NeverTicks."""
+        if self.every_ms is None:
+            return self._after(moment)
+        start = moment if tick is None else tick
+        return start + ((moment - start) // self.every_ms + 1) * self.every_ms
+
+    def due(self, tick: int, since: int, now: int, most: int) -> tuple[list[int], int]:
+        """The ticks from `tick` to `now` that make a task each, `most` of them at once, and the next one. What was
+        missed before `since` is made up for by one."""
+        ticks, next_tick = [tick], self.after(max(tick, since), tick)
+        while next_tick <= now and len(ticks) < most:
+            ticks.append(next_tick)
+            next_tick = self.after(next_tick, next_tick)
+        return ticks, next_tick
+
+    def _after(self, moment: int) -> int:
+        local = datetime.fromtimestamp(moment // 1000, zone(self.timezone))
+        # Its times of a clock that was set back an hour may lie before the moment: in that hour they are over.
+        for tick in _simulated(self.cron or "", local):
+            if (found := (tick.astimezone(UTC) - EPOCH) // MILLISECOND) > moment:
+                return found
+        raise NeverTicks(self.cron)
+
+    def faults(self, now: int) -> list[Fault]:
+        """What is wrong with it, at the members of a request."""
+        if (self.cron is None) == (self.every_ms is None):
+            return [Fault("/cron", "required, or every") if self.cron is None else Fault("/every", "not beside cron")]
+        try:
+            zone(self.timezone)
+        except NeverTicks:
+            return [Fault("/timezone", "must be a zone of the IANA database such as Europe/Zurich")]
+        try:
+            self.after(now)
+        except NeverTicks:
+            return [Fault("/cron", "must be five fields such as 0 3 * * MON, of a time that comes")]
+        return []
+
+
+def _simulated(cron: str, local: datetime) -> CronSim:
+    expression = NICKNAMES.get(cron.lower(), cron)
+    if len(expression) > MAX_CRON_LENGTH or len(expression.split()) != 5:  # cronsim takes seconds as well
+        raise NeverTicks(cron)
+    try:
+        return CronSim(expression, local)
+    except CronSimError:
+        raise NeverTicks(cron) from None
+
+
+def zone(name: str) -> ZoneInfo:
+    """Raises NeverTicks."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # it is a path to zoneinfo: not there, outside, a directory, too long
+        raise NeverTicks(name) from None

@@ -56,7 +56,7 @@ class Heartbeat:
         processes: int,
         counts: TaskCounts,
         running: Callable[[], int],
-        schedules: str,
+        schedules: str = "[]",
     ) -> None:
         self._database = database
         self._worker_id = worker_id

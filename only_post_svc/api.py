@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from only_post_svc import hints, metrics, models, operations, queue, schedules
 from only_post_svc.backlog import Backlog
-from only_post_svc.health import HealthReporter
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.models import Types, listed_json, schedule_json, task_json
 from only_post_svc.queue import NewTask, TaskRow
@@ -23,6 +22,7 @@ from shared.auth import TokenDoor, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.health import Health
 from shared.idempotency import Answer, key_of, once
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address
@@ -40,7 +40,7 @@ class State(TypedDict):
     types: Types
     backlog: Backlog
     waiters: Waiters
-    health: HealthReporter
+    health: Health
     counts: TaskCounts
     cursors: Cursors
     rate_limit: RateLimit | None

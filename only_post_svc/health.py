@@ -1,54 +1,34 @@
 """Whether the service makes progress, not only whether it lives."""
 
-import asyncio
-import time
 from typing import Any, NamedTuple
 
 from shared import VERSION, times
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
+from shared.health import Report, probe
 
-FRESH_SECONDS = 0.5  # /health is open to all; whoever asks more often gets the same answer
 STALLED_SECONDS = 15  # tasks have waited, and nobody has claimed one, for this long
 
 
-class HealthReporter:
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._turn = asyncio.Lock()
-        self._report: tuple[bool, dict[str, Any]] = (False, {})
-        self._reported_at = -FRESH_SECONDS
-
-    async def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and the answer's body."""
-        async with self._turn:
-            if time.monotonic() - self._reported_at >= FRESH_SECONDS:
-                self._report = await self._look()
-                self._reported_at = time.monotonic()
-            return self._report
-
-    async def _look(self) -> tuple[bool, dict[str, Any]]:
-        started = time.monotonic()
-        try:
-            await self._database.write(lambda tx: tx.now)  # reads may go on when nothing can be written
-            found = await self._database.query(condition)
-        except Unavailable as error:
-            database = {"status": "unavailable", "detail": error.detail}
-            return False, {"status": "degraded", "version": VERSION, "database": database, "queue": None, "workers": []}
-        milliseconds = round((time.monotonic() - started) * 1000, 1)
-        is_ok = not _is_stalled(found)
-        return is_ok, {
-            "status": "ok" if is_ok else "degraded",
-            "version": VERSION,
-            "database": {"status": "ok", "milliseconds": milliseconds},
-            "queue": {
-                "queued": found.queued,
-                "scheduled": found.scheduled,
-                "running": found.running,
-                "oldest_queued_seconds": _age_seconds(found),
-            },
-            "workers": [_worker(row) for row in found.workers],
-        }
+async def look(database: Database) -> Report:
+    try:
+        answered = await probe(database)
+        found = await database.query(condition)
+    except Unavailable as error:
+        silent = {"status": "unavailable", "detail": error.detail}
+        body: dict[str, object] = {"status": "degraded", "version": VERSION, "database": silent, "queue": None}
+        return Report(False, body | {"workers": []})
+    is_ok = not _is_stalled(found)
+    queue = {
+        "queued": found.queued,
+        "scheduled": found.scheduled,
+        "running": found.running,
+        "oldest_queued_seconds": _age_seconds(found),
+    }
+    workers = [_worker(row) for row in found.workers]
+    status = "ok" if is_ok else "degraded"
+    said = {"status": status, "version": VERSION, "database": answered, "queue": queue, "workers": workers}
+    return Report(is_ok, said)
 
 
 class Condition(NamedTuple):

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from only_post_svc import api
 from only_post_svc.api import State
 from only_post_svc.backlog import Backlog
-from only_post_svc.health import HealthReporter
+from only_post_svc.health import look
 from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
@@ -22,6 +22,7 @@ from shared import logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.errors import ExceptionHandler
+from shared.health import Health
 from shared.http import server
 from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
@@ -80,7 +81,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 types=Types(types),
                 backlog=Backlog(settings.max_queued),
                 waiters=waiters,
-                health=HealthReporter(database),
+                health=Health(lambda: look(database)),
                 counts=worker.counts,
                 cursors=Cursors([secret.value for secret in settings.secret_key]),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,

@@ -1,13 +1,14 @@
 """The routes as one list."""
 
-import time
 from functools import cache
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import VERSION, metrics_endpoint, openapi
+from shared.database import Database
 from shared.errors import Unavailable
+from shared.health import Report, probe
 from shared.routing import Path, operations_of
 from shared.strict_json import encode
 from token_svc import data, me, metrics, oauth, operations
@@ -15,15 +16,17 @@ from token_svc.state import State, json_response, written_response
 
 
 async def health(request: Request[State]) -> Response:
-    started = time.monotonic()
+    is_ok, report = await request.state["health"].report()
+    return json_response(report) if is_ok else json_response(report, 503, {"Retry-After": "5"})
+
+
+async def look(database: Database) -> Report:
     try:
-        await request.state["database"].query(lambda tx: tx.now)
+        answered = await probe(database)
     except Unavailable as problem:
-        database: dict[str, object] = {"status": "unavailable", "detail": problem.detail}
-        report = {"status": "degraded", "version": VERSION, "database": database}
-        return json_response(report, 503, {"Retry-After": "5"})
-    database = {"status": "ok", "milliseconds": round((time.monotonic() - started) * 1000, 1)}
-    return json_response({"status": "ok", "version": VERSION, "database": database})
+        silent = {"status": "unavailable", "detail": problem.detail}
+        return Report(False, {"status": "degraded", "version": VERSION, "database": silent})
+    return Report(True, {"status": "ok", "version": VERSION, "database": answered})
 
 
 async def show_metrics(request: Request[State]) -> Response:

@@ -13,6 +13,7 @@ from shared import idempotency, logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
+from shared.health import Health
 from shared.http import server
 from shared.keys import load_keys, published_keys
 from shared.middleware.access_log import AccessLog
@@ -74,6 +75,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         cursors=Cursors([secret.value for secret in settings.secret_key]),
         keys=published_keys(settings),
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+        health=Health(lambda: api.look(database)),
     )
     upkeep.cancel()
     passwords.close()

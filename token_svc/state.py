@@ -9,6 +9,7 @@ from shared import auth
 from shared.auth import Caller, TokenDoor
 from shared.database import Database
 from shared.errors import Unauthorized
+from shared.health import Health
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address
 from shared.strict_json import encode
@@ -28,6 +29,7 @@ class State(TypedDict):
     cursors: Cursors
     keys: dict[str, Any]
     rate_limit: RateLimit | None
+    health: Health
 
 
 class Holder(NamedTuple):

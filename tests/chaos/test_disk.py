@@ -164,6 +164,7 @@ def test_a_full_disk_refuses_writes_and_keeps_all_that_was_accepted(
     refused = service.post("/api/batch", batch)
     assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
     check_reads_go_on(service, [*accepted, task.task_id])
+    eventually(lambda: service.post("/health").status_code == 503)
     task.end()
     assert service.result(task.task_id, wait=2)["status"] in ("running", "succeeded")  # a checkpoint may have made room
 

@@ -1,4 +1,4 @@
-# Every target makes what it needs; a second run finds it made.
+# Every target makes what it needs; a second run finds it made. `make run` leaves tasks to the worker beside the web process.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +7,11 @@ CHECKERS := ruff==0.17.6 mypy==2.4.1 types-requests types-python-jose types-pass
 .PHONY: run test check bench
 
 run: $(VENV)/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" TOKEN_PORT=9004 $(BIN)/honcho start -p 9003
+	PATH="$(CURDIR)/$(BIN):$$PATH" TOKEN_PORT=$${TOKEN_PORT:-9004} WORKER_PROCESSES=$${WORKER_PROCESSES:-0} \
+		$(BIN)/honcho start -p $${PORT:-9003}
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile $(if $(K),-k '$(K)')
 
 check: $(VENV)/checkers
 	$(BIN)/ruff check --quiet .

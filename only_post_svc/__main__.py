@@ -19,7 +19,7 @@ from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
 
-SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families)
+SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST")
 
 
 async def work(settings: Settings) -> None:

@@ -17,28 +17,14 @@ from only_post_svc.client import Tasks
 from shared import VERSION
 from tests.processes import ROOT, Process, end_family, eventually, free_port
 
-SPEC = re.compile(r"^([A-Za-z0-9_-]+)(.*?)\s*(?:#.*)?$")
-
-JOBS = """
-from only_post_svc import Context, task
-
-
-@task("greet")
-def greet(name: str, *, context: Context) -> str:
-    context.progress(0.5)
-    return f"Hello, {name}"
-"""
 ANOTHER = """
 
 @task("part")
 def part(name: str) -> str:
     return f"Bye, {name}"
 """
-PROCFILE = """\
-web: exec only-post --port ${PORT} --reload
-token: exec token-svc --port ${TOKEN_PORT}
-worker: exec only-post worker
-"""
+PAGE = ROOT / "docs" / "your-own-project.md"
+FILE = re.compile(r"`([\w.]+)`:\n\n```\w*\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +108,9 @@ def test_a_package_of_ones_own_called_shared_is_told_in_one_line(installed: Path
 
 @pytest.fixture
 def own(installed: Path, tmp_path: Path) -> Iterator[Tasks]:
-    """A repository of one's own under honcho."""
-    (tmp_path / "jobs.py").write_text(JOBS)
-    (tmp_path / "Procfile").write_text(PROCFILE)
+    """A repository of one's own under honcho, with the files that the page has."""
+    for name, content in FILE.findall(PAGE.read_text()):
+        (tmp_path / name).write_text(content)
     port, token_port = free_port(), free_port()
     env = environment(installed, TASK_MODULES="jobs", TOKEN_PORT=str(token_port))
     honcho = Process(tmp_path, "-m", "honcho", "start", "-p", str(port), env=env, name="honcho")

@@ -14,7 +14,7 @@ from token_svc.cli import checks, keys, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
-SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families)
+SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families, health_method="GET")
 
 
 def parser() -> argparse.ArgumentParser:

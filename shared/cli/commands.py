@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from shared import logs
-from shared.cli import backup, doctor, terminal
+from shared.cli import backup, doctor, probe, terminal
 from shared.cli.doctor import Check
 from shared.cli.terminal import Failure
 from shared.database import Database, connection
@@ -66,6 +66,7 @@ class Service:
     schemas: Mapping[str, Path]
     checks: Sequence[Check]  # the doctor's, on top of those for both
     families: Families
+    health_method: str
 
     def over_database(self, verb: Verb, *, may_create: bool = False, stream: TextIO = sys.stderr) -> Command:
         """The verb as a command. What it logs goes to `stream`."""
@@ -89,12 +90,16 @@ class Service:
             await database.close()
 
     def add(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-        """metrics, doctor, backup and restore."""
+        """metrics, doctor, probe, backup and restore."""
         numbers = commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
         numbers.set_defaults(run=self.over_database(self._show_metrics))
         examine = commands.add_parser("doctor", help="look at the settings, the database and the machine")
         add_json(examine)
         examine.set_defaults(run=self._examine)
+        asking = commands.add_parser(
+            "probe", help="ask /health on PORT of this machine: exit status 0 when all is well"
+        )
+        asking.set_defaults(run=self._probe)
         back_up = commands.add_parser("backup", help="copy the database into a file, while services run on it")
         back_up.add_argument("file", metavar="FILE", type=Path)
         back_up.add_argument("--force", action="store_true", help="write over FILE")
@@ -114,6 +119,10 @@ class Service:
         if doctor.worst(findings) == "fail":
             sys.stdout.flush()
             sys.exit(1)
+
+    def _probe(self, options: argparse.Namespace) -> None:
+        port = int(os.environ.get("PORT") or str(self.settings.variables()["PORT"].default))
+        print(probe.ask(port, self.health_method))
 
     def _back_up(self, options: argparse.Namespace) -> None:
         settings = server.settings_or_fail(self.settings)

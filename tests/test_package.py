@@ -136,8 +136,7 @@ def _is_up(method: str, url: str) -> bool:
 
 def test_a_repository_of_ones_own_runs_its_tasks_and_picks_up_an_edit(own: Tasks, tmp_path: Path) -> None:
     assert own.submit("greet", name="Ann", wait=20).value == "Hello, Ann"
-    (tmp_path / "jobs.py").write_text(
-        JOBS + '\n\n@task("part")\ndef part(name: str) -> str:\n    return f"Bye, {name}"\n'
-    )
+    jobs = tmp_path / "jobs.py"
+    jobs.write_text(jobs.read_text() + ANOTHER)
     eventually(lambda: "part" in {one["type"] for one in own.types()}, 60, every=0.2)
     assert own.submit("part", name="Ann", wait=20).value == "Bye, Ann"

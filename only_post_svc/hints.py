@@ -2,6 +2,7 @@
 
 QUEUED = "queued"  # a task can be claimed
 SCHEDULED = "scheduled"  # a task has a new time to run at
+LANES = "lanes"  # a type's tasks wait apart from others, or are paused, or no longer
 
 
 def ended(task_id: str) -> str:

@@ -288,6 +288,7 @@ class Types:
             priority=int(request.priority),
             delay_ms=int(request.delay * 1000),
             run_at=run_at,
+            is_alone=not task_type.is_async,
         )
 
     def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:

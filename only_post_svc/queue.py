@@ -2,12 +2,12 @@
 
     scheduled → queued → running → succeeded | failed | cancelled
 
-Every function is a unit of work over a transaction. Whatever a run writes is fenced by its lease:
-no row back means that the run is no longer the task's, and nothing was written.
+shares.py has the claim. Every function is a unit of work over a transaction. Whatever a run writes is fenced by its
+lease: no row back means that the run is no longer the task's, and nothing was written.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,6 +53,8 @@ class NewTask(NamedTuple):
     priority: int = 0
     delay_ms: int = 0
     run_at: int | None = None
+    is_alone: bool = False  # its run has a child to itself
+    key: str | None = None
 
     @property
     def is_for_later(self) -> bool:
@@ -70,6 +72,9 @@ class Claim(NamedTuple):
     is_alone: bool
     payload: str
     lease: str
+    caller: str = ""
+    key: str | None = None
+    is_person: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,15 +98,18 @@ COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.
 
 
 INSERT = """
-INSERT INTO task (id, caller, type, status, priority, timeout_ms, attempt, max_attempts, is_alone, created_at, run_at)
-VALUES (:id, :caller, :type, :status, :priority, :timeout_ms, 0, :max_attempts, 0, :created_at, :run_at)
+INSERT INTO task (id, caller, is_person, type, key, status, priority, timeout_ms, attempt, max_attempts, is_alone,
+    created_at, run_at)
+VALUES (:id, :caller, :is_person, :type, :key, :status, :priority, :timeout_ms, 0, :max_attempts, :is_alone,
+    :created_at, :run_at)
 """
 
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
 
 
-def submit(tx: Transaction, caller: str, new: NewTask, *, tick: int | None = None) -> TaskRow:
-    """`tick` is the time of the schedule's tick that makes it, which has come."""
+def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = False, tick: int | None = None) -> TaskRow:
+    """`is_person`: the bounds of people hold for the caller. `tick` is the time of the schedule's tick that makes it,
+    which has come."""
     now = tx.now
     run_at = tick if tick is not None else _run_at(new, now)
     task = TaskRow(
@@ -122,7 +130,10 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, tick: int | None = Non
         INSERT,
         id=task.id,
         caller=caller,
+        is_person=int(is_person),
         type=task.type,
+        key=new.key,
+        is_alone=int(new.is_alone),
         status=task.status,
         priority=task.priority,
         timeout_ms=new.timeout_ms,
@@ -230,7 +241,8 @@ def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
 
 RETRY = f"""
 UPDATE task SET status = 'queued', attempt = 0, run_at = :now, started_at = NULL, finished_at = NULL,
-    progress = NULL, error = NULL, is_alone = 0
+    progress = NULL, error = NULL,
+    lane = coalesce((SELECT lane.type FROM lane WHERE lane.type = task.type AND is_kept = 1), '')
 WHERE {MINE} AND status IN ('failed', 'cancelled')
 """
 
@@ -239,44 +251,6 @@ def retry(tx: Transaction, caller: str, task_id: str) -> bool:
     """False unless the task had failed or been cancelled."""
     tx.one(HOLD, id=task_id, caller=caller)
     return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
-
-
-# One walk of the index for each type, so that types nobody here knows, or has slots for, are never
-# looked at.
-CANDIDATES = """
-SELECT * FROM (
-    SELECT priority, run_at, id, type, is_alone FROM task
-    WHERE status = 'queued' AND type = :type{n}
-    ORDER BY priority DESC, run_at, id LIMIT :limit{n} FOR UPDATE SKIP LOCKED
-) AS candidates{n}
-"""
-
-CLAIM = """
-UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id, lease_until = :until,
-    started_at = :now, progress = NULL
-WHERE id IN {ids}
-RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
-    (SELECT body FROM task_payload WHERE task_id = task.id), lease
-"""
-
-
-def claim(
-    tx: Transaction, token: str, limits: Mapping[str, int], fits: Callable[[str, bool], bool], lease_seconds: int
-) -> list[Claim]:
-    """Takes queued tasks of the types in `limits`, up to as many of each: highest priority first, then by
-    run_at. `fits(type, is_alone)` says whether there is a slot for one more. Leases begin with `token`, a
-    secret that is used once."""
-    sql = "UNION ALL".join(CANDIDATES.format(n=n) for n in range(len(limits)))
-    values: dict[str, str | int] = {f"type{n}": type for n, type in enumerate(limits)}
-    values |= {f"limit{n}": limit for n, limit in enumerate(limits.values())}
-    candidates = tx.all(f"{sql} ORDER BY 1 DESC, 2, 3", **values)
-    chosen = [id for _, _, id, type, is_alone in candidates if fits(type, bool(is_alone))]
-    if not chosen:
-        return []
-    ids, values = listed("id", chosen)
-    until = tx.now + lease_seconds * 1000
-    rows = tx.all(CLAIM.format(ids=ids), token=token, now=tx.now, until=until, **values)
-    return sorted((Claim(*row) for row in rows), key=lambda claim: chosen.index(claim.id))
 
 
 RELEASE_CLAIM = """

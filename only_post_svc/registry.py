@@ -46,6 +46,8 @@ class Context:
     attempt: int
     deadline: datetime
     report: Callable[[float, str], None] = dataclasses.field(repr=False)
+    caller: str = ""  # who submitted the task; '' where no token is asked for
+    key: str | None = None
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Shows how far the run is, 0.0 to 1.0, to whoever asks for the result."""

@@ -20,6 +20,8 @@ class Settings(settings.Settings):
     lease_seconds: int = setting(30, integer(1, 3600))
     result_ttl: int = setting(7 * 86400, integer(1, 10 * 365 * 86400))  # seconds
     max_queued: int = setting(100_000, integer(1, 10**9))
+    max_queued_per_caller: int | None = setting(None, integer(1, 10**9))  # None: people are bound, machines are not
+    max_running_per_caller: int | None = setting(None, integer(1, 10**6))  # on one worker; None as above
     health_get: bool = setting(False, boolean)
 
     @classmethod

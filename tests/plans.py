@@ -35,8 +35,14 @@ class Plans(Protocol):
 class Watched:
     """A transaction that notes how each of its statements is done."""
 
-    def __init__(self, watch: Callable[[str, dict[str, Any]], tuple[Statement, list[Row]]], now: int) -> None:
+    def __init__(
+        self,
+        watch: Callable[[str, dict[str, Any]], tuple[Statement, list[Row]]],
+        each: "Callable[[Watched, str, str, dict[str, Any]], list[Row]]",
+        now: int,
+    ) -> None:
         self._watch = watch
+        self._each = each
         self.now = now
         self.statements: list[Statement] = []
 
@@ -48,6 +54,9 @@ class Watched:
     def one(self, sql: str, **values: Any) -> Row | None:
         rows = self.all(sql, **values)
         return rows[0] if rows else None
+
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        return self._each(self, outer, inner, values)
 
     def run(self, sql: str, **values: Any) -> int:
         self.all(sql, **values)
@@ -66,7 +75,7 @@ class SQLitePlans:
         self._steps = 0
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:
-        tx = Watched(self._watch, now)
+        tx = Watched(self._watch, self._each, now)
         self._connection.execute("BEGIN")
         try:
             unit(tx)
@@ -84,6 +93,11 @@ class SQLitePlans:
         given = len(rows) or self._connection.total_changes - changed
         indexes = frozenset(_sqlite_index(step) for step in plan if " INDEX " in step)
         return Statement(sql, "\n".join(plan), indexes, self._steps // 10, given), rows
+
+    def _each(self, tx: Watched, outer: str, inner: str, values: dict[str, Any]) -> list[Row]:
+        names = [f"each_{name}" for name, *_ in self._connection.execute(outer, values).description]
+        rows = [dict(zip(names, row, strict=True)) for row in tx.all(outer, **values)]
+        return [found for row in rows for found in tx.all(inner.replace(":each.", ":each_"), **values, **row)]
 
     def _step(self) -> int:
         self._steps += 1
@@ -106,7 +120,7 @@ class PostgresPlans:
         self._connection = Connections(url).connect()
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:
-        tx = Watched(self._watch, now)
+        tx = Watched(self._watch, _lateral, now)
         self._connection.execute("BEGIN")
         pipeline = psycopg.Pipeline(self._connection)
         postgres.Transaction(self._connection, pipeline, lock_ms=1000, seconds=60)  # as a service sets it up
@@ -131,6 +145,10 @@ class PostgresPlans:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _lateral(tx: Watched, outer: str, inner: str, values: dict[str, Any]) -> list[Row]:
+    return tx.all(postgres.lateral(outer, inner), **values)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

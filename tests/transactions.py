@@ -26,6 +26,9 @@ class At:
     def one(self, sql: str, **values: Any) -> Row | None:
         return self._tx.one(sql, **values)
 
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        return self._tx.each(outer, inner, **values)
+
     def run(self, sql: str, **values: Any) -> int:
         return self._tx.run(sql, **values)
 

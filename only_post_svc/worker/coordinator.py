@@ -12,21 +12,24 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import hints, queue, schedules
+from only_post_svc import hints, queue, schedules, shares
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.shares import Dealt
 from only_post_svc.worker.children import Child
 from only_post_svc.worker.heartbeat import Heartbeat, sign_off
 from only_post_svc.worker.runs import Run, Runs
 from only_post_svc.worker.slots import Slots
+from only_post_svc.worker.turns import Turns
 from only_post_svc.worker.upkeep import Upkeep
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.loops import Loops
 from shared.strict_json import encode
 
+LANES_SECONDS = 5.0  # a hint makes it fast; this makes it right when one is lost
 LEASES_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 DEPLOY_SECONDS = 2.0  # what runs have to finish after SIGTERM, of the 5 that foreman gives
@@ -42,13 +45,13 @@ class Worker:
         self.id = uuid.uuid4().hex[:12]
         self._database = database
         self._settings = settings
-        self._types = types
         self._processes = processes
         self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
         self._keep: Child | None = None
         self._claiming = asyncio.Lock()
-        self._queued, self._due = asyncio.Event(), asyncio.Event()
+        self._turns = Turns(settings, types, processes)
+        self._queued, self._due, self._lanes = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.counts = TaskCounts()
         self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
         declared = schedules.declared(types.values())
@@ -67,6 +70,7 @@ class Worker:
         for _ in range(self._processes):
             self._spawn()
         self._loops.start(self._claim, at=self._queued)
+        self._loops.start(self._learn_lanes, at=self._lanes, every=LANES_SECONDS)
         self._loops.start(self._check_leases, every=LEASES_SECONDS)
         self._loops.start(self._renew, every=self._settings.lease_seconds / 3)
         self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
@@ -107,6 +111,8 @@ class Worker:
             self._queued.set()
         elif kind == hints.SCHEDULED:
             self._due.set()
+        elif kind == hints.LANES:
+            self._lanes.set()
         elif kind == "cancelled":
             for run in self._runs.of_task(task_id):
                 self._interrupt(run, "cancelled")
@@ -119,17 +125,24 @@ class Worker:
             if free == 0:
                 return
             async with self._claiming:
-                claims, left = await self._take()
+                dealt, left = await self._take()
+                self._turns.served = dealt.last
                 slots = self._slots()
-                for claim in claims:
+                for claim in dealt.claims:
                     self._start(claim, slots)
             self._may_leave_some = left.exclusive == 0
             self._drain(left.lacks_exclusive)
-            self._heartbeat.note_claims(len(claims))
-            if len(claims) < free:
+            self._heartbeat.note_claims(len(dealt.claims))
+            if dealt.has_moved_some:
+                self._database.publish(hints.LANES)
+            elif not dealt.claims or not dealt.has_more:
                 return
 
-    async def _take(self) -> tuple[list[Claim], Slots]:
+    async def _learn_lanes(self) -> None:
+        if self._turns.learn(await self._database.read(shares.own_lanes)):
+            self._queued.set()
+
+    async def _take(self) -> tuple[Dealt, Slots]:
         """What was claimed, and the slots that were left then. A claim whose answer got lost may have
         been committed all the same: it is undone before the next."""
         if unanswered := self._unanswered:
@@ -139,26 +152,12 @@ class Worker:
         self._unanswered = ""
         return taken
 
-    def _claim_unit(self, tx: Transaction, token: str) -> tuple[list[Claim], Slots]:
+    def _claim_unit(self, tx: Transaction, token: str) -> tuple[Dealt, Slots]:
         slots = self._slots()
-        limits = {
-            name: max(1, slots.shared if task_type.is_async else slots.exclusive)
-            for name, task_type in self._types.items()
-        }
-        claims = queue.claim(
-            tx,
-            token,
-            limits,
-            lambda type, is_alone: slots.take(is_exclusive=self._is_exclusive(type, is_alone)) is not None,
-            self._settings.lease_seconds,
-        )
-        return claims, slots
+        return self._turns.claim(tx, token, slots, self._runs.claims()), slots
 
     def _slots(self) -> Slots:
         return Slots(list(self._children), self._settings.task_concurrency, self._keep)
-
-    def _is_exclusive(self, type: str, is_alone: bool) -> bool:
-        return is_alone or not self._types[type].is_async
 
     def _drain(self, is_needed: bool) -> None:
         """While an exclusive run waits for an idle child, one child takes no more shared ones."""
@@ -170,7 +169,7 @@ class Worker:
 
     def _start(self, claim: Claim, slots: Slots) -> None:
         run = self._runs.add(claim)
-        is_exclusive = self._is_exclusive(claim.type, claim.is_alone)
+        is_exclusive = bool(claim.is_alone)
         run.child = slots.take(is_exclusive=is_exclusive)
         if run.child is None or self._is_stopping:  # a child died, or SIGTERM came, since the claim
             self._runs.give_back(run, is_alone=claim.is_alone)
@@ -181,6 +180,8 @@ class Worker:
             "task_id": claim.id,
             "type": claim.type,
             "attempt": claim.attempt,
+            "caller": claim.caller,
+            "key": claim.key,
             "deadline": time.time() + seconds,
         }
         run.child.start(message, claim.payload.encode(), is_exclusive=is_exclusive)

@@ -220,7 +220,14 @@ def _is_def(message: dict[str, Any]) -> bool:
 
 def _context(message: dict[str, Any], reporter: Reporter) -> Context:
     deadline = datetime.fromtimestamp(message["deadline"], UTC)
-    return Context(message["task_id"], message["attempt"], deadline, reporter.report)
+    return Context(
+        message["task_id"],
+        message["attempt"],
+        deadline,
+        reporter.report,
+        caller=message.get("caller", ""),
+        key=message.get("key"),
+    )
 
 
 def _outcome_of_error(error: BaseException) -> RunOutcome:

@@ -38,6 +38,9 @@ class Transaction(Protocol):
 
     def one(self, sql: str, **values: Any) -> Row | None: ...
 
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        """The rows of `inner` for each row of `outer`, whose columns it has as `:each.column`."""
+
     def run(self, sql: str, **values: Any) -> int:
         """How many rows it changed."""
 

@@ -102,6 +102,9 @@ class Transaction:
     def one(self, sql: str, **values: Any) -> Row | None:
         return self._done(sql, values).fetchone()
 
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        return self.all(lateral(outer, inner), **values)
+
     def run(self, sql: str, **values: Any) -> int:
         return self._done(sql, values).rowcount
 
@@ -132,6 +135,11 @@ def as_psycopg(sql: str) -> bytes:
     if DEFINITION.match(sql):
         sql = re.sub(r"\bTEXT\b", 'TEXT COLLATE "C"', sql)
     return NAME.sub(r"%(\1)s", sql.replace("%", "%%")).encode()
+
+
+def lateral(outer: str, inner: str) -> str:
+    inner = inner.replace(":each.", "each.")
+    return f"SELECT found.* FROM ({outer}) AS each CROSS JOIN LATERAL ({inner}) AS found"
 
 
 class _Failed(Exception):

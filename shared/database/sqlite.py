@@ -73,6 +73,13 @@ class Transaction:
         cursor.close()
         return row
 
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        # No LATERAL in SQLite, and no round trip to save.
+        cursor = self._connection.execute(_dialect(outer), values)
+        names = [f"each_{name}" for name, *_ in cursor.description]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return [found for row in rows for found in self.all(inner.replace(":each.", ":each_"), **values, **row)]
+
     def run(self, sql: str, **values: Any) -> int:
         self.has_run = True
         return self._connection.execute(_dialect(sql), values).rowcount

@@ -5,9 +5,10 @@ import secrets
 import time
 from functools import partial
 
-from only_post_svc import queue
+from only_post_svc import queue, shares
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask
+from only_post_svc.shares import Kind, Lane
 from shared.database import Database, Transaction, connection
 from tests.bench.lab import Lab, Measured
 from tests.bench.table import Row
@@ -39,7 +40,8 @@ def _submitted(tx: Transaction) -> list[Claim]:
 
 
 def _claimed(tx: Transaction, most: int) -> list[Claim]:
-    return queue.claim(tx, secrets.token_hex(8), {TASK.type: most}, lambda type, is_alone: True, 3600)
+    lanes, kinds = [Lane(False, shares.ALL, most)], {TASK.type: Kind()}
+    return shares.claim(tx, secrets.token_hex(8), lanes, kinds, shares.up_to(most), 3600).claims
 
 
 def _finish(tx: Transaction, runs: list[Claim]) -> None:

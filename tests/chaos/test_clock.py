@@ -11,6 +11,7 @@ from only_post_svc.queue import Claim, NewTask
 from only_post_svc.worker.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared.database import sqlite
+from tests.only_post_svc.store import claim
 from tests.processes import eventually
 
 START = 1_800_000_000_000
@@ -44,8 +45,8 @@ def tx() -> Iterator[Transaction]:
 def run(tx: Transaction) -> Claim:
     """A run that has just been claimed."""
     queue.submit(tx, "", NewTask(type="echo", payload="{}", timeout_ms=SECOND, max_attempts=3))
-    (claim,) = queue.claim(tx, "a", {"echo": 1}, lambda type, is_alone: True, LEASE_SECONDS)
-    return claim
+    (run,) = claim(tx, "a", {"echo": 1}, LEASE_SECONDS).claims
+    return run
 
 
 def recover(tx: Transaction) -> list[str]:

@@ -2,13 +2,16 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from only_post_svc import queue
+from only_post_svc import queue, shares
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
+from only_post_svc.shares import Candidate, Dealt, Kind, Lane
+from shared.database import Transaction
 from tests.transactions import Timeline, opened
 
 LOST = '{"code":"worker_lost","type":null,"message":"gone"}'
@@ -20,6 +23,19 @@ def token() -> str:
     return secrets.token_hex(8)
 
 
+def claim(tx: Transaction, token: str, limits: Mapping[str, int], lease_seconds: int = 30, **options: Any) -> Dealt:
+    """Up to so many of each type."""
+    left = Counter(limits)
+
+    def fits(one: Candidate) -> bool:
+        left[one.type] -= 1
+        return left[one.type] >= 0
+
+    lanes = [Lane(is_alone, shares.ALL, sum(limits.values())) for is_alone in (False, True)]
+    kinds = dict.fromkeys(limits, Kind())
+    return shares.claim(tx, token, lanes, kinds, fits, lease_seconds, **options)
+
+
 class Store(Timeline):
     """The verbs of the queue."""
 
@@ -29,7 +45,7 @@ class Store(Timeline):
 
     def claim(self, lease_seconds: int = 30, **limits: int) -> list[Claim]:
         wanted = limits or {"a": 100}
-        return self.do(lambda tx: queue.claim(tx, token(), wanted, lambda type, is_alone: True, lease_seconds))
+        return self.do(lambda tx: claim(tx, token(), wanted, lease_seconds)).claims
 
     def run(self, **options: Any) -> Claim:
         """A task that is running, alone."""

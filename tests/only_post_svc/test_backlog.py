@@ -27,6 +27,9 @@ class Queue:
         self.clock += self.cost_seconds
         return (self.waiting,)
 
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        raise NotImplementedError
+
     def run(self, sql: str, **values: Any) -> int:
         raise NotImplementedError
 

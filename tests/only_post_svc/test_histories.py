@@ -1,8 +1,10 @@
 """The life of a task against a model of it, on every engine, through histories that nobody thought of."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from only_post_svc import health, queue
+from only_post_svc import health, queue, shares
 from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, TaskRow
+from only_post_svc.shares import Dealt, Kind, Lane
 from shared import idempotency
 from shared.database import Transaction
 from shared.errors import Problem
@@ -93,6 +96,16 @@ class Tasks:
     def of(self, status: str) -> list[Model]:
         return [model for model in self.models.values() if model.task.status == status]
 
+    def in_turn(self, types: set[str], served: str) -> list[Model]:
+        """What waits, in the order of claims: one of each caller behind the one served last, and so on."""
+        waiting = sorted((model for model in self.of("queued") if model.task.type in types), key=lambda one: one.order)
+        turns: Counter[str] = Counter()
+        dealt = []
+        for model in waiting:
+            dealt.append((turns[model.caller], model.caller <= served, model.caller, model))
+            turns[model.caller] += 1
+        return [model for *_, model in sorted(dealt, key=lambda one: one[:3])]
+
     def held(self, run: Claim) -> Model | None:
         model = self.models.get(run.id)
         return model if model is not None and model.lease == run.lease else None
@@ -109,6 +122,7 @@ class LifeOfATask(RuleBasedStateMachine):
         self.store.now = START
         self.store.do(empty)
         self.tasks = Tasks()
+        self.served = self.last = ""  # as the model has it, and as the claims say
 
     @property
     def now(self) -> int:
@@ -160,33 +174,59 @@ class LifeOfATask(RuleBasedStateMachine):
         assert not made
         return multiple()
 
-    @rule(target=runs, limits=st.dictionaries(TYPES, st.integers(1, 2), min_size=1), hands=st.integers(1, 3))
-    def claim(self, limits: dict[str, int], hands: int) -> Any:
-        return multiple(*self._claim(token(), limits, hands))
+    @rule(target=runs, types=st.sets(TYPES, min_size=1), hands=st.integers(1, 4))
+    def claim(self, types: set[str], hands: int) -> Any:
+        return multiple(*self._claim(token(), types, hands))
 
-    @rule(target=tokens, limit=st.integers(1, 2))
-    def claim_whose_answer_gets_lost(self, limit: int) -> str:
+    @rule(target=tokens, hands=st.integers(1, 2))
+    def claim_whose_answer_gets_lost(self, hands: int) -> str:
         begin = token()
-        self._claim(begin, {"a": limit}, limit)
+        self._claim(begin, {"a"}, hands)
         return begin
 
-    def _claim(self, begin: str, limits: dict[str, int], hands: int) -> list[Claim]:
-        free = iter([True] * hands + [False] * 10)
-        claims = self.store.do(lambda tx: queue.claim(tx, begin, limits, lambda type, alone: next(free), LEASE_SECONDS))
-        candidates = []
-        for type, limit in limits.items():
-            queued = [model for model in self.tasks.of("queued") if model.task.type == type]
-            candidates += sorted(queued, key=lambda model: model.order)[:limit]
-        chosen = sorted(candidates, key=lambda model: model.order)[:hands]
+    def _claim(self, begin: str, types: set[str], hands: int) -> list[Claim]:
+        chosen = self.tasks.in_turn(types, self.served)[:hands]
         for model in chosen:
             model.change(status="running", attempt=model.task.attempt + 1, started_at=self.now, progress=None)
             model.lease, model.lease_until = begin + model.task.id, self.now + LEASE_MS
+            self.served = model.caller
+        claims = self._take(begin, types, hands)
         assert claims == [
-            Claim(task.id, task.type, task.attempt, task.max_attempts, 1000, model.is_alone, "{}", model.lease or "")
+            Claim(
+                task.id,
+                task.type,
+                task.attempt,
+                task.max_attempts,
+                1000,
+                model.is_alone,
+                "{}",
+                model.lease or "",
+                model.caller,
+            )
             for model in chosen
             for task in [model.task]
         ]
         return claims
+
+    def _take(self, begin: str, types: set[str], hands: int) -> list[Claim]:
+        """As a worker does: claim by claim, while there may be more."""
+        kinds = dict.fromkeys(types, Kind())
+        claims: list[Claim] = []
+        while True:
+            own = [lane.type for lane in self.store.do(shares.own_lanes) if lane.type in types]
+            free = hands - len(claims)
+            lanes = [Lane(is_alone, name, free) for name in ("", *own) for is_alone in (False, True)]
+            unit = partial(self._claim_some, begin=begin, lanes=lanes, kinds=kinds, free=free)
+            dealt = self.store.do(unit)
+            claims += dealt.claims
+            self.last = dealt.last
+            if len(claims) == hands or not (dealt.has_moved_some or (dealt.claims and dealt.has_more)):
+                return claims
+
+    def _claim_some(
+        self, tx: Transaction, *, begin: str, lanes: list[Lane], kinds: dict[str, Kind], free: int
+    ) -> Dealt:
+        return shares.claim(tx, begin, lanes, kinds, shares.up_to(free), LEASE_SECONDS, after=self.last)
 
     @rule(begin=tokens)
     def release_a_claim(self, begin: str) -> None:
@@ -270,7 +310,6 @@ class LifeOfATask(RuleBasedStateMachine):
         if model is not None and can:
             nothing = dict.fromkeys(("started_at", "finished_at", "progress", "error"))
             model.change(status="queued", attempt=0, run_at=self.now, **nothing)
-            model.is_alone = False
 
     @rule(run=runs, ending=ENDINGS)
     def finish_and_retry(self, run: Claim, ending: Ending) -> None:

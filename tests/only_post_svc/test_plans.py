@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from only_post_svc import health, queue
+from only_post_svc import health, queue, shares
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, NewTask
+from only_post_svc.shares import Dealt, Kind, Lane
 from shared.database import Transaction, Unit
 from tests.only_post_svc.store import ERROR, LOST, token
 from tests.plans import ROWS, STATES, Plans, check, make, plans_of
@@ -61,8 +62,13 @@ def later(act: Callable[[Transaction], Any]) -> Unit[Any]:
 
 RUN = Claim("running-1", "a", 1, 3, 1000, False, "{}", "l1")
 RUNS = [RUN._replace(id=f"running-{number}", lease=f"l{number}") for number in range(1, 33)]
-LIMITS = {"a": 5, "b": 5, "unknown": 5}
+KINDS = {"a": Kind(), "b": Kind()}
+LANES = [Lane(False, shares.ALL, 32), Lane(True, shares.ALL, 2), Lane(False, "c", 32)]
 NEW_TASK = NewTask("a", "{}", 1000, 3)
+
+
+def claim_some(tx: Transaction) -> Dealt:
+    return shares.claim(tx, token(), LANES, KINDS, shares.up_to(32), 30, after="m")
 
 
 class Plan(NamedTuple):
@@ -75,10 +81,8 @@ ONE = {"task_pkey"}
 PLANS = {
     "succeed together": Plan(lambda tx: queue.succeed(tx, [(run, Ending(result="1")) for run in RUNS]), ONE),
     "submit": Plan(lambda tx: queue.submit(tx, "", NEW_TASK), set()),
-    "claim": Plan(
-        lambda tx: queue.claim(tx, token(), LIMITS, lambda type, is_alone: True, 30),
-        {"task_claim", "task_pkey", "task_payload_pkey"},
-    ),
+    "claim": Plan(claim_some, {"task_claim", "task_pkey", "task_payload_pkey", "lane_pkey"}, shares.MAX_APART),
+    "own lanes": Plan(shares.own_lanes, {"lane_pkey"}),
     "release a claim": Plan(lambda tx: queue.release_claim(tx, "l17"), {"task_lease"}, WAITING),
     "promote": Plan(later(queue.promote), {"task_due", "task_pkey"}),
     "promote nothing": Plan(queue.promote, {"task_due", "task_pkey"}),
@@ -99,7 +103,7 @@ PLANS = {
         {"task_pkey", "task_result_pkey"},
     ),
     "cancel": Plan(lambda tx: queue.cancel(tx, "", "queued-1"), ONE),
-    "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), ONE),
+    "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), {"task_pkey", "lane_pkey"}),
     "renew": Plan(lambda tx: queue.renew(tx, RUNS, 30), ONE),
     "lost": Plan(lambda tx: queue.lost(tx, RUNS), ONE),
     "report": Plan(lambda tx: queue.report(tx, RUN, "{}"), ONE),

@@ -10,7 +10,7 @@ from only_post_svc import health, queue
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.worker import heartbeat
 from shared.database import Transaction
-from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
+from tests.only_post_svc.store import ERROR, LOST, Store, open_store
 from tests.shared.engines import ENGINES
 
 
@@ -63,10 +63,8 @@ def test_priority_goes_before_time_across_types_too(store: Store) -> None:
     low, first = store.submit("a", priority=-1), store.submit("b")
     store.later(1)
     urgent, last = store.submit("b", priority=1), store.submit("a")
-    hands = iter([True, True, True, False])
-    claims = store.do(lambda tx: queue.claim(tx, token(), {"a": 5, "b": 5}, lambda type, is_alone: next(hands), 30))
-    assert [run.id for run in claims] == [urgent, first, last]
-    assert store.find(low).status == "queued"
+    claims = store.claim(a=5, b=5)
+    assert [run.id for run in claims] == [urgent, first, last, low]
 
 
 def test_a_claim_takes_as_many_of_a_type_as_it_may(store: Store) -> None:
@@ -86,8 +84,7 @@ def test_types_that_nobody_here_knows_are_left_alone(store: Store) -> None:
 
 def test_a_claim_takes_only_what_fits(store: Store) -> None:
     big, small = store.submit("big", priority=1), store.submit("small")
-    limits = {"big": 5, "small": 5}
-    claims = store.do(lambda tx: queue.claim(tx, token(), limits, lambda type, is_alone: type == "small", 30))
+    claims = store.claim(big=0, small=5)
     assert [run.id for run in claims] == [small]
     assert store.find(big).status == "queued"
 

@@ -15,6 +15,7 @@ from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from shared.errors import Unavailable
+from tests.only_post_svc.store import claim
 from tests.shared.engines import ENGINES
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T
 def _claimed(tx: Transaction) -> list[Claim]:
     for _ in range(5):
         queue.submit(tx, "", NEW)
-    return queue.claim(tx, "t", {"a": 5}, lambda type, is_alone: True, 30)
+    return claim(tx, "t", {"a": 5}).claims
 
 
 async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[Ending]) -> list[TaskRow | None]:

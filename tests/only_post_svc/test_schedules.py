@@ -17,7 +17,7 @@ from only_post_svc.worker import heartbeat
 from only_post_svc.worker.heartbeat import Beat
 from shared.database import Transaction
 from shared.errors import Conflict, Unavailable
-from tests.only_post_svc.store import Store, token
+from tests.only_post_svc.store import Store
 from tests.shared.engines import ENGINES
 from tests.transactions import START, opened
 
@@ -279,5 +279,5 @@ def test_a_claim_serves_what_a_tick_made(store: Ticking) -> None:
     store.save()
     store.later(1)
     store.tick()
-    claims = store.do(lambda tx: queue.claim(tx, token(), {"a": 1}, lambda type, is_alone: True, 30))
+    claims = store.claim(a=1)
     assert len(claims) == 1

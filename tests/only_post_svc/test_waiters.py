@@ -11,6 +11,7 @@ from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Ending, NewTask, TaskRow
 from only_post_svc.waiters import MAX_TOGETHER, Waiters
 from shared.database import Database, connection
+from tests.only_post_svc.store import claim
 
 T = TypeVar("T")
 NEW = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1)
@@ -34,8 +35,7 @@ async def submit(database: Database) -> str:
 
 async def end_all(database: Database) -> None:
     """Whatever is queued, and nobody is told."""
-    limits = {"a": 1000}
-    for run in await database.write(lambda tx: queue.claim(tx, "t", limits, lambda type, is_alone: True, 30)):
+    for run in (await database.write(lambda tx: claim(tx, "t", {"a": 1000}))).claims:
         assert await database.write(lambda tx, run=run: queue.finish(tx, run, Ending(result="1")))  # type: ignore[misc]
 
 

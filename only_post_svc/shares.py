@@ -1,0 +1,241 @@
+"""Whose turn it is: free hands go round the callers who wait, and each caller's tasks go by priority, then by time.
+
+A claim looks at as many callers as it has hands, from the one after the last one served, and at the best tasks of each:
+all by one index, so neither the number of callers nor that of their tasks, types or keys makes it dearer.
+
+What can't be claimed from there is moved out of the way by the claim that meets it, once: tasks of a type that this
+worker does not have, or that is paused, into a lane of the type's own, which only workers that have the type look into.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from only_post_svc.queue import Claim
+from shared.database import Transaction, listed
+
+ALL = ""  # the lane of all types that have none of their own
+LAST = "\U0010ffff"  # behind every caller
+MAX_APART = 200  # tasks that one claim moves
+
+
+class Kind(NamedTuple):
+    """What a claim has to know of a type that it may take."""
+
+    is_alone: bool = False
+
+
+class Lane(NamedTuple):
+    """Where to look: for tasks that need a child to themselves or share one, for `most` of them."""
+
+    is_alone: bool
+    name: str
+    most: int
+
+
+def up_to(most: int) -> "Callable[[Candidate], bool]":
+    """A `fits` for so many of any kind."""
+    hands = iter(range(most))
+    return lambda one: next(hands, None) is not None
+
+
+class Candidate(NamedTuple):
+    """A task that waits, in the order of BEST."""
+
+    priority: int
+    run_at: int
+    id: str
+    type: str
+    caller: str
+    is_alone: int
+    is_person: int
+    lane: str
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        return -self.priority, self.run_at, self.id
+
+
+@dataclass
+class Dealt:
+    """What a claim has brought. `last` is the caller who was served last; `has_more`: another claim may bring more;
+    `has_moved_some`: there are lanes that this worker did not know of."""
+
+    claims: list[Claim] = field(default_factory=list)
+    last: str = ""
+    has_more: bool = False
+    has_moved_some: bool = False
+
+
+# A skip scan, ahead of the caller served last and then up to it: one step of the index for each caller.
+WAITING = """
+WITH RECURSIVE looked_into (is_alone, lane, most) AS (VALUES {lanes}),
+waiting (is_alone, lane, most, upto, number, caller) AS (
+    SELECT is_alone, lane, most, :last, 1, (
+        SELECT caller FROM task
+        WHERE status = 'queued' AND task.is_alone = looked_into.is_alone AND task.lane = looked_into.lane
+            AND caller > :after ORDER BY caller LIMIT 1
+    ) FROM looked_into
+    UNION ALL
+    SELECT is_alone, lane, most, :after, 1, (
+        SELECT caller FROM task
+        WHERE status = 'queued' AND task.is_alone = looked_into.is_alone AND task.lane = looked_into.lane
+            AND caller <= :after ORDER BY caller LIMIT 1
+    ) FROM looked_into
+    UNION ALL
+    SELECT is_alone, lane, most, upto, number + 1, (
+        SELECT caller FROM task
+        WHERE status = 'queued' AND task.is_alone = waiting.is_alone AND task.lane = waiting.lane
+            AND caller > waiting.caller AND caller <= waiting.upto ORDER BY caller LIMIT 1
+    ) FROM waiting WHERE caller IS NOT NULL AND number < most
+)
+SELECT is_alone, lane, caller, most / count(*) OVER (PARTITION BY is_alone, lane) + 1 AS share
+FROM waiting WHERE caller IS NOT NULL {passed_over}
+"""
+
+BEST = """
+SELECT priority, run_at, id, type, caller, is_alone, is_person, lane, :each.share AS share FROM task
+WHERE status = 'queued' AND is_alone = :each.is_alone AND lane = :each.lane AND caller = :each.caller
+ORDER BY priority DESC, run_at, id LIMIT :each.share FOR UPDATE SKIP LOCKED
+"""
+
+CLAIM = """
+UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id, lease_until = :until,
+    started_at = :now, progress = NULL
+WHERE id IN {ids} AND type NOT IN (SELECT type FROM lane WHERE is_paused = 1)
+RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
+    (SELECT body FROM task_payload WHERE task_id = task.id), lease, caller, key, is_person
+"""
+
+
+def claim(
+    tx: Transaction,
+    token: str,
+    lanes: Sequence[Lane],
+    kinds: Mapping[str, Kind],
+    fits: Callable[[Candidate], bool],
+    lease_seconds: int,
+    *,
+    after: str = "",
+    passed_over: Collection[str] = (),
+) -> Dealt:
+    """Takes tasks of the types in `kinds` out of the lanes, from the turn behind the caller `after` on, but none of the
+    callers `passed_over`. `fits` says whether there is a hand for one more, and takes it. Leases begin with `token`, a
+    secret that is used once."""
+    candidates, has_more = _candidates(tx, lanes, after, passed_over)
+    well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
+    dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates))
+    dealt.has_moved_some = _move_misplaced(tx, candidates, kinds)
+    chosen = _deal(well_placed, after, fits)
+    if chosen:
+        dealt.last = chosen[-1].caller
+        dealt.claims = _take(tx, token, [one.id for one in chosen], lease_seconds)
+        dealt.has_moved_some |= len(dealt.claims) < len(chosen)  # a type has been paused
+    return dealt
+
+
+def _candidates(
+    tx: Transaction, lanes: Sequence[Lane], after: str, passed_over: Collection[str]
+) -> tuple[list[Candidate], bool]:
+    """And whether there may be more of any caller."""
+    texts: list[str] = []
+    values: dict[str, str | int] = {}
+    for number, lane in enumerate(lanes):
+        texts.append(f"(CAST(:alone{number} AS BIGINT), :lane{number}, CAST(:most{number} AS BIGINT))")
+        most = lane.most + len(passed_over)
+        values |= {f"alone{number}": int(lane.is_alone), f"lane{number}": lane.name, f"most{number}": most}
+    names, callers = listed("passed", passed_over)
+    outer = WAITING.format(lanes=", ".join(texts), passed_over=f"AND caller NOT IN {names}" if callers else "")
+    rows = tx.each(outer, BEST, after=after, last=LAST, **values, **callers)
+    found: dict[tuple[int, str, str], int] = {}
+    has_more = False
+    for *_, caller, is_alone, _, lane_name, share in rows:
+        count = found[is_alone, lane_name, caller] = found.get((is_alone, lane_name, caller), 0) + 1
+        has_more |= count == share
+    return [Candidate(*row[:-1]) for row in rows], has_more
+
+
+def _deal(candidates: Iterable[Candidate], after: str, fits: Callable[[Candidate], bool]) -> list[Candidate]:
+    """One of each caller, then another of each, and so on, while any fits; each caller's best first."""
+    of_callers: dict[str, list[Candidate]] = {}
+    for one in sorted(candidates, key=lambda one: one.rank):
+        of_callers.setdefault(one.caller, []).append(one)
+    turns = sorted(of_callers, key=lambda caller: (caller <= after, caller))
+    waiting = {caller: iter(of_callers[caller]) for caller in turns}
+    chosen: list[Candidate] = []
+    while waiting:
+        for caller in list(waiting):
+            best = next(filter(fits, waiting[caller]), None)
+            if best is not None:
+                chosen.append(best)
+            else:
+                del waiting[caller]
+    return chosen
+
+
+def _take(tx: Transaction, token: str, ids: list[str], lease_seconds: int) -> list[Claim]:
+    names, values = listed("id", ids)
+    until = tx.now + lease_seconds * 1000
+    rows = tx.all(CLAIM.format(ids=names), token=token, now=tx.now, until=until, **values)
+    place = {id: number for number, id in enumerate(ids)}
+    return sorted((Claim(*row) for row in rows), key=lambda claim: place[claim.id])
+
+
+# Locked, so that the lane is not given up between here and the commit.
+OPEN_LANE = """
+INSERT INTO lane (type, is_paused, is_kept) VALUES (:type, 0, 0) ON CONFLICT (type) DO UPDATE SET is_kept = lane.is_kept
+"""
+
+MOVE = """
+UPDATE task SET lane = type WHERE type IN {types} AND id IN (
+    WITH first AS MATERIALIZED (
+        SELECT id FROM task WHERE status = 'queued' AND is_alone = :is_alone AND lane = '' AND caller = :caller
+        ORDER BY priority DESC, run_at, id LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    SELECT id FROM first
+)
+"""
+
+
+def _move_misplaced(tx: Transaction, candidates: Iterable[Candidate], kinds: Mapping[str, Kind]) -> bool:
+    """Moves tasks that can't be claimed from where they are: whether that made lanes."""
+    shared = [one.id for one in candidates if one.type in kinds and kinds[one.type].is_alone > one.is_alone]
+    if shared:  # by a process that did not know yet that it is a `def`
+        ids, values = listed("id", shared)
+        tx.put(f"UPDATE task SET is_alone = 1 WHERE id IN {ids}", **values)
+    strange = [one for one in candidates if one.type not in kinds and one.lane == ALL]
+    types = sorted({one.type for one in strange})
+    for type in types:
+        tx.put(OPEN_LANE, type=type)
+    places = sorted({(one.is_alone, one.caller) for one in strange})
+    names, values = listed("type", types)
+    for is_alone, caller in places:
+        most = MAX_APART // len(places) + 1
+        tx.put(MOVE.format(types=names), is_alone=is_alone, caller=caller, most=most, **values)
+    return bool(types)
+
+
+class OwnLane(NamedTuple):
+    """The lane of a type. `is_kept`: all its tasks wait there, always."""
+
+    type: str
+    is_paused: bool
+    is_kept: bool
+
+
+def own_lanes(tx: Transaction) -> list[OwnLane]:
+    rows = tx.all("SELECT type, is_paused, is_kept FROM lane ORDER BY type")
+    return [OwnLane(type, bool(is_paused), bool(is_kept)) for type, is_paused, is_kept in rows]
+
+
+LOCK_LANE = "SELECT 1 FROM lane WHERE type = :type AND is_paused = 0 AND is_kept = 0 FOR UPDATE"
+IS_USED = "SELECT 1 FROM task WHERE lane = :type AND lane <> '' AND finished_at IS NULL LIMIT 1"
+
+
+def drop_empty_lanes(tx: Transaction) -> None:
+    """Once all workers have a type again, its tasks wait among the others."""
+    for lane in own_lanes(tx):
+        if lane.is_paused or lane.is_kept or not tx.one(LOCK_LANE, type=lane.type):
+            continue
+        if not tx.one(IS_USED, type=lane.type):
+            tx.put("DELETE FROM lane WHERE type = :type", type=lane.type)

@@ -44,7 +44,7 @@ class Loops:
         except Unavailable as error:
             if error.code == "database_unavailable":
                 self._database_failed()
-            log.warning("worker.database_unavailable", extra={"reason": error.detail})
+            log.warning("loop.database_unavailable", extra={"reason": error.detail})
         except Exception:
-            log.exception("worker.step_failed", extra={"step": step.__name__})
+            log.exception("loop.step_failed", extra={"step": step.__name__})
         return False

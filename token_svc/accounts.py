@@ -1,19 +1,15 @@
 """Accounts: who there is."""
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction
+from token_svc import emails
+from token_svc.names import fold
 
 DEFAULT_SCOPE = "data tasks"
 SCOPES = frozenset({"data", "tasks", "introspect"})
-USERNAME_LENGTHS = range(3, 65)
-MAX_FOLDED = 512  # nobody's name is longer, and a long run of combining marks takes the square of its length
-INVISIBLE = "\u115f\u1160\u3164\uffa0"  # letters to Unicode, nothing to the eye
-EMAIL = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,189}")
 
 
 class AccountRow(NamedTuple):
@@ -39,36 +35,6 @@ class AccountRow(NamedTuple):
 COLUMNS = "id, username, email, password_hash, scope, version, is_disabled, created_at"
 
 
-def fold(name: str) -> str:
-    """A name as it is compared: `ＡＤＭＩＮ`, `Admin` and `admin` are one (RFC 8265 §3.3, with NFKC)."""
-    name = name[:MAX_FOLDED]
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-
-
-def username_fault(username: str) -> str:
-    """What is wrong with a username, '' when nothing is."""
-    key = fold(username)
-    if len(username) not in USERNAME_LENGTHS or len(key) not in USERNAME_LENGTHS:
-        return "must have 3 to 64 characters"
-    composed = unicodedata.normalize("NFC", username)  # as macOS sends them, accents are marks of their own
-    if not all(_is_letter_or_digit(character) or character in "._-" for character in composed + _without_marks(key)):
-        return "must be made of letters, digits, '.', '_' and '-'"
-    return ""
-
-
-def _is_letter_or_digit(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LN" and character not in INVISIBLE
-
-
-def _without_marks(key: str) -> str:
-    """Folding makes marks of its own: the dot of an İ."""
-    return "".join(character for character in key if unicodedata.category(character) != "Mn")
-
-
-def email_fault(email: str) -> str:
-    return "" if EMAIL.fullmatch(email) else "must be an email address"
-
-
 INSERT = """
 INSERT INTO account (id, username, username_key, email, email_key, password_hash, scope, version, is_disabled,
     item_count, created_at)
@@ -80,7 +46,7 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
     """Which of the two somebody has already: 'username', 'email' or ''."""
     if username is not None and tx.one("SELECT 1 FROM account WHERE username_key = :key", key=fold(username)):
         return "username"
-    if email is not None and tx.one("SELECT 1 FROM account WHERE email_key = :key", key=fold(email)):
+    if email is not None and tx.one("SELECT 1 FROM account WHERE email_key = :key", key=emails.key(email)):
         return "email"
     return ""
 
@@ -88,14 +54,14 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
 def create(tx: Transaction, username: str, email: str, password_hash: str) -> AccountRow:
     """The caller has looked with `taken` in the same transaction. Of two at once the second is run again by the
     database, and finds it taken."""
-    account = AccountRow(ids.new(), username, email, password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
+    account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
     tx.put(
         INSERT,
         id=account.id,
         username=username,
         username_key=fold(username),
-        email=email,
-        email_key=fold(email),
+        email=account.email,
+        email_key=emails.key(email),
         password_hash=password_hash,
         scope=account.scope,
         now=tx.now,
@@ -105,6 +71,14 @@ def create(tx: Transaction, username: str, email: str, password_hash: str) -> Ac
 
 def by_username(tx: Transaction, username: str) -> AccountRow | None:
     row = tx.one(f"SELECT {COLUMNS} FROM account WHERE username_key = :key", key=fold(username))
+    return AccountRow(*row) if row else None
+
+
+def by_login(tx: Transaction, name: str) -> AccountRow | None:
+    """By the username, or by the email: no username has an @."""
+    if "@" not in name:
+        return by_username(tx, name)
+    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(name))
     return AccountRow(*row) if row else None
 
 
@@ -127,8 +101,8 @@ def set_email(tx: Transaction, account_id: str, email: str) -> None:
     tx.put(
         "UPDATE account SET email = :email, email_key = :key WHERE id = :id",
         id=account_id,
-        email=email,
-        key=fold(email),
+        email=emails.cleaned(email),
+        key=emails.key(email),
     )
 
 

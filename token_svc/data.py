@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,7 +61,7 @@ async def read(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     item = await request.state["database"].read(lambda tx: _item_of(tx, request, holder))
     unwanted = _tags(request, "if-none-match")
-    if unwanted is not None and ("*" in unwanted or _tag(item) in [tag.removeprefix("W/") for tag in unwanted]):
+    if unwanted is not None and _is_among(item, unwanted):
         return Response(status_code=304, headers=_etag(item))
     return written_response(models.item_json(item), headers=_etag(item))
 
@@ -71,7 +70,15 @@ async def replace(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     body, written = await bodies.read_json_as_written(request)
     models.ITEM.parse(body)
-    return await _write(request, holder, lambda item: written["data"])
+
+    def unit(tx: Transaction) -> ItemRow:
+        owner = sessions.hold(tx, holder.caller.claims).id
+        item = _item_of(tx, request, holder)
+        _check_conditions(request, item)
+        return items.replace(tx, owner, item, written["data"]) or item  # the account is locked: nothing has moved on
+
+    replaced = await request.state["database"].write(unit)
+    return written_response(models.item_json(replaced), headers=_etag(replaced))
 
 
 async def merge(request: Request[State]) -> Response:
@@ -80,22 +87,22 @@ async def merge(request: Request[State]) -> Response:
     models.PATCH.parse(body)
     if "data" not in written:  # a patch of nothing
         return await _show(request, holder)
-    return await _write(request, holder, lambda item: strict_json.merge(item.data, written["data"]))
+    return await _merge(request, holder, written["data"])
 
 
 async def _show(request: Request[State], holder: Holder) -> Response:
     item = await request.state["database"].read(lambda tx: _item_of(tx, request, holder))
-    _check_match(request, item)
+    _check_conditions(request, item)
     return written_response(models.item_json(item), headers=_etag(item))
 
 
-async def _write(request: Request[State], holder: Holder, change: Callable[[ItemRow], str]) -> Response:
-    """Changes what was read, aside, and stores it if the item is as it was: a merge may take long, and
-    nobody else's write has to wait for it."""
+async def _merge(request: Request[State], holder: Holder, patch: str) -> Response:
+    """Merges aside into what was read, and stores it if the item is as it was: a merge may take long, and no other
+    write has to wait for it."""
     for _ in range(MERGE_TRIES):
         item = await request.state["database"].read(lambda tx: _item_of(tx, request, holder))
-        _check_match(request, item)
-        data = await asyncio.to_thread(change, item)
+        _check_conditions(request, item)
+        data = await asyncio.to_thread(strict_json.merge, item.data, patch)
         _check_size(request, data)
         if written := await request.state["database"].write(partial(_swap, holder=holder, item=item, data=data)):
             return written_response(models.item_json(written), headers=_etag(written))
@@ -118,7 +125,7 @@ async def delete(request: Request[State]) -> Response:
     def unit(tx: Transaction) -> None:
         sessions.hold(tx, holder.caller.claims)
         item = _item_of(tx, request, holder)
-        _check_match(request, item)
+        _check_conditions(request, item)
         items.delete(tx, holder.account.id, item)
 
     await request.state["database"].write(unit)
@@ -156,12 +163,22 @@ def _tags(request: Request[Any], name: str) -> list[str] | None:
     return TAG.findall(header) or ["*"]
 
 
-def _check_match(request: Request[State], item: ItemRow) -> None:
-    """Raises 412 when If-Match names another version."""
-    wanted = _tags(request, "if-match")
+def _check_conditions(request: Request[State], item: ItemRow) -> None:
+    """Raises 412 when If-Match names another version, or If-None-Match this one (RFC 9110 §13.1.1, §13.1.2)."""
+    wanted, unwanted = _tags(request, "if-match"), _tags(request, "if-none-match")
     if wanted is not None and "*" not in wanted and _tag(item) not in wanted:
-        _conflict()
+        is_weak = any(tag.startswith("W/") for tag in wanted)
+        raise _conflict(WEAK if is_weak else "the item has moved on")
+    if unwanted is not None and _is_among(item, unwanted):
+        raise _conflict("there is an item, or this version of it, that If-None-Match rules out")
 
 
-def _conflict() -> NoReturn:
-    raise Problem("version_conflict", "the item has moved on", status=412)
+WEAK = "If-Match: a weak entity tag, as a compressing proxy makes it, matches nothing; send it without the W/"
+
+
+def _is_among(item: ItemRow, tags: list[str]) -> bool:
+    return "*" in tags or _tag(item) in [tag.removeprefix("W/") for tag in tags]
+
+
+def _conflict(detail: str) -> Problem:
+    return Problem("version_conflict", detail, status=412)

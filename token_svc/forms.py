@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from shared import bodies, strict_json
+from shared.bodies import Shape
 from shared.errors import BadRequest, Invalid, Problem, title
 from shared.middleware.single_headers import single_header
 from shared.strict_json import NotJSON
@@ -39,6 +40,11 @@ async def read(request: Request[Any], known: set[str]) -> dict[str, Any]:
     if len(dict(fields)) != len(fields):
         raise BadRequest("invalid_request", "a field was sent twice")
     return {name: value for name, value in fields if name in known and value}
+
+
+def known(body: dict[str, Any], shape: Shape[Any]) -> dict[str, Any]:
+    """JSON as a form is read: without the members that the shape has not."""
+    return {name: value for name, value in body.items() if name in shape.schema["properties"]}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from shared.auth import Claims
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem
 from shared.schemas import Fault
-from token_svc import accounts, attempts, events, models, sessions
+from token_svc import accounts, attempts, emails, events, models, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.models import RegisterRequest
@@ -40,8 +40,8 @@ class Grants:
             raise Forbidden("registration_closed", "this service takes no new users")
         _need_good(
             {
-                "/username": accounts.username_fault(wanted.username),
-                "/email": accounts.email_fault(wanted.email),
+                "/username": names.username_fault(wanted.username),
+                "/email": emails.fault(wanted.email),
                 "/password": self.passwords.fault(wanted.password, wanted.username, wanted.email),
             }
         )
@@ -52,7 +52,7 @@ class Grants:
         def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
             _check_free(tx, wanted.username, wanted.email)
             account = accounts.create(tx, wanted.username, wanted.email, password_hash)
-            attempts.remember(tx, accounts.fold(account.username), address)
+            attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "registered", address)
             return account, *sessions.start(tx, account, account.scope)
 
@@ -94,13 +94,15 @@ class Grants:
     def _begin(self, tx: Transaction, username: str, address: str) -> tuple[AccountRow | None, LoginLimits]:
         """The account, if there is one, and what this attempt counts against: it is counted already."""
         rate = self.settings.rate_limits.login
-        limits = attempts.login_limits(tx, rate, accounts.fold(username), address) if rate else NO_LIMITS
+        account = accounts.by_login(tx, username)
+        name = names.fold(account.username if account else username)  # the email counts as the username does
+        limits = attempts.login_limits(tx, rate, name, address) if rate else NO_LIMITS
         attempts.begin(tx, limits)
-        return accounts.by_username(tx, username), limits
+        return account, limits
 
     def _succeed(self, tx: Transaction, account: AccountRow, limits: LoginLimits, address: str) -> None:
         attempts.forgive(tx, limits)
-        attempts.remember(tx, accounts.fold(account.username), address)
+        attempts.remember(tx, names.fold(account.username), address)
         events.record(tx, account.id, "login", address)
 
     async def _failed(self, account: AccountRow | None, limits: LoginLimits, address: str) -> None:
@@ -152,7 +154,7 @@ class Grants:
         every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
         found = {}
         if email is not None:
-            found["/email"] = accounts.email_fault(email)
+            found["/email"] = emails.fault(email)
             await self._count_registration(address)  # the answer tells whether somebody else has it
         if password is not None:
             found["/password"] = self.passwords.fault(password, account.username, email or account.email)
@@ -174,7 +176,7 @@ class Grants:
         return changed
 
     def _set_email(self, tx: Transaction, account: AccountRow, email: str, address: str) -> None:
-        if accounts.fold(email) != accounts.fold(account.email):
+        if emails.key(email) != emails.key(account.email):
             _check_free(tx, None, email)
         accounts.set_email(tx, account.id, email)
         events.record(tx, account.id, "email_changed", address)
@@ -184,8 +186,8 @@ class Grants:
     ) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id, keep=session_id)
-        attempts.forget(tx, accounts.fold(account.username))  # who knew the old one is a stranger again
-        attempts.remember(tx, accounts.fold(account.username), address)
+        attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
+        attempts.remember(tx, names.fold(account.username), address)
         events.record(tx, account.id, "password_changed", address)
 
     def _answer(self, account: AccountRow, session: Session, refresh_token: str) -> dict[str, Any]:

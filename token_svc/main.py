@@ -1,7 +1,6 @@
 """The parts put together."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +10,12 @@ from starlette.middleware import Middleware
 
 from shared import idempotency, logs
 from shared.auth import TokenDoor
-from shared.database import Database, connection
-from shared.errors import AlsoDescribe, ExceptionHandler, Unavailable
+from shared.database import Database, Unit, connection
+from shared.errors import AlsoDescribe, ExceptionHandler
 from shared.health import Health
 from shared.http import server
 from shared.keys import load_keys, published_keys
+from shared.loops import Loops, Step
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
@@ -34,9 +34,13 @@ from token_svc.state import State
 
 SCHEMA = Path(__file__).parent / "schema"
 PRUNE_SECONDS = 60
-PRUNERS = (sessions.prune, attempts.prune, events.prune, idempotency.prune)
-
-log = logging.getLogger(__name__)
+# What is over goes a little at a time: each pruner with how many it deletes at most.
+PRUNERS = (
+    (sessions.prune, sessions.MAX_PRUNED),
+    (attempts.prune, attempts.MAX_PRUNED),
+    (events.prune, events.MAX_PRUNED),
+    (idempotency.prune, idempotency.MAX_PRUNED),
+)
 
 
 def create_app(settings: Settings) -> Routes:
@@ -66,7 +70,9 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     except SettingsError as error:
         server.fail_now(str(error))
     passwords = Passwords(settings.password_min_length)
-    upkeep = asyncio.create_task(_prune(database))
+    upkeep = Loops(lambda: None)
+    for prune, most in PRUNERS:
+        upkeep.start(_pruning(database, prune, most), every=PRUNE_SECONDS)
     yield State(
         settings=settings,
         database=database,
@@ -77,21 +83,18 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
         health=Health(lambda: api.look(database)),
     )
-    upkeep.cancel()
+    upkeep.stop()
     passwords.close()
     await database.close()
 
 
-async def _prune(database: Database) -> None:
-    """Deletes what is over, a little at a time."""
-    while True:
-        try:
-            for prune in PRUNERS:
-                while await database.write(prune, is_long=True) >= idempotency.MAX_PRUNED:
-                    await asyncio.sleep(0)
-        except Unavailable as error:
-            log.warning("prune.database_unavailable", extra={"reason": error.detail})
-        await asyncio.sleep(PRUNE_SECONDS)
+def _pruning(database: Database, prune: Unit[int], most: int) -> Step:
+    async def step() -> None:
+        while await database.write(prune, is_long=True) >= most:
+            await asyncio.sleep(0)
+
+    step.__name__ = prune.__module__  # as the log has it
+    return step
 
 
 def start_server(host: str | None = None, port: int | None = None) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from shared import bodies
 from shared.database import Database, Transaction
 from shared.rate_limits import address
-from token_svc import accounts, attempts, events, items, models, sessions
+from token_svc import accounts, attempts, events, items, models, names, sessions
 from token_svc.state import State, holder_of, json_response, take
 
 EXPORT_ITEMS = 20  # in memory at once
@@ -43,7 +43,7 @@ async def delete(request: Request[State]) -> Response:
     def unit(tx: Transaction) -> None:
         current = sessions.hold(tx, caller.claims)
         accounts.delete(tx, current.id)
-        attempts.forget(tx, accounts.fold(current.username))
+        attempts.forget(tx, names.fold(current.username))
 
     await request.state["database"].write(unit, is_long=True)
     events.announce("deleted", account.id, address(request))
@@ -54,7 +54,7 @@ async def export(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
 
     def unit(tx: Transaction) -> str:
-        known = attempts.of(tx, accounts.fold(account.username))
+        known = attempts.of(tx, names.fold(account.username))
         return models.export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
 
     head = await request.state["database"].query(unit)

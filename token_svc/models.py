@@ -276,6 +276,7 @@ ITEM = Shape(ItemRequest)
 PATCH = Shape(PatchRequest)
 
 # As forms, which have to name the grant type, and whose other fields are left out (RFC 6749 §3.2).
+TOKEN_JSON = TOKEN.schema | {"additionalProperties": True}
 TOKEN_FORM = TOKEN.schema | {
     "properties": TOKEN.schema["properties"] | {"grant_type": schema_of(GrantType)},
     "required": ["grant_type"],

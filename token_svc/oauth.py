@@ -26,6 +26,7 @@ async def token(request: Request[State]) -> Response:
     is_form = forms.is_form(request)
     body = await forms.read(request, set(models.TOKEN.schema["properties"]))
     if not is_form:
+        body = forms.known(body, models.TOKEN)
         body.setdefault("grant_type", "password")
     try:
         with forms.faults_of(request):

@@ -36,6 +36,13 @@ IF_MATCH = Parameter(
 IF_NONE_MATCH = Parameter(
     "If-None-Match", "header", "the ETags that need not be sent again", str, {400: "invalid_if_none_match"}
 )
+UNWANTED = Parameter(
+    "If-None-Match",
+    "header",
+    "the ETags that the item must not have",
+    str,
+    {400: "invalid_if_none_match", 412: "version_conflict"},
+)
 
 REGISTER = Operation(
     name="register",
@@ -47,7 +54,7 @@ REGISTER = Operation(
 TOKEN = Operation(
     name="get_token",
     summary="Log in by password, or go on with a refresh token",
-    body={JSON: models.TOKEN, FORM: models.TOKEN_FORM},
+    body={JSON: models.TOKEN_JSON, FORM: models.TOKEN_FORM},
     answers={200: Reply("a new pair of tokens", models.Tokens)},
     codes={400: "invalid_grant invalid_request invalid_scope unsupported_grant_type", 401: "invalid_grant"},
     problem=OAuthProblem,
@@ -124,7 +131,7 @@ REPLACE_ITEM = Operation(
     name="replace_item",
     summary="Replace an item's data",
     body={JSON: models.ITEM},
-    parameters=(ITEM_ID, IF_MATCH),
+    parameters=(ITEM_ID, IF_MATCH, UNWANTED),
     scope="data",
     answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
 )
@@ -132,14 +139,14 @@ MERGE_ITEM = Operation(
     name="merge_item",
     summary="Merge into an item's data (RFC 7396)",
     body={MERGE_PATCH: models.PATCH, JSON: models.PATCH},
-    parameters=(ITEM_ID, IF_MATCH),
+    parameters=(ITEM_ID, IF_MATCH, UNWANTED),
     scope="data",
     answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
 )
 DELETE_ITEM = Operation(
     name="delete_item",
     summary="Delete an item",
-    parameters=(ITEM_ID, IF_MATCH),
+    parameters=(ITEM_ID, IF_MATCH, UNWANTED),
     scope="data",
     answers={204: Reply("it is gone")},
 )

@@ -19,7 +19,8 @@ from shared.errors import Unavailable
 
 T = TypeVar("T")
 
-MAX_LENGTH = 1024
+MAX_LENGTH = 1024  # in NFC
+MAX_SENT_LENGTH = 3 * MAX_LENGTH  # of three code points NFC makes one at most
 MEMORY_KIB = 19 * 1024
 TIME_COST = 2
 PARALLELISM = 1
@@ -59,6 +60,8 @@ class Passwords:
 
     def fault(self, password: str, *names: str) -> str:
         """What is wrong with a new password, '' when nothing is. `names` are the user's own."""
+        if len(password) <= MAX_SENT_LENGTH:
+            password = normal(password)
         if len(password) < self._min_length:
             return f"must have at least {self._min_length} characters"
         if len(password) > MAX_LENGTH:
@@ -75,7 +78,7 @@ class Passwords:
 
     async def verify(self, password: str, stored: str | None) -> bool:
         """Whether it is the password of `stored`; with None the same work for nothing."""
-        if len(password) > MAX_LENGTH:
+        if len(password) > MAX_SENT_LENGTH or len(normal(password)) > MAX_LENGTH:
             return False
         return await self._aside(_verify, normal(password), stored or self._nobodys) and stored is not None
 

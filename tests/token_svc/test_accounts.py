@@ -16,7 +16,7 @@ from tests.databases import rows, tables
 from tests.processes import TokenService
 from tests.token_svc.answers import faults, is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, refresh
-from token_svc import accounts, models
+from token_svc import accounts, emails, models, names
 from token_svc.passwords import Passwords
 
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -77,9 +77,10 @@ def test_a_closed_service_takes_no_new_users_and_lets_the_old_ones_in(
     assert user.login().status_code == 200
 
 
-@pytest.mark.parametrize(
-    "username", ["abc", "a" * 64, "Ada.Lovelace_1-2", "Ünïcödé", "Ελένη", "Дмитрий", "משתמש", "مستخدم", "用户名", "०१२"]
-)
+SCRIPTS = ["Ünïcödé", "Ελένη", "Дмитрий", "משתמש", "مستخدم", "用户名", "०१२", "हिन्दी", "สมศรี", "தமிழ்", "ትግርኛ"]
+
+
+@pytest.mark.parametrize("username", ["abc", "a" * 64, "Ada.Lovelace_1-2", "e\u0301" * 64, *SCRIPTS])
 def test_letters_and_digits_of_any_script_make_a_username(tokens: TokenService, username: str) -> None:
     answer = register(tokens, username=username)
     assert answer.status_code == 201
@@ -119,6 +120,12 @@ REFUSED_NAMES = {
     "full-width at": "ada＠example",
     "unassigned": "ada\U000e0fff",
     "private use": "ada\ue000",
+    "a mark before all letters": "\u0301ada",
+    "a mark on a dot": "ada.\u0301",
+    "five marks on a letter": "ada" + "\u0363" * 5,
+    "an enclosing mark": "ada\u20dd",
+    "a combining grapheme joiner": "ada\u034f",
+    "marks without end": "a" + "\u0301" * 100_000,
 }
 
 
@@ -167,8 +174,8 @@ def test_names_that_only_look_alike_are_two(tokens: TokenService, first: str, se
 
 def test_folding_a_folded_name_changes_nothing() -> None:
     characters = [chr(point) for point in range(0x20, 0x3000)] + [chr(point) for point in range(0xF900, 0xFFF0)]
-    names = [a + b for a, b in zip(characters, reversed(characters), strict=True)]
-    assert [name for name in names if accounts.fold(accounts.fold(name)) != accounts.fold(name)] == []
+    made = [a + b for a, b in zip(characters, reversed(characters), strict=True)]
+    assert [name for name in made if names.fold(names.fold(name)) != names.fold(name)] == []
 
 
 def test_of_twenty_registrations_of_one_name_at_once_one_is_taken(tokens: TokenService) -> None:
@@ -203,8 +210,53 @@ def test_what_is_no_email_address_is_refused(tokens: TokenService, email: str) -
     assert faults(tokens.post("/register", {**form_of(), "email": email})).keys() == {"/email"}
 
 
-def test_an_email_is_one_persons_whatever_its_case(user: User) -> None:
-    problem(register(user.service, email=user.profile["email"].upper()), 409, "email_taken")
+SAME_EMAILS = {
+    "case": ("{}@example.com", "{}@EXAMPLE.com"),
+    "IDNA": ("{}@bücher.example", "{}@xn--bcher-kva.example"),
+    "IDNA in capitals": ("{}@BÜCHER.example", "{}@XN--BCHER-KVA.example"),
+    "decomposed": ("{}@bücher.example", "{}@bu\u0308cher.example"),
+    "full-width": ("{}@example.com", "{}@ｅｘａｍｐｌｅ．com"),
+    "the root's dot": ("{}@example.com", "{}@example.com."),
+    "another full stop": ("{}@example.com", "{}@example。com"),
+    "a zero-width space": ("{}@example.com", "{}@exa\u200bmple.com"),
+    "a soft hyphen": ("{}@example.com", "{}\u00ad@example.com"),
+    "a variation selector": ("{}@example.com", "{}@example.com\ufe0f"),
+    "an emoji": ("{}@i❤.ws", "{}@I❤.ws"),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), SAME_EMAILS.values(), ids=SAME_EMAILS)
+def test_two_spellings_of_an_address_are_one(first: str, second: str) -> None:
+    assert emails.key(first.format("ann")) == emails.key(second.format("ann"))
+    assert emails.key(first.format("ann")) != emails.key(second.format("anna"))
+
+
+def test_an_address_is_one_users_however_it_is_spelled(tokens: TokenService) -> None:
+    user = User(tokens, email=f"{fresh_name()}@bücher.example")
+    spelled = user.profile["email"].upper().replace("BÜCHER", "xn--bc\u200bher-kva") + "."
+    problem(register(tokens, email=spelled), 409, "email_taken")
+    other = User(tokens)
+    change = {"current_password": other.password, "email": spelled}
+    problem(other.patch("/me", json=change), 409, "email_taken")
+    assert user.patch("/me", json={"current_password": user.password, "email": spelled}).status_code == 200
+
+
+def test_an_address_is_kept_without_what_is_not_seen(tokens: TokenService) -> None:
+    name = fresh_name()
+    assert User(tokens, email=f"{name}@exa\u200bmple.com.").profile["email"] == f"{name}@example.com"
+
+
+def test_the_email_logs_in_as_the_username_does(user: User) -> None:
+    assert User.login_as(user.service, user.profile["email"].upper()).status_code == 200
+    assert User.login_as(user.service, user.profile["email"], "wrong password").status_code == 401
+
+
+def test_a_password_has_its_length_in_composed_characters(tokens: TokenService) -> None:
+    assert faults(tokens.post("/register", form_of(password="e\u0301" * 4))).keys() == {"/password"}
+    assert User(tokens, password="x\u0323\u0302" * 8).login().status_code == 200
+    long = "e\u0301" * 1024
+    assert User(tokens, password=long).login(password="é" * 1024).status_code == 200
+    assert faults(tokens.post("/register", form_of(password=f"{long}x"))).keys() == {"/password"}
 
 
 TAKEN_PASSWORDS = {

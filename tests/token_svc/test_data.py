@@ -109,6 +109,34 @@ def test_a_write_of_the_wrong_shape_is_refused_where_it_is_wrong(owner: User, me
     assert owner.get(path(item)).json() == item
 
 
+WRITES = ["PUT", "PATCH", "DELETE"]
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("tags", ["*", '"1"', 'W/"1"', '"7", "1"'])
+def test_if_none_match_that_names_the_item_lets_nothing_be_written(owner: User, method: str, tags: str) -> None:
+    item = owner.add("x")
+    answer = owner.request(method, path(item), json={"data": "y"}, headers={"If-None-Match": tags})
+    problem(answer, 412, "version_conflict")
+    assert owner.get(path(item)).json() == item
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_if_none_match_of_another_version_lets_it_be_written(owner: User, method: str) -> None:
+    answer = owner.request(method, path(owner.add("x")), json={"data": "y"}, headers={"If-None-Match": '"2"'})
+    assert answer.status_code in (200, 204)
+    wrong = owner.request(method, path(owner.add("x")), json={"data": "y"}, headers={"If-None-Match": "2"})
+    problem(wrong, 400, "invalid_if_none_match")
+
+
+@pytest.mark.parametrize("method", WRITES)
+def test_a_weak_tag_in_if_match_is_a_412_that_says_so(owner: User, method: str) -> None:
+    item = owner.add("x")
+    answer = owner.request(method, path(item), json={"data": "y"}, headers={"If-Match": 'W/"1"'})
+    assert "weak" in problem(answer, 412, "version_conflict")["detail"]
+    assert owner.get(path(item)).json() == item
+
+
 def test_a_deleted_item_is_gone(user: User) -> None:
     item = user.add(1)
     answer = user.delete(path(item))
@@ -157,9 +185,6 @@ def test_head_is_get_without_the_body(owner: User) -> None:
     item = owner.add(1)
     answer = owner.head(path(item))
     assert (answer.status_code, answer.content, answer.headers["ETag"]) == (200, b"", '"1"')
-
-
-WRITES = ["PUT", "PATCH", "DELETE"]
 
 
 def write(user: User, method: str, item: Any, if_match: str) -> requests.Response:

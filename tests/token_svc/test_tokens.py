@@ -239,14 +239,13 @@ DESCRIPTION = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 §5.2
 
 @pytest.mark.parametrize("name", ['"', "\\", "é", "\u007f", "\n", "🙂"])
 def test_an_error_description_has_only_the_characters_it_may_have(tokens: TokenService, name: str) -> None:
-    body = oauth_error(tokens.post("/token", {"x" + name: 1}), 422, "invalid_request")
+    body = oauth_error(tokens.post("/revoke", {"token": "x", "x" + name: 1}), 422, "invalid_request")
     assert DESCRIPTION.fullmatch(body["error_description"])
     assert body["errors"][0]["pointer"] == f"/x{name}"
 
 
-def test_unknown_members_of_json_are_refused(user: User) -> None:
-    body = oauth_error(user.login(client_id="x"), 422, "invalid_request")
-    assert [error["pointer"] for error in body["errors"]] == ["/client_id"]
+def test_unknown_members_of_json_are_ignored_as_a_forms_are(user: User) -> None:
+    assert user.login(resource="x", audience=["y"]).status_code == 200
 
 
 def test_unknown_and_empty_fields_of_a_form_are_ignored(user: User) -> None:
@@ -715,10 +714,13 @@ def test_the_log_says_why_a_token_was_refused_and_the_answer_does_not(tokens: To
     assert answer.json()["detail"] == "the token is not valid"
     user.post("/revoke", json={"token": user.refresh_token})
     assert is_bad_token(user.get("/me"))
-    log = tokens.log.read_text()
     for reason, request_id in (("signature", answer.headers["X-Request-ID"]), ("its session is over", "")):
-        (line, *_) = [line for line in log.splitlines() if "auth.refused" in line and reason in line]
-        assert request_id in line
+
+        def is_logged(reason: str = reason, request_id: str = request_id) -> bool:
+            lines = [line for line in tokens.log.read_text().splitlines() if "event=auth.refused" in line]
+            return any(reason in line and request_id in line for line in lines)
+
+        eventually(is_logged)
 
 
 def test_no_key_is_published_while_it_is_a_shared_secret(tokens: TokenService) -> None:

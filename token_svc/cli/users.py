@@ -8,7 +8,7 @@ from shared import times
 from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from token_svc import accounts, attempts, events, items, models, sessions
+from token_svc import accounts, attempts, emails, events, items, models, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
 from token_svc.passwords import Passwords
@@ -78,7 +78,7 @@ def by_id_or_name(tx: Transaction, name: str) -> AccountRow | None:
 
 
 async def create_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    faults = (accounts.username_fault(options.username), accounts.email_fault(options.email))
+    faults = (names.username_fault(options.username), emails.fault(options.email))
     for name, fault in zip(("USERNAME", "EMAIL"), faults, strict=True):
         if fault:
             raise Failure(f"{name}: {fault}")
@@ -160,7 +160,7 @@ async def set_password(database: Database, settings: Settings, options: argparse
     def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id)
-        attempts.forget(tx, accounts.fold(account.username))  # who knew the old one is a stranger again
+        attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
 
     await _change(database, options, "password_changed", change)
 
@@ -178,7 +178,7 @@ async def delete_user(database: Database, settings: Settings, options: argparse.
     def unit(tx: Transaction) -> AccountRow:
         account = _hold(tx, BY_ID + found.id)
         accounts.delete(tx, account.id)
-        attempts.forget(tx, accounts.fold(account.username))
+        attempts.forget(tx, names.fold(account.username))
         return account
 
     account = await database.write(unit)

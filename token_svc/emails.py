@@ -1,0 +1,34 @@
+"""Email addresses: which can be, how they are kept, and when two of them are one."""
+
+import re
+import unicodedata
+
+import idna
+
+from token_svc.names import MAX_FOLDED, fold, is_invisible
+
+FORM = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,189}")
+
+
+def fault(email: str) -> str:
+    """What is wrong with it, '' when nothing is."""
+    return "" if len(email) <= MAX_FOLDED and FORM.fullmatch(cleaned(email)) else "must be an email address"
+
+
+def cleaned(email: str) -> str:
+    """As it is kept: without what no eye sees, and without the dot of a domain's root."""
+    composed = unicodedata.normalize("NFC", email[:MAX_FOLDED])
+    return "".join(character for character in composed if not is_invisible(character)).rstrip(".")
+
+
+def key(email: str) -> str:
+    """As it is compared: `X@Bücher.example.` is `x@xn--bcher-kva.example`."""
+    local, at, domain = cleaned(email).rpartition("@")
+    return f"{fold(local)}{at}{_host(domain)}"
+
+
+def _host(domain: str) -> str:
+    try:
+        return idna.encode(domain, uts46=True).decode().lower().rstrip(".")
+    except (idna.IDNAError, UnicodeError):  # an emoji, an underscore: not a host's name, but people have such addresses
+        return fold(domain).rstrip(".")

@@ -132,6 +132,29 @@ def public_url(raw: str) -> str:
     return http_url(raw).rstrip("/")
 
 
+def root_path(raw: str) -> str:
+    if not re.fullmatch(r"/?|(/[A-Za-z0-9._~-]+)+/?", raw):
+        raise ValueError("must be the prefix that a proxy strips, such as /auth")
+    return raw.rstrip("/")
+
+
+def origins(raw: str) -> tuple[str, ...]:
+    """Origins as browsers send them (RFC 6454 §6.2): lower case, without a default port or a path."""
+    parts = names(raw)
+    for part in parts:
+        has_default_port = part.endswith(":443" if part.startswith("https:") else ":80")
+        if not re.fullmatch(r"https?://[a-z0-9._~:\[\]-]+", part) or has_default_port:
+            raise ValueError("must be a comma list of origins such as https://app.example.com,http://localhost:3000")
+    return parts
+
+
+def host_names(raw: str) -> tuple[str, ...]:
+    parts = names(raw)
+    if not all(re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", part) for part in parts):
+        raise ValueError("must be a comma list of names such as tasks.example.com, without ports")
+    return tuple(part.lower() for part in parts)
+
+
 def is_this_machine(host: str) -> bool:
     """Whether nobody but its own processes reaches that address."""
     with contextlib.suppress(ValueError):
@@ -217,6 +240,9 @@ class Settings:
     metrics_token: Secret | None = setting(None, bearer_token)
     tls_cert_file: str = setting("", readable_file)
     tls_key_file: str = setting("", readable_file)
+    root_path: str = setting("", root_path)  # what a proxy in front strips from paths
+    cors_origins: tuple[str, ...] = setting((), origins)
+    max_connections: int = setting(0, integer(1, 10**7))  # 0: what the limit of open files leaves room for
 
     @classmethod
     def variables(cls) -> dict[str, dataclasses.Field[Any]]:

@@ -1,150 +1,272 @@
-"""HTTP/1.1 on the wire: uvicorn's protocol, with the bounds and the error shape that it leaves to others."""
+"""HTTP/1.1 on the wire: uvicorn's protocol, with the bounds and the error shape that it leaves to others.
+
+It leans on these internals of uvicorn's HttpToolsProtocol, as uvicorn's and httptools' bounds in requirements.txt have
+them: `cycle`, `pipeline` (newest first) and `flow`; `_start_asgi_task`, called once for each request; the parser's
+callbacks; `on_response_complete`, called once for each answer. tests/shared/test_http_bounds.py fails when one changes.
+"""
 
 import asyncio
 import logging
 import re
-import sys
+import select
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared import errors
 from shared.bodies import HAS_WHOLE_BODY
+from shared.http import connections
+from shared.http.outlet import Outlet
 from shared.middleware import request_id as request_ids
 from shared.middleware.access_log import REQUESTS
 from shared.middleware.request_id import standard_headers
 from shared.strict_json import encode
 
-HEADERS_SECONDS = 15
+HEADERS_SECONDS = 15  # to the first byte, and from there to the end of the headers
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
-MAX_HEADERS_BYTES = 64 * 1024
-MAX_UNSENT = 16  # parts of an answer that is streamed; more wait until they can go
+MAX_HEADERS_BYTES = 64 * 1024  # of a head, of all chunk extensions of a body, of trailers
+MAX_WAITING = 16  # requests that a client sends before it has the answer to an earlier one
+END = b"\r\n\r\n"  # of a head, of trailers, and of a chunked body without any
+NEVER = float("inf")
 
 log = logging.getLogger(__name__)
 
 
-class Outlet:
-    """A connection's transport that sends what was written once this turn of the event loop is over: so head and body
-    are one packet, the answers of one turn go out together, and whoever waits for many of them is woken once, which
-    takes a quarter less of the time of a request."""
+class Flow(FlowControl):
+    """Reads on when there is nothing else to do; uvicorn would for each request that asks for its body."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._unsent: list[bytes] = []
+    def __init__(self, transport: asyncio.Transport, protocol: "Protocol") -> None:
+        super().__init__(transport)
+        self._protocol = protocol
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        self._unsent.append(data)
-        if len(self._unsent) == 1:
-            self._loop.call_soon(self._send)
-        elif len(self._unsent) > MAX_UNSENT:
-            self._send()
-
-    def close(self) -> None:
-        self._send()
-        self._transport.close()
-
-    def _send(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(unsent))
+    def resume_reading(self) -> None:
+        if self._protocol.can_take_more():
+            super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):
-    """Bounds for headers that never end, or come slowly, and the server's own errors in this project's shape."""
+    """Feeds the parser up to the end of one head at a time, so that it knows what each byte belongs to."""
 
-    headers_timer: asyncio.TimerHandle | None = None
-    headers_bytes = 0
+    deadline = NEVER  # for the client to go on
+    running: RequestResponseCycle | None = None
     is_in_body = False
-    data = b""
-    again = b""
+    is_chunked = False
+    is_over = False
+    framing_bytes = 0  # of the head so far, or of all that is no body since
+    chunk_bytes = 0
+    unfed = b""
+    last_fed = b""  # its last bytes, since END may come in two pieces
+    piece = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(Outlet(transport, self.loop))  # type: ignore[arg-type]
-        # One that never says anything ends as one that has nothing more to say.
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.flow = Flow(self.transport, self)
+        self.deadline = self.loop.time() + HEADERS_SECONDS
+        self.bounds = connections.of(self.server_state)
+        if not self.bounds.admit(self, self.loop):
+            self._leave()
+            self._answer(503, "busy", "too many connections", "retry-after: 1")
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self.bounds.works(self)
+        super().connection_lost(exc)
+
+    def end(self) -> None:
+        self._leave()
+        self.transport.abort()
+
+    def has_unread(self) -> bool:
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def look(self, now: float) -> None:
+        """Ends what has taken too long. To be called now and then."""
+        if self.transport.is_stalled(now):  # type: ignore[attr-defined]
+            self.end()
+        elif now >= self.deadline:
+            self.deadline = NEVER
+            self._refuse(408, "request_timeout", "the headers took too long")
+
+    # What comes in
 
     def data_received(self, data: bytes) -> None:
-        if self.headers_timer is None and not self.is_in_body:
-            self.headers_timer = self.loop.call_later(HEADERS_SECONDS, self._give_up)
-            self.headers_bytes = 0
-        self.again = data
-        while self.again:
-            self.data, self.again = self.again, b""
-            super().data_received(self.data)
-        if self.headers_timer is not None:
-            self.headers_bytes += len(data)
-            if self.headers_bytes > MAX_HEADERS_BYTES:
-                self._refuse(431, "headers_too_large", f"the limit is {MAX_HEADERS_BYTES} bytes")
+        if not self.is_over:
+            self.unfed += data
+            self._feed()
+
+    def can_take_more(self) -> bool:
+        return not (self.pipeline or self.unfed or self.is_over)
+
+    def _feed(self) -> None:
+        """All that has come in, or as much as MAX_WAITING requests; the rest, once they are answered."""
+        self._unset_keepalive_if_required()
+        was_in_head = self._is_in_head()
+        data, start = self.last_fed + self.unfed, len(self.last_fed)
+        self.unfed = b""
+        while start < len(data) and len(self.pipeline) < MAX_WAITING and not self.is_over:
+            end = data.find(END, max(0, start - len(END) + 1)) + len(END)
+            end = len(data) if end < len(END) else end
+            self._feed_piece(data[start:end])
+            start = end
+        self.last_fed = data[max(0, start - len(END) + 1) : start]
+        if not self.is_over:
+            self.unfed = data[start:]
+            self._set_deadline(is_new=not was_in_head)
+        if not self.can_take_more() and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def _feed_piece(self, piece: bytes) -> None:
+        self.piece = piece
+        self.framing_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+            self._check_framing()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(piece[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("not HTTP/1.1")
+
+    def _is_in_head(self) -> bool:
+        return self.framing_bytes > 0 and not self.is_in_body
+
+    def _set_deadline(self, *, is_new: bool) -> None:
+        """For a head that has not come in whole. While requests wait it is not read, which its client can't help."""
+        if not self._is_in_head() or not self.can_take_more():
+            self.deadline = NEVER
+        elif is_new or self.deadline == NEVER:
+            self.deadline = self.loop.time() + HEADERS_SECONDS
+            self.bounds.waits(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_body:  # trailers are no headers (RFC 9110 §6.5.1)
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))  # RFC 9110 §5.5
 
     def on_headers_complete(self) -> None:
         if self._offers_upgrade():
             return
-        self._stop_timer()
-        self.is_in_body = True
+        self._check_framing()
         super().on_headers_complete()
+        self.is_in_body, self.is_chunked = True, False
+        self.framing_bytes = 0
+        self.deadline = NEVER
+
+    def on_body(self, body: bytes) -> None:
+        self.framing_bytes -= len(body)
+        self.chunk_bytes += len(body)
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        self.is_chunked = True
+        self.framing_bytes -= len(f"{self.chunk_bytes:x}") + 4  # its size in hexadecimal, and the ends of two lines
+        self.chunk_bytes = 0
 
     def on_message_complete(self) -> None:
         if self._offers_upgrade():
             return
+        if self.is_chunked:  # behind any other body, what is left of the piece belongs to the next head
+            self._check_framing()
+            self.framing_bytes = 0
         self.is_in_body = False
+        self.chunk_bytes = 0
         self.scope[HAS_WHOLE_BODY] = True  # type: ignore[literal-required]
+        if not self.cycle.response_complete:
+            self.bounds.works(self)
         super().on_message_complete()
+
+    def _check_framing(self) -> None:
+        """Ends a connection, and what the parser is doing, once there is too much that is no body."""
+        if self.framing_bytes > MAX_HEADERS_BYTES:
+            self._refuse(431, "headers_too_large", f"the limit is {MAX_HEADERS_BYTES} bytes")
+            raise httptools.HttpParserError
+
+    def _offers_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+
+    def _decline(self, rest: bytes) -> None:
+        """Reads a head that offers another protocol again, without the offer: it may be ignored (RFC 9110 §7.8), but
+        the parser has left the body to that protocol."""
+        if not self._offers_upgrade():
+            return
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.framing_bytes = 0
+        self._feed_piece(b"\r\n".join([*lines, b"", rest]))
+
+    # What goes out
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.is_in_body:  # it was answered early; the rest of its body is thrown away, but not for ever
+        if not self.pipeline and not self.transport.is_closing():
+            if self.unfed:
+                self._feed()
+            self.flow.resume_reading()
+        if self.cycle.response_complete:
+            self._have_answered()
+
+    def _have_answered(self) -> None:
+        """Everything that was asked."""
+        self.bounds.waits(self)
+        if self.is_in_body:  # the rest of it is thrown away, but not for ever
             self.loop.call_later(HEADERS_SECONDS, self._close_in_body, self.cycle)
 
     def _close_in_body(self, cycle: object) -> None:
         if self.is_in_body and self.cycle is cycle:
             self.transport.close()
 
-    def _offers_upgrade(self) -> bool:
-        return bool(self.parser.should_upgrade()) and self.parser.get_method() != b"CONNECT"
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.bounds.waits(self)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        # The offer may be ignored (RFC 9110 §7.8), but the parser has left the body to the other
-        # protocol. So it reads the request again, without the offer.
-        error = sys.exception()
-        if error is None or not self._offers_upgrade():
-            return
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
-        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
-        self.again = b"\r\n".join([*lines, b"", self.data[error.args[0] :]])
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.running is not None and not self.running.response_complete and not self.is_in_body:
+            self.bounds.works(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
+    # What is refused
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "invalid_http", msg)
 
-    def _stop_timer(self) -> None:
-        if self.headers_timer is not None:
-            self.headers_timer.cancel()
-            self.headers_timer = None
-
-    def _give_up(self) -> None:
-        self._refuse(408, "request_timeout", "the headers took too long")
-
     def _refuse(self, status: int, code: str, detail: str, *headers: str) -> None:
-        self._stop_timer()
-        if self.transport.is_closing():
+        """Answers and ends. What was asked before is answered first, and then it ends without another word."""
+        if self.transport.is_closing() or self.is_over:
             return
-        if self.cycle is not None and not self.cycle.response_complete and not self.is_in_body:
-            self.cycle.keep_alive = False  # what was asked before is answered, and then it ends
+        self._leave()
+        if before := self._asked_before():
+            before.keep_alive = False
             return
+        if not (self.is_in_body and self.cycle.response_started):
+            self._answer(status, code, detail, *headers)
+        self.transport.close()
+        log.info("request.refused", extra={"status": status, "code": code})
+
+    def _leave(self) -> None:
+        """Takes nothing more."""
+        self.is_over = True
+        self.unfed = b""
+        self.deadline = NEVER
+
+    def _asked_before(self) -> RequestResponseCycle | None:
+        """The last whole request that has no answer yet."""
+        if self.is_in_body and self.pipeline:
+            self.pipeline.popleft()
+            return self.pipeline[0][0] if self.pipeline else self.running
+        if self.is_in_body or self.cycle is None or self.cycle.response_complete:
+            return None
+        return self.cycle
+
+    def _answer(self, status: int, code: str, detail: str, *headers: str) -> None:
         request_id = request_ids.new()
         body = encode(errors.members(errors.Problem(code, detail, status=status), request_id)).encode()
         head = [
@@ -156,16 +278,14 @@ class Protocol(HttpToolsProtocol):
             *(f"{name.decode()}: {value.decode()}" for name, value in standard_headers(request_id)),
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
-        self.transport.close()
         REQUESTS.add("-", "-", status)
-        log.info("request.refused", extra={"status": status, "code": code})
 
 
 class PostOnlyProtocol(Protocol):
     """Answers a method that the parser has never heard of, or whose line it can't read, as shared/post_only.py does."""
 
     def send_400_response(self, msg: str) -> None:
-        if METHOD.match(self.data) and not self.data.startswith(b"POST "):
+        if METHOD.match(self.piece) and not self.piece.startswith(b"POST "):
             self._refuse(405, "method_not_allowed", "this service speaks POST only", "allow: POST")
         else:
             super().send_400_response(msg)

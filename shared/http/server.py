@@ -18,8 +18,9 @@ from typing import NoReturn, TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
-from shared.http import tls
+from shared.http import connections, tls
 from shared.http.protocol import Protocol
+from shared.middleware.forwarded import Forwarded
 from shared.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 95  # Heroku's router reuses a connection for 90 s and can't repeat a POST
@@ -39,9 +40,10 @@ def serve(
 ) -> None:
     """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3."""
     context = _tls_or_fail(settings)
+    most = settings.max_connections or connections.most_connections()
     listener = _bind(host or settings.host, settings.port if port is None else port)
     config = uvicorn.Config(
-        app,
+        Forwarded(app, settings.forwarded_allow_ips),
         http=protocol,
         ws="none",
         lifespan="on",
@@ -51,22 +53,30 @@ def serve(
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
-        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        proxy_headers=False,  # Forwarded does that
+        root_path=settings.root_path,
         ssl_context_factory=(lambda config, default: context) if context else None,
     )
     with suppress(KeyboardInterrupt):  # once all is done, uvicorn raises the signals again that ended it
-        Server(config).run(sockets=[listener])
+        Server(config, most).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, max_connections: int) -> None:
+        super().__init__(config)
+        connections.of(self.server_state, max_connections)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         gc.freeze()  # what the start has made stays
         gc.set_threshold(GARBAGE_OBJECTS)
         for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            scheme = "https" if self.config.is_ssl else "http"
-            log.info("server.listening", extra={"url": f"{scheme}://{host}:{port}"})
+            log.info("server.listening", extra={"url": self._url_of(listener)})
+
+    def _url_of(self, listener: socket.socket) -> str:
+        host, port = listener.getsockname()[:2]
+        scheme = "https" if self.config.is_ssl else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _tls_or_fail(settings: Settings) -> ssl.SSLContext | None:

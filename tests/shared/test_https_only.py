@@ -10,10 +10,12 @@ from tests.only_post_svc.answers import problem
 from tests.processes import Service, TokenService
 
 SECURE = {"X-Forwarded-Proto": "https"}
+ALSO_SECURE = ["HTTPS", "https,http", "https , http", "https, https"]  # a list names the way, from the client on
 NOT_SECURE: list[dict[str, str]] = [
     {},
     {"X-Forwarded-Proto": "http"},
-    {"X-Forwarded-Proto": "https, http"},
+    {"X-Forwarded-Proto": "http, https"},
+    {"X-Forwarded-Proto": "https;x"},
     {"X-Forwarded-Ssl": "on"},
     {"Forwarded": "proto=https"},
 ]
@@ -54,6 +56,11 @@ def test_a_request_over_tls_is_answered_and_told_to_stay_with_it(tasks: Service)
     answer = submit(tasks.url, SECURE)
     assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")
     assert answer.headers[STRICT] == "max-age=31536000"
+
+
+@pytest.mark.parametrize("value", ALSO_SECURE)
+def test_proxies_may_say_https_in_their_own_way(tasks: Service, value: str) -> None:
+    assert submit(tasks.url, {"X-Forwarded-Proto": value}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/api/task", "/nowhere"])

@@ -1,0 +1,114 @@
+"""The connections of a process: how many there may be, and which of them ends for a new one."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+from collections import OrderedDict
+from collections.abc import Set
+from itertools import islice
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from uvicorn.server import ServerState
+
+LOOK_SECONDS = 1
+WARNING_SECONDS = 60
+MAX_CONNECTIONS = 16_384  # where the limit of files is higher: an idle one takes about 10 KiB
+LOOKED_AT = 16  # before the longest idle ends whatever it has just sent
+OTHER_FILES = 128  # of databases, children and logs, and what is accepted before a turn of the loop is over
+
+log = logging.getLogger(__name__)
+
+
+class Connection(Protocol):
+    """What is asked of a connection here."""
+
+    def end(self) -> None: ...
+
+    def has_unread(self) -> bool: ...
+
+    def look(self, now: float) -> None: ...
+
+
+class Connections:
+    """All connections of a server, `most` at once, and in `waiting` those that wait for their client, the longest
+    first."""
+
+    def __init__(self, everyone: Set[Connection], most: int) -> None:
+        self.most = most
+        self.waiting: OrderedDict[Connection, None] = OrderedDict()
+        self._everyone = everyone
+        self._looks: asyncio.TimerHandle | None = None
+        self._ended = 0
+        self._warned_at: float | None = None
+
+    def admit(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether there is room, which is made if need be. Connections that wait for an answer keep theirs."""
+        if self._looks is None:
+            self._looks = loop.call_later(LOOK_SECONDS, self._look, loop)
+        is_full = len(self._everyone) > self.most
+        if is_full:
+            self._warn(loop.time())
+        if is_full and not self.waiting:
+            return False
+        if is_full:
+            self._longest_idle().end()
+        self.waits(connection)
+        return True
+
+    def _longest_idle(self) -> Connection:
+        """One that has just sent its request is not idle, even if that has not been read yet."""
+        looked_at = islice(self.waiting, LOOKED_AT)
+        found = next((one for one in looked_at if not one.has_unread()), None) or next(iter(self.waiting))
+        del self.waiting[found]
+        return found
+
+    def waits(self, connection: Connection) -> None:
+        """From now on, for its client."""
+        self.waiting[connection] = None
+        self.waiting.move_to_end(connection)
+
+    def works(self, connection: Connection) -> None:
+        """Its client waits for an answer, or it has gone."""
+        self.waiting.pop(connection, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all: two for each request would take a hundredth of its time."""
+        now = loop.time()
+        for connection in tuple(self._everyone):
+            connection.look(now)
+        self._looks = loop.call_later(LOOK_SECONDS, self._look, loop) if self._everyone else None
+
+    def _warn(self, now: float) -> None:
+        self._ended += 1
+        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = now
+            log.warning("connections.full", extra={"max": self.most, "ended": self._ended})
+            self._ended = 0
+
+
+def most_connections() -> int:
+    """What the limit of open files leaves room for, once it is as high as this process may set it."""
+    limit = raise_file_limit()
+    return min(MAX_CONNECTIONS, max(limit - OTHER_FILES, limit // 2))
+
+
+def raise_file_limit() -> int:
+    """The limit of open files. The soft one, often 1,024, is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS says that there is none, and refuses it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS + OTHER_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+_by_server: WeakKeyDictionary[ServerState, Connections] = WeakKeyDictionary()
+
+
+def of(state: ServerState, most: int = 0) -> Connections:
+    """A server's own, made with the first look at it."""
+    if state not in _by_server:
+        _by_server[state] = Connections(state.connections, most or most_connections())  # type: ignore[arg-type]
+    return _by_server[state]

@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     _add_schedules(subparsers.add_parser("schedules", help="list, add, remove and run schedules"))
     types = subparsers.add_parser("types", help="list the task types")
     add_json(types)
-    types.set_defaults(run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings), options)))
+    types.set_defaults(
+        run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings, makes_files=False), options))
+    )
     _add_run(subparsers.add_parser("run", help="run one task here and now, without a service"))
     document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print_document())
@@ -115,7 +117,7 @@ def _add_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("payload", metavar="PAYLOAD", type=run.payload, nargs="?", default={}, help="JSON, - for stdin")
     one.add_argument("--attempt", type=positive, default=1, help="the attempt that its context says it is")
     one.add_argument("--timeout", type=positive, metavar="SECONDS", help="in place of the task's own")
-    one.set_defaults(run=lambda options: run.run(server.settings_or_fail(Settings), options))
+    one.set_defaults(run=lambda options: run.run(server.settings_or_fail(Settings, makes_files=False), options))
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
-from shared.pages import Cursors
+from shared.pages import cursors
 from shared.post_only import PostOnly
 from shared.rate_limits import RateLimit
 from shared.routing import Routes
@@ -83,7 +83,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 waiters=waiters,
                 health=Health(lambda: look(database)),
                 counts=worker.counts,
-                cursors=Cursors([secret.value for secret in settings.secret_key]),
+                cursors=await cursors(database, settings.secret_key),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
                 document=api.document(settings, types),
             )
@@ -99,6 +99,7 @@ async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, T
             database = await connection.connect(settings.database_url, {"only_post": SCHEMA}, waits=True)
     except SettingsError as error:
         server.fail_now(str(error))
+    server.log_start(settings, task_modules=",".join(settings.task_modules))
     try:
         yield database, types
     finally:
@@ -113,7 +114,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
 
 def print_document() -> None:
     """Prints what `POST /openapi.json` answers."""
-    settings = server.settings_or_fail(Settings)
+    settings = server.settings_or_fail(Settings, makes_files=False)
     print(api.document(settings, asyncio.run(describe_types(settings))))
 
 

@@ -5,13 +5,12 @@ import os
 from typing import Any
 
 from shared import settings
-from shared.settings import boolean, choice, database_url, integer, names, setting
+from shared.settings import boolean, choice, integer, names, setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     port: int = setting(9003, integer(0, 65535))
-    database_url: str = setting("sqlite:///var/only_post.db", database_url)
     task_auth: str = setting("off", choice("off", "required"))
     task_modules: tuple[str, ...] = setting((), names)
     worker_processes: int = setting(os.cpu_count() or 1, integer(0, 1024))
@@ -23,6 +22,8 @@ class Settings(settings.Settings):
     max_queued_per_caller: int | None = setting(None, integer(1, 10**9))  # None: people are bound, machines are not
     max_running_per_caller: int | None = setting(None, integer(1, 10**6))  # on one worker; None as above
     health_get: bool = setting(False, boolean)
+
+    database_file = "only_post.db"
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from shared import files
 
-STATE_DIRECTORY = Path("var")
-DEVELOPMENT_SECRET = STATE_DIRECTORY / "secret_key"
 MIN_SECRET_BYTES = 32
+SECRETS = ("secret_key", "secret_key_file", "signing_key", "signing_key_file", "jwks", "jwks_file")
 # Heroku's routers reach a dyno from 10.x, Dokku's nginx from a Docker bridge; neither host can name them beforehand.
 PLATFORM_PROXIES = ("127.0.0.1", "10.0.0.0/8", "172.16.0.0/12")
 
@@ -221,7 +220,8 @@ class Settings:
     dyno: str = setting("")  # set by Heroku and Dokku; means that the disk does not last
     host: str = setting("127.0.0.1")
     port: int
-    database_url: str
+    state_dir: str = setting("var")  # what is kept in files: default databases, the development secret, mails
+    database_url: str = setting("", database_url)  # when unset, `database_file` in `state_dir`
     secret_key: tuple[Secret, ...] = setting((), secret_list)
     secret_key_file: tuple[Secret, ...] = setting((), secret_file)
     signing_key: Secret | None = setting(None, pem_or_jwks)
@@ -243,6 +243,9 @@ class Settings:
     root_path: str = setting("", root_path)  # what a proxy in front strips from paths
     cors_origins: tuple[str, ...] = setting((), origins)
     max_connections: int = setting(0, integer(1, 10**7))  # 0: what the limit of open files leaves room for
+    secret_origin: str = dataclasses.field(default="", compare=False)  # for the operator, who may have two by mistake
+
+    database_file: ClassVar[str]
 
     @classmethod
     def variables(cls) -> dict[str, dataclasses.Field[Any]]:
@@ -251,7 +254,8 @@ class Settings:
         return {field.name.upper(): field for field in fields}
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Self:
+    def from_env(cls, environ: Mapping[str, str], *, makes_files: bool = True) -> Self:
+        """A development secret that is not there yet is made, or left out by what only looks (`makes_files`)."""
         given = {}
         for variable, field in cls.variables().items():
             if raw := environ.get(variable, ""):
@@ -259,7 +263,23 @@ class Settings:
                     given[field.name] = field.metadata["parse"](raw)
                 except ValueError as error:
                     raise SettingsError(f"{variable}: {error}") from None
-        return cls(**cls.completed(given))
+        made = cls(**cls.completed(given))
+        return made if made.secret_key or made.has_public_keys else made._with_development_secret(makes_files)
+
+    def _with_development_secret(self, makes_files: bool) -> Self:
+        file = self.development_secret_file
+        how = "found" if file.exists() else "made"
+        if how == "made" and not makes_files:
+            return self
+        return dataclasses.replace(self, secret_key=(development_secret(file),), secret_origin=f"{how} in {file}")
+
+    @property
+    def development_secret_file(self) -> Path:
+        return Path(self.state_dir, "secret_key").absolute()
+
+    @property
+    def has_public_keys(self) -> bool:
+        return bool(self.jwks or self.jwks_file)
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -270,16 +290,17 @@ class Settings:
                 raise SettingsError("DATABASE_URL: required on a host whose disk does not last (DYNO is set)")
             if "*" in given.get("forwarded_allow_ips", "*"):  # Heroku's Python buildpack exports it to every app
                 given["forwarded_allow_ips"] = PLATFORM_PROXIES
+        given.setdefault("database_url", f"sqlite:///{Path(given.get('state_dir', 'var'), cls.database_file)}")
         is_production = given.get("app_env") == "production"
         if is_production:
             given.setdefault("host", "0.0.0.0")
         if is_production and "*" in given.get("forwarded_allow_ips", ()):
             raise SettingsError("FORWARDED_ALLOW_IPS: * lets any caller choose its address; name your proxies")
         _need_both(given, "tls_cert_file", "tls_key_file")
+        given["secret_origin"] = next((name.upper() for name in SECRETS if name in given), "")
         given["secret_key"] = given.get("secret_key") or given.get("secret_key_file") or _derived_secret(given)
-        if not given["secret_key"] and is_production:
+        if not given["secret_origin"] and is_production:
             raise SettingsError("SECRET_KEY: required in production, at least 32 bytes")
-        given["secret_key"] = given["secret_key"] or (development_secret(),)
         return given
 
 
@@ -290,13 +311,12 @@ def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
 
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
-    """Where key files are all there is, cursors are signed with what all hosts have: the same files."""
-    names = ("signing_key", "signing_key_file", "jwks", "jwks_file")
-    keys = [given[name].value for name in names if name in given]
+    """Where a private key is all there is, the rest is signed with what all hosts have: the same key."""
+    keys = [given[name].value for name in ("signing_key", "signing_key_file") if name in given]
     return (Secret(hashlib.sha256(b"".join(keys)).digest()),) if keys else ()
 
 
-def development_secret(path: Path = DEVELOPMENT_SECRET) -> Secret:
+def development_secret(path: Path) -> Secret:
     """The secret of a laptop: made once, by whoever comes first, and read by all the others."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--algorithm", choices=keys.ALGORITHMS, default="ES256")
     new.set_defaults(run=_new_key)
     public = actions.add_parser("public", help="print the public keys, for the JWKS_FILE of those who verify")
-    public.set_defaults(run=lambda options: keys.public(server.settings_or_fail(Settings)))
+    public.set_defaults(run=lambda options: keys.public(server.settings_or_fail(Settings, makes_files=False)))
     rotate = actions.add_parser("rotate", help="sign with a new key; tokens signed with the old one go on working")
     rotate.add_argument("--algorithm", choices=keys.ALGORITHMS, help="in place of the old key's")
     rotate.add_argument("--jwks", metavar="FILE", type=Path, help="where the public keys are kept (JWKS_FILE)")
@@ -82,7 +82,7 @@ def _new_key(options: argparse.Namespace) -> None:
 
 
 def _rotate_keys(options: argparse.Namespace) -> None:
-    settings = server.settings_or_fail(Settings)
+    settings = server.settings_or_fail(Settings, makes_files=False)
     logs.configure(settings.log_level, settings.log_format, sys.stderr)
     keys.rotate(settings, os.environ, options)
 

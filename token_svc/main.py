@@ -21,7 +21,7 @@ from shared.middleware.body_limit import BodyLimit
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
-from shared.pages import Cursors
+from shared.pages import cursors
 from shared.rate_limits import RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
@@ -69,6 +69,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
             database = await connection.connect(settings.database_url, {"token": SCHEMA}, waits=True)
     except SettingsError as error:
         server.fail_now(str(error))
+    server.log_start(settings)
     passwords = Passwords(settings.password_min_length)
     upkeep = Loops(lambda: None)
     for prune, most in PRUNERS:
@@ -78,7 +79,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         database=database,
         token_door=door,
         grants=Grants(database, passwords, issuer, settings),
-        cursors=Cursors([secret.value for secret in settings.secret_key]),
+        cursors=await cursors(database, settings.secret_key),
         keys=published_keys(settings),
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
         health=Health(lambda: api.look(database)),

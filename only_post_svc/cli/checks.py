@@ -22,6 +22,10 @@ def callers(settings: Settings) -> Iterator[Finding]:
     if settings.task_auth == "off" and not is_this_machine(settings.host):
         advice = f"anyone who reaches {settings.host} can run tasks; set TASK_AUTH=required"
         yield Finding("callers", graver(settings), advice)
+    elif settings.task_auth == "required" and str(settings.development_secret_file) in settings.secret_origin:
+        made = settings.development_secret_file.parent
+        advice = f"only tokens of a service that was started with STATE_DIR={made} are taken; set SECRET_KEY for both"
+        yield Finding("callers", "warn", advice)
     else:
         yield Finding("callers", "ok", f"TASK_AUTH={settings.task_auth} on {settings.host}")
 

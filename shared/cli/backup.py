@@ -14,7 +14,7 @@ from pathlib import Path
 from shared import files
 from shared.cli.terminal import Failure, Progress
 from shared.database.connection import SHARED_SCHEMA, file_of, is_sqlite
-from shared.database.sqlite import open_lock
+from shared.database.sqlite import make_file, open_lock
 
 STEP_PAGES = 1000
 LOCKED_SECONDS = 5
@@ -56,6 +56,7 @@ def restore(url: str, file: Path, schemas: Mapping[str, Path], progress: Progres
 
 
 def _overwrite(target: Path, source: sqlite3.Connection, progress: Progress) -> None:
+    make_file(target)
     with closing(sqlite3.connect(target, timeout=LOCKED_SECONDS, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")  # Connection.backup would wait for ever

@@ -22,12 +22,13 @@ from shared.settings import Settings, SettingsError
 from shared.strict_json import encode
 
 EXIT_INTERRUPTED = 130
+CONSOLE_COMMANDS = ("only-post", "token-svc")  # as pyproject.toml has them
 
 
 def program(module: str) -> str:
     """What was typed: the console command, or `python -m module`."""
     name = Path(sys.argv[0]).name
-    return f"python -m {module}" if name == "__main__.py" else name
+    return name if name in CONSOLE_COMMANDS else f"python -m {module}"
 
 
 def find_modules_here() -> None:
@@ -72,7 +73,7 @@ class Service:
         """The verb as a command. What it logs goes to `stream`."""
 
         def command(options: argparse.Namespace) -> None:
-            settings = server.settings_or_fail(self.settings)
+            settings = server.settings_or_fail(self.settings, makes_files=False)
             is_for_script = getattr(options, "json", False)
             logs.configure(settings.log_level, settings.log_format, sys.stderr if is_for_script else stream)
             file = connection.file_of(settings.database_url)
@@ -125,13 +126,13 @@ class Service:
         print(probe.ask(port, self.health_method))
 
     def _back_up(self, options: argparse.Namespace) -> None:
-        settings = server.settings_or_fail(self.settings)
+        settings = server.settings_or_fail(self.settings, makes_files=False)
         with terminal.bar("copying") as progress:
             backup.back_up(settings.database_url, options.file, progress, force=options.force)
         print(f"{options.file}: {options.file.stat().st_size} bytes, complete and intact")
 
     def _restore(self, options: argparse.Namespace) -> None:
-        settings = server.settings_or_fail(self.settings)
+        settings = server.settings_or_fail(self.settings, makes_files=False)
         logs.configure(settings.log_level, settings.log_format, sys.stderr)
         with terminal.bar("restoring") as progress:
             backup.restore(settings.database_url, options.file, self.schemas, progress, force=options.force)

@@ -23,7 +23,7 @@ from shared.cli import disks, terminal
 from shared.cli.clocks import is_synchronised
 from shared.database import Transaction, connection
 from shared.errors import Problem
-from shared.settings import DEVELOPMENT_SECRET, Settings, SettingsError, is_this_machine
+from shared.settings import Settings, SettingsError, is_this_machine
 
 Status = Literal["ok", "warn", "fail"]
 STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")
@@ -53,13 +53,13 @@ def examine(
 ) -> list[Finding]:
     findings = list(_spelling(cls, environ))
     try:
-        settings = cls.from_env(environ)
+        settings = cls.from_env(environ, makes_files=False)
         keys.load_keys(settings)
     except SettingsError as error:
         return [Finding("settings", "fail", f"{error}; nothing else could be looked at"), *findings]
     findings.insert(0, Finding("settings", "ok", f"{settings.app_env}, port {settings.port}"))
     findings += _secrets(settings)
-    findings += _secret_files(environ)
+    findings += _secret_files(environ, settings.development_secret_file)
     findings += _proxy(settings)
     findings += _disk(settings)
     findings += _files(settings)
@@ -116,11 +116,13 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         command = "python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
         which = f"secret {weak[0]} of {len(values)}" if len(values) > 1 else "the secret"
         yield Finding("secrets", graver(settings), f"SECRET_KEY: {which} can be guessed; make one with {command}")
-    else:
-        held = (
-            "a key file" if keys.given_signing_key(settings) or keys.given_jwks(settings) else f"{len(values)} shared"
-        )
+    elif settings.secret_origin:
+        has_keys = keys.given_signing_key(settings) or keys.given_jwks(settings)
+        held = "a key file" if has_keys else f"{len(values)} shared, {settings.secret_origin}"
         yield Finding("secrets", "ok", f"{held}, strong enough")
+    else:
+        made = settings.development_secret_file
+        yield Finding("secrets", "ok", f"none yet: the first start makes one in {made}")
 
 
 def _bits(secret: bytes) -> float:
@@ -130,10 +132,10 @@ def _bits(secret: bytes) -> float:
     return entropy * min(len(secret), len(zlib.compress(secret, 9)) - 8)
 
 
-def _secret_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+def _secret_files(environ: Mapping[str, str], made: Path) -> Iterator[Finding]:
     named = {name: Path(environ[name]) for name in FILE_VARIABLES if environ.get(name)}
-    if not named and not environ.get("SECRET_KEY") and DEVELOPMENT_SECRET.exists():
-        named = {str(DEVELOPMENT_SECRET): DEVELOPMENT_SECRET}
+    if not named and not environ.get("SECRET_KEY") and made.exists():
+        named = {str(made): made}
     for name, path in named.items():
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o022:

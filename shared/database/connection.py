@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from shared.database import Database, migrate
 from shared.database.sqlite import MEMORY, SQLite
@@ -53,6 +54,14 @@ def file_of(url: str) -> Path | None:
     """The file of a SQLite database, None when it has none of its own."""
     location = url.removeprefix(SQLITE)
     return Path(location).resolve() if is_sqlite(url) and location != MEMORY else None
+
+
+def described(url: str) -> str:
+    """For logs: where it is, without users, passwords and parameters."""
+    if is_sqlite(url):
+        return str(file_of(url) or url)
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _sqlite(url: str) -> Database:

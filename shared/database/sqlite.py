@@ -113,6 +113,8 @@ class SQLite:
         self._waiting: deque[Job] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
+        if not self._is_memory:
+            make_file(Path(self._path))
         self._take_turn()
         try:
             self._writer = self._connect(PRAGMAS)
@@ -272,6 +274,8 @@ class SQLite:
         return True
 
     def _begin_in_turn(self) -> None:
+        if not self._is_memory:
+            make_file(Path(self._path))
         self._take_turn()
         try:
             self._writer.execute(f"PRAGMA busy_timeout = {LOCKED_MS}")  # for those who know nothing of turns
@@ -361,6 +365,12 @@ def open_lock(path: str, is_memory: bool) -> int | None:
         return None
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def make_file(file: Path) -> None:
+    """For its owner alone, where SQLite would make it for every user of the machine; -wal and -shm follow it."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def lock_of(path: str) -> str:

@@ -18,6 +18,7 @@ from typing import NoReturn, TypeVar
 import uvicorn
 from starlette.types import ASGIApp
 
+from shared.database import connection
 from shared.http import connections, tls
 from shared.http.protocol import Protocol
 from shared.middleware.forwarded import Forwarded
@@ -105,9 +106,9 @@ def _bind(host: str, port: int) -> socket.socket:
 S = TypeVar("S", bound=Settings)
 
 
-def settings_or_fail(cls: type[S]) -> S:
+def settings_or_fail(cls: type[S], *, makes_files: bool = True) -> S:
     try:
-        return cls.from_env(os.environ)
+        return cls.from_env(os.environ, makes_files=makes_files)
     except SettingsError as error:
         fail(str(error))
 
@@ -120,6 +121,12 @@ def settings_under_uvicorn(cls: type[S]) -> S:
     if settings.app_env == "production" and "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
         fail("FORWARDED_ALLOW_IPS: uvicorn's own command would honour *; name your proxies, or start by python -m")
     return settings
+
+
+def log_start(settings: Settings, **more: object) -> None:
+    """What an operator compares where two services should have the same."""
+    database = connection.described(settings.database_url)
+    log.info("service.started", extra={"database": database, "secret": settings.secret_origin, **more})
 
 
 def fail(line: str) -> NoReturn:

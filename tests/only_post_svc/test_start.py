@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,26 @@ def test_the_module_serves_on_port_and_host_of_the_environment(
 def test_options_go_before_the_environment(start: Callable[..., Process], arguments: list[str]) -> None:
     port = free_port()
     answers(start("-m", "only_post_svc", *arguments, str(port), PORT="1"), port)
+
+
+def said_at_start(process: Process) -> str:
+    found = re.search("event=service.started .*", process.log.read_text())
+    return found[0] if found else ""
+
+
+@pytest.mark.parametrize("service", ["only_post_svc", "token_svc"])
+def test_a_start_says_where_its_database_and_its_secret_are(
+    start: Callable[..., Process], tmp_path: Path, service: str
+) -> None:
+    port = free_port()
+    for how in ("made", "found"):
+        process = start("-m", service, STATE_DIR="state", PORT=str(port))
+        said = eventually(partial(said_at_start, process), START_SECONDS)
+        assert f"database={tmp_path}/state/" in said
+        assert f'secret="{how} in {tmp_path}/state/secret_key"' in said
+        process.terminate()
+        process.log.unlink()
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir()} == {0o600}
 
 
 def test_it_is_not_open_to_the_network_unless_it_is_told(start: Callable[..., Process]) -> None:

@@ -57,6 +57,12 @@ def broken(directory: Path) -> None:
     (directory / "var" / "only_post.db").write_text("no database, but quite a lot of text" * 100)
 
 
+def own_secret(directory: Path) -> None:
+    """As the first start makes it, which a service in another directory does not find."""
+    (directory / "var").mkdir()
+    (directory / "var" / "secret_key").write_text(GOOD_SECRET)
+
+
 def from_the_future(directory: Path) -> None:
     with closing(sqlite3.connect(home_of(directory))) as connection, connection:
         connection.execute("UPDATE migration SET applied_at = applied_at + 3600000")
@@ -110,6 +116,7 @@ FAULTS = {
     "dyno": Fault("disk", "fail", "DYNO", {**PRODUCTION, "DYNO": "web.1", "DATABASE_URL": "sqlite:////home.db"}),
     "in memory": Fault("disk", "fail", "memory", {**PRODUCTION, "DATABASE_URL": "sqlite:///:memory:"}),
     "tasks that do not load": Fault("tasks", "fail", "nowhere", {"TASK_MODULES": "nowhere"}),
+    "a secret of this directory": Fault("callers", "warn", "STATE_DIR", {"TASK_AUTH": "required"}, own_secret),
     "open to all": Fault("callers", "warn", "TASK_AUTH", {"HOST": "0.0.0.0"}),
     "open in production": Fault("callers", "fail", "TASK_AUTH", {**PRODUCTION, "TASK_AUTH": "off"}),
 }
@@ -138,7 +145,7 @@ def test_a_new_checkout_has_nothing_wrong_and_no_database_after(tmp_path: Path, 
     status, found = examine(tmp_path, service)
     assert (status, [one for one in found if one["status"] == "fail"]) == (0, [])
     assert {one["check"] for one in found} >= {"settings", "sqlite", "secrets", "proxy", "disk", "database"}
-    assert not list(tmp_path.glob("**/*.db*"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("service", ["only_post_svc", "token_svc"])

@@ -281,6 +281,27 @@ def test_a_development_secret_that_can_not_be_made_is_one_line(tmp_path: Path) -
     assert complaint().startswith("SECRET_KEY: ")
 
 
+def test_what_only_looks_makes_no_secret_and_finds_the_one_that_is_there(tmp_path: Path) -> None:
+    looking = Settings.from_env({}, makes_files=False)
+    assert (looking.secret_key, looking.secret_origin) == ((), "")
+    assert not (tmp_path / "var").exists()
+    made = settings()
+    assert Settings.from_env({}, makes_files=False).secret_key == made.secret_key
+
+
+def test_what_is_kept_in_files_is_kept_in_the_state_directory(tmp_path: Path) -> None:
+    made = settings(STATE_DIR="state")
+    file = tmp_path / "state" / "secret_key"
+    assert made.database_url == "sqlite:///state/only_post.db"
+    assert made.secret_key == (Secret(file.read_bytes()),)
+    assert (made.secret_origin, settings(STATE_DIR="state").secret_origin) == (f"made in {file}", f"found in {file}")
+
+
+def test_public_keys_alone_give_no_secret() -> None:
+    made = settings(JWKS='{"keys": []}', APP_ENV="production")
+    assert (made.secret_key, made.secret_origin) == ((), "JWKS")
+
+
 def test_production_makes_no_secret_of_its_own(tmp_path: Path) -> None:
     complaint(APP_ENV="production")
     settings(**PRODUCTION)

@@ -347,8 +347,7 @@ def test_a_shared_secret_has_nothing_public_and_is_rotated_by_a_list(tmp_path: P
     assert (done.returncode, done.stderr) == (0, "")
     assert [line for line in done.stdout.splitlines() if line[:2] in ("1.", "2.", "3.")]
     assert "SECRET_KEY=new,old" in done.stdout
-    secret = (tmp_path / "var" / "secret_key").read_text()
-    assert secret not in done.stdout
+    assert not (tmp_path / "var").exists()  # it only looks
 
 
 KEYS = {"SIGNING_KEY_FILE": "key.pem", "JWKS_FILE": "jwks.json"}

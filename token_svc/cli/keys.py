@@ -26,7 +26,7 @@ from token_svc.settings import Settings
 
 ALGORITHMS = ("ES256", "RS256")
 RSA_BITS = 3072  # 128 bits of security, as P-256 has (NIST SP 800-57 part 1, table 2)
-DEFAULT_FILE = Path("var/signing_key.pem")
+DEFAULT_FILE = Path(os.environ.get("STATE_DIR") or "var", "signing_key.pem")
 RETIRED_MS = 7 * 86400 * 1000  # tokens live for a day at most, and a process that was not restarted signs on
 
 SHARED_SECRET = """\

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CHECKERS := ruff==0.17.6 mypy==2.4.1 types-requests types-python-jose types-passlib types-requests-oauthlib
+CHECKERS := ruff==0.17.6 mypy==2.4.1 types-requests types-python-jose types-passlib types-requests-oauthlib types-greenlet
 
 .PHONY: run test check bench
 

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
-from shared.database import Row, Unit, connection, postgres, sqlite
+from shared.database import Row, Unit, connection, sqlite
 from shared.database.postgres_connections import Connections
+from shared.database.postgres_dialect import lateral
+from shared.database.postgres_transaction import WRITING, Times, Transaction, session
+from shared.database.postgres_wire import Wire
 from tests.postgres import execute, new_database
 
 ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
+TIMES = Times(statement_ms=60_000, lock_ms=1000)
 STATES = ("sqlite", "analysed", "outdated")  # the last two are PostgreSQL's
 
 
@@ -117,38 +121,34 @@ class PostgresPlans:
     """Of statements as a service sends them, on a connection as it makes them."""
 
     def __init__(self, url: str) -> None:
-        self._connection = Connections(url).connect()
+        self._wire = Wire(Connections(url).connect(session(TIMES)), patience_seconds=60)
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+        self._tx = Transaction(self._wire, WRITING, TIMES, TIMES)
         tx = Watched(self._watch, _lateral, now)
-        self._connection.execute("BEGIN")
-        pipeline = psycopg.Pipeline(self._connection)
-        postgres.Transaction(self._connection, pipeline, lock_ms=1000, seconds=60)  # as a service sets it up
         try:
             unit(tx)
         finally:
-            self._connection.execute("ROLLBACK")
+            self._wire.undo()
         return tx.statements
 
     def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
-        call = postgres.as_psycopg(sql)
-        self._connection.execute("SAVEPOINT before")
-        explained = self._connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + call, values).fetchone()
-        self._connection.execute("ROLLBACK TO SAVEPOINT before")
+        self._tx.put("SAVEPOINT before")
+        explained = self._tx.one(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", **values)
+        self._tx.put("ROLLBACK TO SAVEPOINT before")
         assert explained is not None and "JIT" not in explained[0][0]
         nodes = list(_nodes(explained[0][0]["Plan"]))
-        cursor = self._connection.execute(call, values)
-        rows = cursor.fetchall() if cursor.description else []
+        answer = self._tx.ask(sql, values)
         plan = "\n".join(f"{node['Node Type']} {node.get('Index Name', '')}" for node in nodes)
         indexes = frozenset(node["Index Name"] for node in nodes if "Index Name" in node)
-        return Statement(sql, plan, indexes, sum(map(_rows_of, nodes)), cursor.rowcount), rows
+        return Statement(sql, plan, indexes, sum(map(_rows_of, nodes)), answer.count), self._wire.rows(answer)
 
     def close(self) -> None:
-        self._connection.close()
+        self._wire.close()
 
 
 def _lateral(tx: Watched, outer: str, inner: str, values: dict[str, Any]) -> list[Row]:
-    return tx.all(postgres.lateral(outer, inner), **values)
+    return tx.all(lateral(outer, inner), **values)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,13 +29,38 @@ class Loss:
         return self.has_happened
 
 
+class Client:
+    """What a client asks for, in the words of PostgreSQL's protocol."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._texts: dict[bytes, bytes] = {}
+
+    def asks(self, data: bytes) -> Iterator[bytes]:
+        """Each statement that is to be done, prepared or not, with its values."""
+        self._rest += data
+        while len(self._rest) >= 5:
+            kind = self._rest[:1].strip(b"\0")  # what a connection begins with has none
+            size = len(kind) + int.from_bytes(self._rest[len(kind) : len(kind) + 4])
+            if len(self._rest) < size:
+                return
+            message, self._rest = self._rest[len(kind) + 4 : size], self._rest[size:]
+            if kind == b"P":
+                name, text, _ = message.split(b"\0", 2)
+                self._texts[name] = text
+            elif kind == b"B":
+                _, name, values = message.split(b"\0", 2)
+                yield self._texts[name] + b"\0" + values
+
+
 @dataclass(eq=False)
 class Link:
     """One connection: the client's side and the server's."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
-    transaction: bytes = b""  # what the client has sent since its last BEGIN
+    asking: Client = field(default_factory=Client)
+    transaction: bytes = b""  # what the client has asked for since its last BEGIN
     is_losing: bool = False  # the answer to the COMMIT that is under way
     is_answered: bool = False  # though it gets through
     is_dead: bool = False  # swallowed: neither side hears of the other again
@@ -161,12 +186,11 @@ class Proxy:
             raise ConnectionAbortedError
 
     def _is_sent(self, link: Link, data: bytes) -> bool:
-        begun = data.rfind(b"BEGIN")
-        link.transaction = data[begun:] if begun >= 0 else link.transaction + data
-        if self._loss and link.transaction.startswith(b"BEGIN\0") and b"COMMIT\0" in link.transaction:
-            link.is_losing |= self._loss.takes(link.transaction)
-            link.is_answered = self._loss.is_answered
-            link.transaction = b""
+        for statement in link.asking.asks(data):
+            link.transaction = statement if statement.startswith(b"BEGIN") else link.transaction + statement
+            is_over = statement.startswith(b"COMMIT\0") and b"READ WRITE" in link.transaction
+            if is_over and self._loss and self._loss.takes(link.transaction):
+                link.is_losing, link.is_answered = True, self._loss.is_answered
         return True
 
     def _is_heard(self, link: Link, data: bytes) -> bool:

@@ -37,9 +37,14 @@ class Connection(psycopg.Connection[Row]):
     """One that is given up after a silence: to TCP all is well as long as something in between, or a server that is
     stopped, takes what is sent."""
 
-    patience_seconds = PATIENCE_SECONDS
     is_direct = True  # no pooler stands in between
+    losses: "Losses"
     made_after = 0  # so many had been lost
+
+    @property
+    def is_outlived(self) -> bool:
+        """Any was lost since it was made: then most likely it is gone as well."""
+        return self.made_after != self.losses.count
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
         return super().wait(self._impatiently(gen), *args, **options)
@@ -52,12 +57,16 @@ class Connection(psycopg.Connection[Row]):
                 ready = yield wanted
                 if ready:
                     heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > self.patience_seconds:
+                elif time.monotonic() - heard_at > PATIENCE_SECONDS:
                     self.close()
                     raise psycopg.InterfaceError("the server has fallen silent")
                 wanted = gen.send(ready)
         except StopIteration as end:
             return cast(T, end.value)
+
+
+class Losses:
+    count = 0  # of connections that were made
 
 
 class Connections:
@@ -68,16 +77,18 @@ class Connections:
         self._conninfo = _completed(url)
         self._pause_seconds = 0.0
         self._refused_until = 0.0
-        self.lost = 0  # how many that were made have been lost
+        self._losses = Losses()
 
-    def connect(self) -> Connection:
-        """Raises Unavailable."""
+    def connect(self, set_up: str = "") -> Connection:
+        """`set_up` is a statement for a session that no pooler gives to others. Raises Unavailable."""
         if time.monotonic() < self._refused_until:
             raise database_unavailable("the server could not be reached a moment ago")
-        lost = self.lost
+        lost = self._losses.count
         try:
             connection = self._open()
-            connection.made_after = lost
+            connection.losses, connection.made_after = self._losses, lost
+            if set_up and connection.is_direct:
+                connection.execute(set_up.encode())
         except psycopg.Error as error:
             self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))
             self._refused_until = time.monotonic() + self._pause_seconds

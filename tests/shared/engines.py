@@ -6,15 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+
 from shared.database import Database, Transaction, connection
-from tests.postgres import new_database
+from shared.database.postgres import WRITERS
+from tests.postgres import execute, new_database
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
@@ -83,19 +85,23 @@ class Engine:
             with self.held():
                 yield
             return
-        is_busy, may_go_on = threading.Event(), threading.Event()
-
-        def unit(tx: Transaction) -> None:
-            is_busy.set()
-            assert may_go_on.wait(10)
-
-        first = asyncio.create_task(database.write(unit))
-        await asyncio.to_thread(is_busy.wait, 10)
-        try:
+        with psycopg.connect(self.url) as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('busy', 0))")
+            waiting = []
+            for number in range(1, WRITERS + 1):
+                waiting.append(asyncio.create_task(database.write(wait_for_its_turn, seconds=None)))
+                while self._waiting_for_locks() < number:
+                    await asyncio.sleep(0.01)
             yield
-        finally:
-            may_go_on.set()
-            await first
+        await asyncio.gather(*waiting)
+
+    def _waiting_for_locks(self) -> int:
+        return int(execute(self.url, "SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0])
+
+
+def wait_for_its_turn(tx: Transaction) -> None:
+    tx.lock("busy")
+    tx.one("SELECT 1")
 
 
 PREAMBLE = """

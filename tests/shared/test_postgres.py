@@ -14,7 +14,9 @@ import pytest
 
 from shared.database import Database, Transaction, connection
 from shared.database.notifications import PING_SECONDS
-from shared.database.postgres import HELD_UP_SECONDS, LOOK_SECONDS, SILENT_LOOKS, WRITE_SECONDS, WRITERS
+from shared.database.postgres import WRITE_SECONDS, WRITERS
+from shared.database.postgres_lanes import SILENT_LOOKS
+from shared.database.postgres_wire import LOOK_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.postgres import execute, new_database
@@ -82,12 +84,20 @@ def test_a_unit_whose_commit_was_cut_off_is_never_run_again(
     assert is_answered or any(isinstance(outcome, Unavailable) for outcome in outcomes)
 
 
+ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+
+
+async def asleep(engine: Engine, database: Database, count: int) -> "asyncio.Task[list[Any]]":
+    """A write that is under way for a second, one of `count`."""
+    write = asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)")))
+    while execute(engine.url, ASLEEP) != [(count,)]:
+        await asyncio.sleep(0.01)
+    return write
+
+
 def test_a_unit_that_was_given_up_before_its_turn_is_never_run(postgres: Engine) -> None:
     async def work(database: Database) -> list[str]:
-        held_up = []
-        for _ in range(WRITERS):
-            held_up.append(asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)"))))
-            await asyncio.sleep(5 * HELD_UP_SECONDS)
+        held_up = [await asleep(postgres, database, number) for number in range(1, WRITERS + 1)]
         with pytest.raises(Unavailable):
             await database.write(lambda tx: add(tx, "late"), seconds=0.3)
         await asyncio.gather(*held_up)
@@ -99,8 +109,7 @@ def test_a_unit_that_was_given_up_before_its_turn_is_never_run(postgres: Engine)
 
 def test_a_unit_that_is_held_up_does_not_hold_up_the_others(postgres: Engine) -> None:
     async def work(database: Database) -> None:
-        slow = asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)")))
-        await asyncio.sleep(HELD_UP_SECONDS)
+        slow = await asleep(postgres, database, 1)
         for number in range(5):
             await database.write(lambda tx, id=str(number): add(tx, id))  # type: ignore[misc]
         assert not slow.done()
@@ -202,7 +211,7 @@ def test_who_waits_for_a_lock_is_not_told_that_the_server_is_silent(postgres: En
             await database.write(fail)
         for _ in range(used):
             await database.write(wait)
-        holding = asyncio.create_task(other.write(hold, seconds=None))
+        holding = asyncio.create_task(other.write(hold, seconds=None, is_long=True))
         await is_held.wait()
         waited = await asyncio.gather(*(database.write(wait) for _ in range(size)), return_exceptions=True)
         await holding

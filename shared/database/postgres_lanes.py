@@ -1,0 +1,169 @@
+"""Lanes: where units wait for a transaction."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+from shared.database import Unit, database_unavailable
+from shared.database.jobs import Job, Outcome, resolve
+from shared.database.postgres_connections import Connections
+from shared.database.postgres_sessions import LOCK_MS, SILENT_SECONDS, Sessions
+from shared.database.postgres_transaction import Times, session
+from shared.database.postgres_wire import LOOK_SECONDS, LoopWire, Wire
+from shared.errors import Unavailable
+
+T = TypeVar("T")
+
+MAX_GROUP = 128
+MAX_WAITING = 10_000
+SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
+
+
+def awaited(future: asyncio.Future[T]) -> T:
+    """Its result. The greenlet that asks gives way to the event loop until it is there."""
+    me = getcurrent()
+    assert me.parent is not None
+    future.add_done_callback(lambda _: me.switch())
+    me.parent.switch()
+    return future.result()
+
+
+class Lane:
+    """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Plain functions
+    they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
+
+    def __init__(self, connections: Connections, begin: str, *, width: int, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connections = connections
+        self._times = Times(int(seconds * 1000), LOCK_MS)
+        self._sessions = Sessions(self._make, begin, self._times)
+        self._width = width
+        self._waiting: deque[Job] = deque()
+        self._under_way = 0  # groups
+        self._is_starting = False
+        self._impatient: set[asyncio.Future[Any]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def _make(self) -> LoopWire:
+        connection = awaited(self._loop.run_in_executor(None, self._connections.connect, session(self._times)))
+        return LoopWire(connection, self._loop, patience_seconds=SILENT_SECONDS)
+
+    async def run(self, unit: Unit[T], seconds: float | None) -> T:
+        """The unit's value. Raises Unavailable after `seconds`, and when the server is silent."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable("busy", "too many units are waiting")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._waiting.append(Job(unit, future, False))
+        if not self._is_starting:  # with all that come in this turn of the loop
+            self._is_starting = True
+            self._loop.call_soon(self._start)
+        late = self._loop.call_later(seconds, give_up, future) if seconds is not None else None
+        if late is not None:
+            self._impatient.add(future)
+        self._look_out()
+        try:
+            return await future
+        finally:
+            self._impatient.discard(future)
+            future.cancel()  # whoever left before its turn changes nothing
+            if late is not None:
+                late.cancel()
+
+    def _start(self) -> None:
+        self._is_starting = False
+        while self._waiting and self._under_way < self._width:
+            self._under_way += 1
+            self._idle.clear()
+            greenlet(self._work).switch()
+
+    def _work(self) -> None:
+        while group := list(self._next()):
+            try:
+                for outcomes in self._sessions.run(group):
+                    resolve(outcomes)
+            except Exception as error:  # nobody waits for ever
+                resolve([Outcome(job.future, None, error) for job in group])
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+
+    def _next(self) -> Iterator[Job]:
+        for _ in range(min(len(self._waiting), MAX_GROUP)):
+            yield self._waiting.popleft()
+
+    def _look_out(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Gives up for all who wait when nothing at all has got done for a while."""
+        silent_looks = 0
+        while self._under_way or self._waiting:
+            heard_at = self._sessions.heard_at
+            await asyncio.sleep(LOOK_SECONDS)
+            self._sessions.look()
+            silent_looks = silent_looks + 1 if self._sessions.heard_at == heard_at else 0
+            if silent_looks >= SILENT_LOOKS:
+                for future in list(self._impatient):
+                    give_up(future)
+
+    async def close(self) -> None:
+        """Waits for what is under way, though not long for a server that says nothing."""
+        self._sessions.stop()
+        await self._idle.wait()
+        self._sessions.close()
+
+
+def give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(database_unavailable("no answer in time"))
+
+
+class Aside:
+    """Runs units that may take long, one after the other, in a thread."""
+
+    def __init__(self, connections: Connections, begin: str, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connections = connections
+        self._times = Times(int(seconds * 1000), LOCK_MS)
+        self._sessions = Sessions(self._make, begin, self._times)
+        self._thread = ThreadPoolExecutor(1, "postgres")
+
+    def _make(self) -> Wire:
+        connection = self._connections.connect(session(self._times))
+        return Wire(connection, patience_seconds=SILENT_SECONDS)
+
+    async def run(self, unit: Unit[T], seconds: float | None, *, is_long: bool = False) -> T:
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._thread.submit(self._work, Job(unit, future, is_long))
+        late = self._loop.call_later(seconds, give_up, future) if seconds is not None else None
+        try:
+            return await future
+        finally:
+            future.cancel()  # whoever left before its turn changes nothing
+            if late is not None:
+                late.cancel()
+
+    def _work(self, job: Job) -> None:
+        try:
+            for outcomes in self._sessions.run([job]):
+                self._tell(outcomes)
+        except Exception as error:  # nobody waits for ever
+            self._tell([Outcome(job.future, None, error)])
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed without us
+            self._loop.call_soon_threadsafe(resolve, outcomes)
+
+    def close(self) -> None:
+        """Waits for what is under way, though not long for a server that says nothing."""
+        self._sessions.stop()
+        self._thread.shutdown()
+        self._sessions.close()

@@ -1,0 +1,154 @@
+"""The sessions of one kind, and the transactions over them: of a group of units, or of one alone."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import psycopg
+from psycopg import errors
+
+from shared.database import Unstorable, database_unavailable
+from shared.database.jobs import Job, Outcome
+from shared.database.postgres_transaction import Times, Transaction
+from shared.database.postgres_wire import Wire
+from shared.errors import Unavailable
+
+LONG_MS = 600_000  # a statement of a unit that is long
+GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
+LOCK_MS = 1000  # so that a server that lets somebody wait for a lock is not taken for a silent one
+SILENT_SECONDS = 1.0  # beyond the time of a statement, within which the server ends it itself and says so
+CLOSE_SECONDS = 1.0
+TRIES = 3
+
+# What another try may well get over: somebody else was quicker, or in the way.
+TRANSIENT = (
+    errors.UniqueViolation,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.ReadOnlySqlTransaction,  # a primary that has become a standby
+    psycopg.OperationalError,  # the connection is lost, before COMMIT was sent
+)
+
+# A value's own fault, however often it is tried: out of its range, or not in the encoding, or too large for an index.
+REFUSED = (psycopg.DataError, errors.ProgramLimitExceeded, UnicodeEncodeError)
+
+
+class _Failed(Exception):
+    """A unit of a group may have left something: the group's transaction is undone."""
+
+
+class Sessions:
+    def __init__(self, make: Callable[[], Wire], begin: str, times: Times) -> None:
+        """`make` may wait, and raises Unavailable. The sessions have `times`, where they are this process's own."""
+        self._make = make
+        self._begin = begin
+        self._times = times
+        self._free: deque[Wire] = deque()
+        self._busy: set[Wire] = set()
+        self._is_closing = False
+        self.heard_at = 0.0  # when the server last did what it was asked
+
+    def run(self, group: Sequence[Job]) -> Iterator[list[Outcome]]:
+        """What became of the units: of all together, or of one after the other when one of them has failed."""
+        waiting = [job for job in group if not job.future.done()]
+        together = self._together(waiting) if len(waiting) > 1 else None
+        if together is not None:
+            yield together
+            return
+        for job in waiting:
+            yield [self._alone(job)]
+
+    def _together(self, group: Sequence[Job]) -> list[Outcome] | None:
+        """All units in one transaction; None when one failed that may have written something."""
+        outcomes: list[Outcome] = []
+        try:
+            with self._transaction(self._times._replace(lock_ms=GROUP_LOCK_MS)) as tx:
+                for job in group:
+                    tx.has_run = False
+                    try:
+                        outcomes.append(Outcome(job.future, job.unit(tx)))
+                        self.heard_at = time.monotonic()
+                    except Exception as error:
+                        if tx.has_run or isinstance(error, (psycopg.Error, *REFUSED)):
+                            raise _Failed from error
+                        outcomes.append(Outcome(job.future, None, error))
+        except Unavailable as error:
+            return [Outcome(job.future, None, error) for job in group]
+        except (psycopg.Error, _Failed):
+            return None
+        return outcomes
+
+    def _alone(self, job: Job) -> Outcome:
+        failures = 0
+        times = self._times._replace(statement_ms=LONG_MS) if job.is_long else self._times
+        while not job.future.done():
+            try:
+                with self._transaction(times) as tx:
+                    value = job.unit(tx)
+                return Outcome(job.future, value)
+            except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
+                self.heard_at = time.monotonic()
+            except REFUSED as error:
+                return Outcome(job.future, None, Unstorable(error))
+            except psycopg.Error as error:
+                failures += 1
+                if failures == TRIES or not isinstance(error, TRANSIENT):
+                    return Outcome(job.future, None, database_unavailable(error))
+            except Exception as error:
+                return Outcome(job.future, None, error)
+        return Outcome(job.future, None)
+
+    @contextlib.contextmanager
+    def _transaction(self, times: Times) -> Iterator[Transaction]:
+        """Raises Unavailable when the server can't be reached or nobody can know whether it has committed, and
+        psycopg.Error when it has not."""
+        wire = self._take(times)
+        is_committing = is_done = False
+        try:
+            tx = Transaction(wire, self._begin, times, self._times)
+            yield tx
+            is_committing = True
+            tx.commit()
+            self.heard_at = time.monotonic()
+            is_done = True
+        except psycopg.Error as error:
+            if is_committing and wire.is_lost:
+                raise database_unavailable(f"whether it has committed is not known: {error}") from None
+            raise
+        finally:
+            self._give_back(wire, is_done=is_done)
+
+    def _take(self, times: Times) -> Wire:
+        wire = self._kept() or self._make()
+        self._busy.add(wire)
+        wire.patience_seconds = CLOSE_SECONDS if self._is_closing else times.statement_ms / 1000 + SILENT_SECONDS
+        return wire
+
+    def _kept(self) -> Wire | None:
+        while self._free:
+            if (wire := self._free.pop()).is_good():
+                return wire
+        return None
+
+    def _give_back(self, wire: Wire, *, is_done: bool) -> None:
+        self._busy.discard(wire)
+        if not is_done and not wire.is_lost:
+            with contextlib.suppress(psycopg.Error):
+                wire.undo()
+        if not wire.is_lost:
+            self._free.append(wire)
+
+    def look(self) -> None:
+        for wire in self._busy.copy():
+            wire.look()
+
+    def stop(self) -> None:
+        """Whoever is at work is given a moment more."""
+        self._is_closing = True
+        for wire in self._busy.copy():
+            wire.patience_seconds = CLOSE_SECONDS
+
+    def close(self) -> None:
+        while self._free:
+            self._free.pop().close()

@@ -1,0 +1,145 @@
+"""Transactions of PostgreSQL, over a wire."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from psycopg import errors
+
+from shared.database import Row
+from shared.database.postgres_dialect import encoded, lateral, translated
+from shared.database.postgres_wire import Answer, Wire
+
+WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+QUERYING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
+
+# The clock goes on within a transaction, so it is read once.
+CLOCK = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+# How long a statement may take, and how much of that it may wait for a lock.
+TIMES = "set_config('statement_timeout', :statement_ms, {is_local}), set_config('lock_timeout', :lock_ms, {is_local})"
+
+# Every statement has an index that gives it its rows in their order. Statistics from before a table has grown would
+# rather read all of it, for minutes; and JIT would compile what is planned against such odds, which takes 0.3 s.
+REST = f"""
+set_config('idle_in_transaction_session_timeout', '{IDLE_MS}', {{is_local}}),
+set_config('enable_seqscan', 'off', {{is_local}}),
+set_config('enable_sort', 'off', {{is_local}}),
+set_config('jit', 'off', {{is_local}})
+"""
+
+# With each transaction, where a pooler stands in between.
+SET_UP = f"{CLOCK}, {TIMES}, {REST}".format(is_local="true")
+OTHER_TIMES = f"{CLOCK}, {TIMES}".format(is_local="true")
+
+# Once, where the session is this process's own. A plan that was made while a table was empty is not kept for when it is
+# full.
+SESSION = f"""
+SELECT set_config('statement_timeout', '{{times.statement_ms}}', false),
+    set_config('lock_timeout', '{{times.lock_ms}}', false), {REST.format(is_local="false")},
+    set_config('plan_cache_mode', 'force_custom_plan', false),
+    set_config('default_transaction_isolation', 'read committed', false),
+    set_config('default_transaction_read_only', '{{read_only}}', false)
+"""
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+
+
+class Times(NamedTuple):
+    statement_ms: int
+    lock_ms: int
+
+    @property
+    def values(self) -> dict[str, str]:
+        return {"statement_ms": str(self.statement_ms), "lock_ms": str(self.lock_ms)}
+
+
+def session(times: Times, *, read_only: bool = False) -> str:
+    return SESSION.format(times=times, read_only="on" if read_only else "off")
+
+
+class Statements:
+    """What a unit of work may ask over a wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._clock: Answer | None = None
+        self._now: int | None = None
+        self.has_run = False
+
+    @property
+    def now(self) -> int:
+        if self._now is None:
+            clock = self._clock or self._send(CLOCK, {})
+            self._wait(clock)
+            self._now = int(self._wire.rows(clock)[0][0])
+        return self._now
+
+    def all(self, sql: str, **values: Any) -> list[Row]:
+        return self._wire.rows(self.ask(sql, values))
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        found = self.all(sql, **values)
+        return found[0] if found else None
+
+    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
+        return self.all(lateral(outer, inner), **values)
+
+    def run(self, sql: str, **values: Any) -> int:
+        return self.ask(sql, values).count
+
+    def put(self, sql: str, **values: Any) -> None:
+        self._note(sql)
+        self._send(sql, values)
+
+    def lock(self, name: str) -> None:
+        self._send(LOCK, {"name": name})
+
+    def ask(self, sql: str, values: Mapping[str, Any]) -> Answer:
+        """Raises psycopg.Error."""
+        self._note(sql)
+        answer = self._send(sql, values)
+        self._wait(answer)
+        return answer
+
+    def _note(self, sql: str) -> None:
+        self.has_run |= not sql.lstrip().startswith("SELECT")
+
+    def _send(self, sql: str, values: Mapping[str, Any]) -> Answer:
+        statement = translated(sql)
+        return self._wire.send(statement, *encoded(statement, values))
+
+    def _wait(self, answer: Answer) -> None:
+        raise NotImplementedError
+
+
+class Transaction(Statements):
+    """To be ended by `commit`, or by `undo` of the wire."""
+
+    def __init__(self, wire: Wire, begin: str, times: Times, session: Times) -> None:
+        """`session` has the times of the session, where it is this process's own."""
+        super().__init__(wire)
+        wire.failure = None
+        self._send(begin, {})
+        if not wire.is_direct:
+            self._clock = self._send(SET_UP, times.values)
+        elif times != session:
+            self._clock = self._send(OTHER_TIMES, times.values)
+        else:
+            self._clock = self._send(CLOCK, {})
+
+    def commit(self) -> None:
+        """Raises psycopg.Error: nothing is committed, though if the wire is lost nobody knows."""
+        committing = self._send("COMMIT", {})
+        self._wait(committing)
+        if committing.status != b"COMMIT":
+            raise self._wire.failure or errors.InFailedSqlTransaction("rolled back")
+
+    def _wait(self, answer: Answer) -> None:
+        """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
+        self._wire.sync()
+        self._wire.wait(answer)
+        if answer.error is not None:
+            raise self._wire.failure or answer.error

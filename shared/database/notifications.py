@@ -1,15 +1,8 @@
-"""Hints between the processes of any number of hosts: LISTEN and NOTIFY, on a connection of their own.
-
-NOTIFY takes a lock of the whole database when it commits, so a process sends what it has at most once in a short
-window.
-"""
+"""Hints between the processes of any number of hosts: LISTEN and NOTIFY, on a wire of their own."""
 
 import asyncio
 import contextlib
 import logging
-import os
-import select
-import threading
 import time
 import uuid
 from collections import deque
@@ -18,15 +11,21 @@ from collections.abc import Callable
 import psycopg
 
 from shared.database.hints import packed
-from shared.database.postgres_connections import Connection, Connections
+from shared.database.postgres_connections import PATIENCE_SECONDS, Connection, Connections
+from shared.database.postgres_dialect import statement
+from shared.database.postgres_wire import LOOK_SECONDS, LoopWire
 from shared.errors import Unavailable
 
 CHANNEL = "only_post"
+LISTEN = f"LISTEN {CHANNEL}"
 # A hint may get lost; how it is committed is nobody else's business, who may get the session next (PgBouncer).
-NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', :payload)"
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
 MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
-WINDOW_SECONDS = 0.01
+# NOTIFY takes a lock of the whole database when it commits. So one hint goes out at once, and after many that went out
+# together, those that follow wait for each other.
+HINT_SECONDS = 0.0005
+MAX_PAUSE_SECONDS = 0.01
 PING_SECONDS = 15.0  # one that does not come back means that the connection is deaf
 RECONNECT_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
@@ -43,11 +42,10 @@ class Notifications:
         self._outgoing: deque[str] = deque(maxlen=MAX_WAITING)
         self._id = uuid.uuid4().hex[:12]
         self._heard_at = 0.0
-        self._is_closing = threading.Event()
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
-        self._thread = threading.Thread(target=self._serve, name="postgres-notifications", daemon=True)
+        self._wire: LoopWire | None = None
+        self._pausing: asyncio.TimerHandle | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     def subscribe(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
@@ -61,98 +59,108 @@ class Notifications:
 
     def _start(self) -> None:
         """Not before it is needed: a service that has no hints needs no connection for them."""
-        if not self._thread.ident:
-            self._thread.start()
+        if self._serving is None:
+            self._serving = self._loop.create_task(self._serve())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Sends what there is, if that can be done at once."""
         self._flush()
-        self._is_closing.set()
-        self._wake()
-        if self._thread.ident:
-            self._thread.join(CLOSE_SECONDS)
-        if not self._thread.is_alive():
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
+        self._go_on()
+        self._closing.set()
+        if self._serving is not None:
+            await asyncio.wait([self._serving], timeout=CLOSE_SECONDS)
 
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
         self._deliver(hints)
         self._outgoing.extend(hints)
-        self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of wake-ups already
-            os.write(self._wake_writer, b"!")
+        if self._pausing is None:
+            self._send()
 
     def _deliver(self, hints: list[str]) -> None:
         for hint in hints:
             for callback in self._callbacks:
                 callback(hint)
 
-    def _serve(self) -> None:
-        while not self._is_closing.is_set():
+    async def _serve(self) -> None:
+        while not self._closing.is_set():
             try:
-                with self._connections.connect() as connection:
-                    self._listen(connection)
+                await self._listen(await self._loop.run_in_executor(None, self._connect))
             except (psycopg.Error, Unavailable) as error:
                 log.warning("hints.disconnected", extra={"reason": str(error)})
-            self._is_closing.wait(RECONNECT_SECONDS)
+            await self._closes_within(RECONNECT_SECONDS)
 
-    def _listen(self, connection: Connection) -> None:
-        """Returns when this process stops, and when the connection has gone deaf."""
-        if connection.is_direct:
-            connection.execute(f"LISTEN {CHANNEL}")
-        else:
-            log.info("hints.pooled")  # a pooler's session would go on listening for whoever gets it next: polls do
-        self._heard_at, sent_at = time.monotonic(), 0.0
-        while not self._is_closing.is_set():
-            self._wait(connection, sent_at + WINDOW_SECONDS - time.monotonic())
-            self._hear(connection)
-            if time.monotonic() - sent_at >= WINDOW_SECONDS and self._send(connection):
-                sent_at = time.monotonic()
-            if connection.is_direct and self._is_deaf(connection):
-                return
-        self._send(connection)
+    def _connect(self) -> Connection:
+        connection = self._connections.connect()
+        if self._closing.is_set():
+            connection.close()
+        return connection
 
-    def _is_deaf(self, connection: Connection) -> bool:
-        """Whether it does not even hear itself. To TCP all may be well."""
-        silent_seconds = time.monotonic() - self._heard_at
-        if silent_seconds >= 2 * PING_SECONDS:
-            log.warning("hints.deaf")
-            return True
-        if silent_seconds >= PING_SECONDS:
-            self._notify(connection, "")
-        return False
+    async def _closes_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
-    def _wait(self, connection: Connection, window_seconds: float) -> None:
-        """For something to hear, and once the window is over for something to send."""
-        news = select.poll()  # select.select takes no file numbers above 1023
-        news.register(connection.fileno(), select.POLLIN)
-        if window_seconds > 0:
-            news.poll(window_seconds * 1000)
-            return
-        news.register(self._wake_reader, select.POLLIN)
-        news.poll(PING_SECONDS * 1000)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_reader, 65536)
-
-    def _send(self, connection: Connection) -> bool:
-        hints: dict[str, None] = {}
-        with contextlib.suppress(IndexError):
-            while True:
-                hints[self._outgoing.popleft()] = None
-        for payload in packed(list(hints), MAX_PAYLOAD_BYTES):
-            self._notify(connection, payload)
-        return bool(hints)
-
-    def _notify(self, connection: Connection, payload: str) -> None:
-        connection.execute(NOTIFY, [CHANNEL, f"{self._id}\n{payload}"])
-
-    def _hear(self, connection: Connection) -> None:
-        for notification in connection.notifies(timeout=0):
+    async def _listen(self, connection: Connection) -> None:
+        """Returns when this process stops. Raises psycopg.Error when the connection is lost, or has gone deaf."""
+        wire = LoopWire(connection, self._loop, patience_seconds=PATIENCE_SECONDS, hear_hint=self._hear)
+        try:
+            if wire.is_direct:
+                wire.send(*statement(LISTEN))
+                wire.sync()
+            else:
+                log.info("hints.pooled")  # a pooler's session would go on listening for whoever gets it next: polls do
             self._heard_at = time.monotonic()
-            sender, *hints = notification.payload.split("\n")
-            if sender != self._id and hints != [""]:
-                with contextlib.suppress(RuntimeError):  # the loop was closed without us
-                    self._loop.call_soon_threadsafe(self._deliver, hints)
+            self._wire = wire
+            self._go_on()
+            while not self._closing.is_set():
+                await self._closes_within(LOOK_SECONDS)
+                wire.look()
+                self._check(wire)
+        finally:
+            self._wire = None
+            await self._answered(wire)
+            wire.close()
+
+    def _check(self, wire: LoopWire) -> None:
+        """Whether it hears itself. To TCP all may be well."""
+        if wire.failure is not None:
+            raise wire.failure
+        silent_seconds = time.monotonic() - self._heard_at if wire.is_direct else 0
+        if silent_seconds >= 2 * PING_SECONDS:
+            raise psycopg.InterfaceError("the connection has gone deaf")
+        if silent_seconds >= PING_SECONDS and wire.silent_seconds() == 0:
+            self._notify(wire, "")
+
+    def _go_on(self) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        self._send()
+
+    def _send(self) -> None:
+        if self._wire is None or self._wire.is_lost or not self._outgoing:
+            return
+        hints = list(dict.fromkeys(self._outgoing))
+        self._outgoing.clear()
+        for payload in packed(hints, MAX_PAYLOAD_BYTES):
+            self._notify(self._wire, payload)
+        self._pausing = self._loop.call_later(min(MAX_PAUSE_SECONDS, len(hints) * HINT_SECONDS), self._go_on)
+
+    def _notify(self, wire: LoopWire, payload: str) -> None:
+        with contextlib.suppress(psycopg.Error):  # the next look finds it lost
+            wire.send(*statement(NOTIFY, payload=f"{self._id}\n{payload}"))
+            wire.sync()
+
+    async def _answered(self, wire: LoopWire) -> None:
+        """What has just been sent is on its way once the server says so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while wire.silent_seconds():
+                    await asyncio.sleep(0.01)
+
+    def _hear(self, payload: str) -> None:
+        self._heard_at = time.monotonic()
+        sender, *hints = payload.split("\n")
+        if sender != self._id and hints != [""]:
+            self._deliver(hints)

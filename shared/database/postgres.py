@@ -84,4 +84,4 @@ class PostgreSQL:
         self._is_closing = True
         aside = (asyncio.to_thread(lane.close) for lane in (self._long, self._aside))
         await asyncio.gather(self._writers.close(), self._reader.close(), *aside)
-        self._notifications.close()
+        await self._notifications.close()

@@ -1,7 +1,6 @@
 """The words of PostgreSQL where they are not those of the domain's SQL."""
 
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 from types import NoneType
 from typing import Any, NamedTuple
@@ -47,7 +46,8 @@ def as_text(value: Any) -> bytes | None:
     return str(value).encode()
 
 
-def encoded(statement: Statement, values: Mapping[str, Any]) -> tuple[list[bytes | None], list[int]]:
-    """The values of $1, $2 … and their types."""
-    given = [values[name] for name in statement.names]
-    return [as_text(value) for value in given], [OIDS[type(value)] for value in given]
+def statement(sql: str, **values: Any) -> tuple[Statement, list[bytes | None], list[int]]:
+    """What a wire sends: the statement, the values of $1, $2 … and their types."""
+    translation = translated(sql)
+    given = [values[name] for name in translation.names]
+    return translation, [as_text(value) for value in given], [OIDS[type(value)] for value in given]

@@ -113,6 +113,7 @@ class Reader:
     def _make(self) -> "asyncio.Task[None]":
         if self._making is None or self._making.done():
             self._making = self._loop.create_task(self._connect())
+            self._making.add_done_callback(_note)
         return self._making
 
     async def _connect(self) -> None:
@@ -139,3 +140,9 @@ class Reader:
         for wire in self._wires:
             wire.close()
         await self._pooled.close()
+
+
+def _note(making: "asyncio.Task[None]") -> None:
+    """That there is no second wire is no news to anybody: the log has the reason."""
+    if not making.cancelled():
+        making.exception()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from psycopg import errors
 
 from shared.database import Row
-from shared.database.postgres_dialect import encoded, lateral, translated
+from shared.database.postgres_dialect import lateral, statement
 from shared.database.postgres_wire import Answer, Wire
 
 WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -108,8 +108,7 @@ class Statements:
         self.has_run |= not sql.lstrip().startswith("SELECT")
 
     def _send(self, sql: str, values: Mapping[str, Any]) -> Answer:
-        statement = translated(sql)
-        return self._wire.send(statement, *encoded(statement, values))
+        return self._wire.send(*statement(sql, **values))
 
     def _wait(self, answer: Answer) -> None:
         raise NotImplementedError

@@ -216,9 +216,18 @@ def _wake(answers: list[Answer]) -> None:
 class LoopWire(Wire):
     """For the event loop: a greenlet that waits gives way to it."""
 
-    def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop, *, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        patience_seconds: float,
+        hear_hint: Callable[[str], None] | None = None,
+    ) -> None:
+        """`hear_hint` is told what comes by NOTIFY."""
         super().__init__(connection, patience_seconds=patience_seconds, prepares=True)
         self._loop = loop
+        self._hear_hint = hear_hint
         self._is_writing = False
         self._is_syncing = False
         loop.add_reader(self._socket, self.hear)
@@ -229,6 +238,11 @@ class LoopWire(Wire):
             answer.wake = me.switch
             assert me.parent is not None
             me.parent.switch()
+
+    def hear(self) -> None:
+        super().hear()
+        while self._hear_hint and not self.is_lost and (news := self._libpq.notifies()):
+            self._hear_hint(news.extra.decode())
 
     def sync_soon(self) -> None:
         """With all that is sent in this turn of the loop."""

@@ -9,8 +9,8 @@ from shared import VERSION, logs
 from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
-from token_svc import accounts, api, metrics
-from token_svc.cli import checks, keys, users
+from token_svc import api, metrics, scopes
+from token_svc.cli import checks, clients, keys, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(metavar="COMMAND")
     add_serve(parser, subparsers, start_server, "serve HTTP")
     _add_users(subparsers.add_parser("users", help="list, show, make and change users"))
+    _add_clients(subparsers.add_parser("clients", help="list, show, make and change machine clients"))
     _add_keys(subparsers.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
     document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print(api.document()))
@@ -44,7 +45,7 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
     for action, verb, meaning in (
         ("disable", users.disable_user, "end all sessions, let nobody in"),
         ("enable", users.enable_user, "the other way round"),
-        ("grant", users.grant_scopes, "set the scopes that a user may have"),
+        ("grant", users.grant_scope, "set the scopes that a user may have"),
         ("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin"),
         ("end-sessions", users.end_sessions, "log out everywhere"),
         ("delete", users.delete_user, "delete a user with all their data"),
@@ -56,9 +57,46 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
         if one is not listing:
             one.add_argument("username", metavar="USER", type=text, help="a username, or id:ID")
     create.add_argument("email", metavar="EMAIL", type=text)
-    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", choices=sorted(accounts.SCOPES))
+    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
     actions.choices["delete"].add_argument("--yes", action="store_true", help="ask nothing")
     add_json(*actions.choices.values())
+
+
+def _add_clients(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the newest clients")
+    listing.add_argument("--limit", type=positive, default=50)
+    listing.set_defaults(run=SERVICE.over_database(clients.list_clients))
+    show = actions.add_parser("show", help="all there is to a client but its data and its secrets")
+    show.set_defaults(run=SERVICE.over_database(clients.show_client))
+    create = actions.add_parser("create", help="make a client; its secret is printed this once")
+    create.set_defaults(run=SERVICE.over_database(clients.create_client, may_create=True))
+    create.add_argument("--scope", metavar="SCOPE", type=scope, default="", help=f'such as "tasks work"; {KNOWN}')
+    for action, verb, meaning in (
+        ("rotate", clients.rotate_client, "make another secret, beside which the one before works on"),
+        ("grant", clients.grant_scope, "set the scopes that a client may have"),
+        ("disable", clients.disable_client, "end all its tokens, give it no other"),
+        ("enable", clients.enable_client, "the other way round"),
+        ("delete", clients.delete_client, "delete a client with all its data"),
+    ):
+        actions.add_parser(action, help=meaning).set_defaults(run=SERVICE.over_database(verb))
+    for one in actions.choices.values():
+        if one is not listing:
+            one.add_argument("name", metavar="NAME", type=text, help="its name, or id:ID")
+    actions.choices["rotate"].add_argument("--finish", action="store_true", help="make none, end the one before")
+    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
+    actions.choices["delete"].add_argument("--yes", action="store_true", help="ask nothing")
+    add_json(*actions.choices.values())
+
+
+KNOWN = f"any name; {', '.join(scopes.KNOWN)} are this software's own"
+
+
+def scope(argument: str) -> str:
+    try:
+        return scopes.parse(argument)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:

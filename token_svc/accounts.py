@@ -1,15 +1,12 @@
-"""Accounts: who there is."""
+"""Accounts: who there is, users and machine clients."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction
-from token_svc import emails
+from token_svc import emails, scopes
 from token_svc.names import fold
-
-DEFAULT_SCOPE = "data tasks"
-SCOPES = frozenset({"data", "tasks", "introspect"})
 
 
 class AccountRow(NamedTuple):
@@ -23,6 +20,8 @@ class AccountRow(NamedTuple):
     version: int
     is_disabled: int
     created_at: int  # milliseconds since 1970
+    email_verified: int = 0
+    is_client: int = 0  # a machine: it has secrets (clients.py) in place of a password and an email
 
     def __repr__(self) -> str:
         return f"AccountRow(id={self.id!r}, username={self.username!r})"  # and no hash, wherever it is shown
@@ -32,13 +31,14 @@ class AccountRow(NamedTuple):
         return self.scope.split()
 
 
-COLUMNS = "id, username, email, password_hash, scope, version, is_disabled, created_at"
+COLUMNS = "id, username, email, password_hash, scope, version, is_disabled, created_at, email_verified, is_client"
 
 
 INSERT = """
 INSERT INTO account (id, username, username_key, email, email_key, password_hash, scope, version, is_disabled,
-    item_count, created_at)
-VALUES (:id, :username, :username_key, :email, :email_key, :password_hash, :scope, 1, 0, 0, :now)
+    item_count, created_at, email_verified, is_client)
+VALUES (:id, :username, :username_key, :email, :email_key, :password_hash, :scope, 1, 0, 0, :created_at,
+    :email_verified, :is_client)
 """
 
 
@@ -51,26 +51,28 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
     return ""
 
 
-def create(tx: Transaction, username: str, email: str, password_hash: str) -> AccountRow:
+def create(tx: Transaction, username: str, email: str, password_hash: str, scope: str = scopes.DEFAULT) -> AccountRow:
     """The caller has looked with `taken` in the same transaction. Of two at once the second is run again by the
     database, and finds it taken."""
-    account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, DEFAULT_SCOPE, 1, 0, tx.now)
-    tx.put(
-        INSERT,
-        id=account.id,
-        username=username,
-        username_key=fold(username),
-        email=account.email,
-        email_key=emails.key(email),
-        password_hash=password_hash,
-        scope=account.scope,
-        now=tx.now,
-    )
+    account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, scope, 1, 0, tx.now)
+    insert(tx, account, fold(username), emails.key(email))
     return account
 
 
+def insert(tx: Transaction, account: AccountRow, username_key: str, email_key: str) -> None:
+    tx.put(INSERT, **account._asdict(), username_key=username_key, email_key=email_key)
+
+
+BY_USERNAME = f"SELECT {COLUMNS} FROM account WHERE username_key = :key AND is_client = 0"
+
+
+def by_email(tx: Transaction, email: str) -> AccountRow | None:
+    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(email))
+    return AccountRow(*row) if row else None
+
+
 def by_username(tx: Transaction, username: str) -> AccountRow | None:
-    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE username_key = :key", key=fold(username))
+    row = tx.one(BY_USERNAME, key=fold(username))
     return AccountRow(*row) if row else None
 
 
@@ -78,8 +80,7 @@ def by_login(tx: Transaction, name: str) -> AccountRow | None:
     """By the username, or by the email: no username has an @."""
     if "@" not in name:
         return by_username(tx, name)
-    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(name))
-    return AccountRow(*row) if row else None
+    return by_email(tx, name)
 
 
 def lock(tx: Transaction, account_id: str) -> None:
@@ -93,13 +94,18 @@ def by_id(tx: Transaction, account_id: str) -> AccountRow | None:
 
 
 def list_newest(tx: Transaction, limit: int) -> list[AccountRow]:
-    rows = tx.all(f"SELECT {COLUMNS} FROM account ORDER BY id DESC LIMIT :limit", limit=limit)
+    rows = tx.all(f"SELECT {COLUMNS} FROM account WHERE is_client = 0 ORDER BY id DESC LIMIT :limit", limit=limit)
     return [AccountRow(*row) for row in rows]
 
 
+def set_email_verified(tx: Transaction, account_id: str) -> None:
+    tx.put("UPDATE account SET email_verified = 1 WHERE id = :id", id=account_id)
+
+
 def set_email(tx: Transaction, account_id: str, email: str) -> None:
+    """Another one, which is not verified."""
     tx.put(
-        "UPDATE account SET email = :email, email_key = :key WHERE id = :id",
+        "UPDATE account SET email = :email, email_key = :key, email_verified = 0 WHERE id = :id",
         id=account_id,
         email=emails.cleaned(email),
         key=emails.key(email),
@@ -136,7 +142,7 @@ def set_disabled(tx: Transaction, account_id: str, *, is_disabled: bool) -> None
 SET_SCOPES = "UPDATE account SET scope = :scope, version = version + 1 WHERE id = :id"
 
 
-def set_scopes(tx: Transaction, account_id: str, scopes: Sequence[str]) -> None:
+def set_scopes(tx: Transaction, account_id: str, scopes: Iterable[str]) -> None:
     """What may be asked for from now on; access tokens from before stop working."""
     tx.put(SET_SCOPES, id=account_id, scope=" ".join(scopes))
 
@@ -145,6 +151,9 @@ OWNED = (
     "DELETE FROM idempotency_key WHERE scope = 'POST /data ' || :id",
     "DELETE FROM refresh_token WHERE session_id IN (SELECT id FROM session WHERE account_id = :id)",
     "DELETE FROM session WHERE account_id = :id",
+    "DELETE FROM client_secret WHERE account_id = :id",
+    "DELETE FROM mail_token WHERE account_id = :id",
+    "DELETE FROM mail WHERE account_id = :id",
     "DELETE FROM event WHERE account_id = :id",
     "DELETE FROM item WHERE account_id = :id",
     "DELETE FROM account WHERE id = :id",

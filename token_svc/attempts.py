@@ -6,6 +6,7 @@ not for long: an address that has logged in before has a count of its own, so no
 refresh tokens go on working in any case.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,12 @@ def login_limits(tx: Transaction, rate: Rate, username_key: str, address: str) -
     return LoginLimits([Limit(f"login {address}", allowed, delay, MAX_DELAY_SECONDS)], own)
 
 
+def client_limits(rate: Rate, address: str) -> LoginLimits:
+    """Of wrong secrets of machines, which count for no user. A right one is not held up by them."""
+    allowed, seconds = rate
+    return LoginLimits([Limit(f"client {address}", allowed, seconds / allowed, MAX_DELAY_SECONDS)], [])
+
+
 def begin(tx: Transaction, limits: LoginLimits) -> None:
     """Counts a login as failed. Raises 429, counting nothing, when one of its limits has to wait."""
     _lock(tx, (*limits.address, *limits.own))
@@ -74,8 +81,25 @@ def forgive(tx: Transaction, limits: LoginLimits) -> None:
 
 def take_registration(tx: Transaction, rate: Rate, address: str) -> None:
     """Counts one registration, or guess at who is registered. Raises 429 above `rate`."""
+    _take(tx, rate, f"register {address}")
+
+
+def take_recovery(tx: Transaction, rate: Rate, address: str) -> None:
+    """Counts one that has forgotten a password. Raises 429 above `rate`."""
+    _take(tx, rate, f"forgot {address}")
+
+
+def take_mail(tx: Transaction, rate: Rate, email_key: str) -> bool:
+    """Counts one mail to an email address. False above `rate`."""
+    try:
+        _take(tx, rate, f"mail {hashlib.sha256(email_key.encode()).hexdigest()}")  # outlasts the account
+    except TooManyRequests:
+        return False
+    return True
+
+
+def _take(tx: Transaction, rate: Rate, key: str) -> None:
     allowed, seconds = rate
-    key = f"register {address}"
     tx.lock(key)
     count, since = _find(tx, key)
     if count >= allowed:

@@ -24,10 +24,10 @@ def cleaned(email: str) -> str:
 def key(email: str) -> str:
     """As it is compared: `X@Bücher.example.` is `x@xn--bcher-kva.example`."""
     local, at, domain = cleaned(email).rpartition("@")
-    return f"{fold(local)}{at}{_host(domain)}"
+    return f"{fold(local)}{at}{host(domain)}"
 
 
-def _host(domain: str) -> str:
+def host(domain: str) -> str:
     try:
         return idna.encode(domain, uts46=True).decode().lower().rstrip(".")
     except (idna.IDNAError, UnicodeError):  # an emoji, an underscore: not a host's name, but people have such addresses

@@ -68,6 +68,7 @@ NOT_DESCRIPTIVE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 
 
 ERRORS = {
+    "invalid_client": "invalid_client",
     "invalid_grant": "invalid_grant",
     "invalid_scope": "invalid_scope",
     "unsupported_grant_type": "unsupported_grant_type",

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from shared.auth import Claims
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem
+from shared.errors import Conflict, Forbidden, Invalid, Problem
 from shared.schemas import Fault
-from token_svc import accounts, attempts, emails, events, models, names, sessions
+from token_svc import accounts, attempts, emails, events, mail, models, names, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.models import RegisterRequest
@@ -34,11 +34,11 @@ class Grants:
     issuer: Issuer
     settings: Settings
 
-    async def register(self, wanted: RegisterRequest, address: str) -> dict[str, Any]:
+    async def register(self, wanted: RegisterRequest, address: str, language: str = "") -> dict[str, Any]:
         """A new account and its first session. Raises 403, 409, 422, 429."""
         if self.settings.registration == "closed":
             raise Forbidden("registration_closed", "this service takes no new users")
-        _need_good(
+        need_good(
             {
                 "/username": names.username_fault(wanted.username),
                 "/email": emails.fault(wanted.email),
@@ -51,31 +51,42 @@ class Grants:
 
         def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
             _check_free(tx, wanted.username, wanted.email)
-            account = accounts.create(tx, wanted.username, wanted.email, password_hash)
+            account = accounts.create(tx, wanted.username, wanted.email, password_hash, self.settings.default_scope)
             attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "registered", address)
+            self._ask_for_proof(tx, account, language)
             return account, *sessions.start(tx, account, account.scope)
 
         account, session, refresh_token = await self.database.write(unit)
+        self.database.publish(mail.HINT)
         events.announce("registered", account.id, address)
         return self._answer(account, session, refresh_token) | {"user": models.account_json(account)}
+
+    def _ask_for_proof(self, tx: Transaction, account: AccountRow, language: str) -> None:
+        """A mail to the account's address, whose token proves that it is its own."""
+        if self.settings.mail_url:
+            mail.put(tx, mail.VERIFY, account, account.email, language)
 
     async def _count_registration(self, address: str) -> None:
         if rate := self.settings.rate_limits.register:
             await self.database.write(lambda tx: attempts.take_registration(tx, rate, address))
 
-    async def by_password(self, username: str, password: str, scope: str | None, address: str) -> dict[str, Any]:
-        """A new session. Raises InvalidGrant, after the same work whatever is wrong, 429 and 503."""
+    async def by_password(
+        self, username: str, password: str, scope: str | None, address: str, language: str = ""
+    ) -> dict[str, Any]:
+        """A new session. Raises InvalidGrant, after the same work whatever is wrong, 403, 429 and 503."""
         account, limits = await self.database.write(lambda tx: self._begin(tx, username, address))
         is_right = await self.passwords.verify(password, account.password_hash if account else None)
         if account is None or not is_right or account.is_disabled:
             await self._failed(account, limits, address)
             raise InvalidGrant
-        if not _is_within(account.scope, scope):
+        if self.settings.require_verified_email and not account.email_verified:
+            await self._refuse_unverified(account, limits, language)
+        if not scopes.is_within(account.scope, scope):
             await self.database.write(lambda tx: attempts.forgive(tx, limits))  # the password was right
         renewed = await self.passwords.hash(password) if needs_renewal(account.password_hash) else None
 
-        granted = _granted(account.scope, scope)
+        granted = scopes.granted(account.scope, scope)
 
         def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
             accounts.lock(tx, account.id)
@@ -90,6 +101,17 @@ class Grants:
         current, session, refresh_token = await self.database.write(unit)
         events.announce("login", account.id, address)
         return self._answer(current, session, refresh_token)
+
+    async def _refuse_unverified(self, account: AccountRow, limits: LoginLimits, language: str) -> NoReturn:
+        """The password was right, so it tells nothing to a stranger, and the mail may have been lost."""
+
+        def unit(tx: Transaction) -> None:
+            attempts.forgive(tx, limits)
+            self._ask_for_proof(tx, account, language)
+
+        await self.database.write(unit)
+        self.database.publish(mail.HINT)
+        raise Forbidden("email_not_verified", "the address has to be verified first; see the mail that was sent to it")
 
     def _begin(self, tx: Transaction, username: str, address: str) -> tuple[AccountRow | None, LoginLimits]:
         """The account, if there is one, and what this attempt counts against: it is counted already."""
@@ -136,7 +158,7 @@ class Grants:
                 events.record(tx, rotation.account.id, "refresh_replayed", address)
                 return rotation
             # A narrower scope is the access token's alone: the session keeps its own (RFC 6749 §6).
-            granted = _granted(rotation.session.scope, scope)
+            granted = scopes.granted(rotation.session.scope, scope)
             return rotation._replace(session=rotation.session._replace(scope=granted))
 
         rotation = await self.database.write(unit)
@@ -148,7 +170,13 @@ class Grants:
         return self._answer(rotation.account, rotation.session, rotation.refresh_token)
 
     async def change(
-        self, account: AccountRow, claims: Claims, email: str | None, password: str | None, address: str
+        self,
+        account: AccountRow,
+        claims: Claims,
+        email: str | None,
+        password: str | None,
+        address: str,
+        language: str = "",
     ) -> AccountRow:
         """The account with a new email, a new password, or both. A new password ends every other session and
         every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
@@ -158,27 +186,29 @@ class Grants:
             await self._count_registration(address)  # the answer tells whether somebody else has it
         if password is not None:
             found["/password"] = self.passwords.fault(password, account.username, email or account.email)
-        _need_good(found)
+        need_good(found)
         password_hash = await self.passwords.hash(password) if password is not None else None
 
         def unit(tx: Transaction) -> AccountRow:
             current = sessions.hold(tx, claims)
             if email is not None:
-                self._set_email(tx, current, email, address)
+                self._set_email(tx, current, email, address, language)
             if password_hash is not None:
                 self._set_password(tx, current, claims.sid, password_hash, address)
             return accounts.by_id(tx, current.id) or current
 
         changed = await self.database.write(unit)
+        self.database.publish(mail.HINT)
         for kind, new in (("email_changed", email), ("password_changed", password)):
             if new is not None:
                 events.announce(kind, account.id, address)
         return changed
 
-    def _set_email(self, tx: Transaction, account: AccountRow, email: str, address: str) -> None:
+    def _set_email(self, tx: Transaction, account: AccountRow, email: str, address: str, language: str) -> None:
         if emails.key(email) != emails.key(account.email):
             _check_free(tx, None, email)
         accounts.set_email(tx, account.id, email)
+        self._ask_for_proof(tx, accounts.by_id(tx, account.id) or account, language)
         events.record(tx, account.id, "email_changed", address)
 
     def _set_password(
@@ -200,18 +230,7 @@ def _check_free(tx: Transaction, username: str | None, email: str | None) -> Non
         raise Conflict(f"{what}_taken", f"this {what} is taken")
 
 
-def _need_good(found: Mapping[str, str]) -> None:
+def need_good(found: Mapping[str, str]) -> None:
     """Raises 422 with what was found wrong, by pointer; '' is nothing."""
     if faults := [Fault(pointer, detail) for pointer, detail in found.items() if detail]:
         raise Invalid(faults)
-
-
-def _is_within(allowed: str, wanted: str | None) -> bool:
-    return set((wanted or allowed).split()) <= set(allowed.split())
-
-
-def _granted(allowed: str, wanted: str | None) -> str:
-    """The scope that is asked for, all that is allowed when none is. Raises 400 `invalid_scope`."""
-    if not _is_within(allowed, wanted):
-        raise BadRequest("invalid_scope", "more than this user has")
-    return " ".join(dict.fromkeys((wanted or allowed).split()))

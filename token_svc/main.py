@@ -25,9 +25,13 @@ from shared.pages import cursors
 from shared.rate_limits import RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
-from token_svc import api, attempts, events, forms, oauth, sessions
+from token_svc import api, attempts, events, forms, mail, oauth, sessions
+from token_svc.clients import Clients
 from token_svc.grants import Grants
+from token_svc.letters import Letters
+from token_svc.mailer import POLL_SECONDS, Mailer
 from token_svc.passwords import Passwords
+from token_svc.recovery import Recovery
 from token_svc.sessions import Issuer
 from token_svc.settings import Settings
 from token_svc.state import State
@@ -39,6 +43,7 @@ PRUNERS = (
     (sessions.prune, sessions.MAX_PRUNED),
     (attempts.prune, attempts.MAX_PRUNED),
     (events.prune, events.MAX_PRUNED),
+    (mail.prune, mail.MAX_PRUNED),
     (idempotency.prune, idempotency.MAX_PRUNED),
 )
 
@@ -64,6 +69,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     logs.configure(settings.log_level, settings.log_format)
     try:
         issuer = Issuer(settings)
+        letters = Letters(settings.mail_templates, {"reset": settings.reset_url, "verify": settings.verify_url})
         door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
         with server.stop_signals(server.leave):
             database = await connection.connect(settings.database_url, {"token": SCHEMA}, waits=True)
@@ -74,11 +80,16 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     upkeep = Loops(lambda: None)
     for prune, most in PRUNERS:
         upkeep.start(_pruning(database, prune, most), every=PRUNE_SECONDS)
+    if settings.mail_url:
+        mailer = Mailer(database, settings.mail_url, letters)
+        upkeep.start(mailer.step, every=POLL_SECONDS, at=mailer.news)
     yield State(
         settings=settings,
         database=database,
         token_door=door,
         grants=Grants(database, passwords, issuer, settings),
+        clients=Clients(database, issuer, settings),
+        recovery=Recovery(database, passwords, issuer, settings),
         cursors=await cursors(database, settings.secret_key),
         keys=published_keys(settings),
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,

@@ -8,9 +8,10 @@ from starlette.responses import Response, StreamingResponse
 
 from shared import bodies
 from shared.database import Database, Transaction
+from shared.errors import Forbidden
 from shared.rate_limits import address
 from token_svc import accounts, attempts, events, items, models, names, sessions
-from token_svc.state import State, holder_of, json_response, take
+from token_svc.state import Holder, State, holder_of, json_response, language_of, take
 
 EXPORT_ITEMS = 20  # in memory at once
 
@@ -18,25 +19,28 @@ EXPORT_ITEMS = 20  # in memory at once
 async def register(request: Request[State]) -> Response:
     take(request, address(request))
     wanted = models.REGISTER.parse(await bodies.read_json(request))
-    return json_response(await request.state["grants"].register(wanted, address(request)), 201)
+    answer = await request.state["grants"].register(wanted, address(request), language_of(request))
+    return json_response(answer, 201)
 
 
 async def show(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
-    return json_response(models.account_json(account))
+    return json_response(models.holder_json(account))
 
 
 async def change(request: Request[State]) -> Response:
-    account, caller = await holder_of(request)
+    account, caller = await _user_of(request)
     wanted = models.CHANGE.parse(await bodies.read_json(request))
     grants = request.state["grants"]
     await grants.confirm(account, wanted.current_password, address(request))
-    changed = await grants.change(account, caller.claims, wanted.email, wanted.password, address(request))
-    return json_response(models.account_json(changed))
+    changed = await grants.change(
+        account, caller.claims, wanted.email, wanted.password, address(request), language_of(request)
+    )
+    return json_response(models.holder_json(changed))
 
 
 async def delete(request: Request[State]) -> Response:
-    account, caller = await holder_of(request)
+    account, caller = await _user_of(request)
     wanted = models.PASSWORD.parse(await bodies.read_json(request))
     await request.state["grants"].confirm(account, wanted.current_password, address(request))
 
@@ -48,6 +52,33 @@ async def delete(request: Request[State]) -> Response:
     await request.state["database"].write(unit, is_long=True)
     events.announce("deleted", account.id, address(request))
     return Response(status_code=204)
+
+
+async def forgot_password(request: Request[State]) -> Response:
+    take(request, address(request))
+    wanted = models.FORGOT.parse(await bodies.read_json(request))
+    await request.state["recovery"].forgot(wanted.email, language_of(request), address(request))
+    return json_response({}, 202)
+
+
+async def reset_password(request: Request[State]) -> Response:
+    take(request, address(request))
+    wanted = models.RESET.parse(await bodies.read_json(request))
+    return json_response(await request.state["recovery"].reset(wanted.token, wanted.password, address(request)))
+
+
+async def verify_email(request: Request[State]) -> Response:
+    take(request, address(request))
+    wanted = models.VERIFY.parse(await bodies.read_json(request))
+    account = await request.state["recovery"].verify(wanted.token, address(request))
+    return json_response({"email": account.email, "email_verified": True})
+
+
+async def _user_of(request: Request[State]) -> Holder:
+    holder = await holder_of(request)
+    if holder.account.is_client:
+        raise Forbidden("not_a_user", "a machine client is its operator's to change")
+    return holder
 
 
 async def export(request: Request[State]) -> Response:

@@ -20,7 +20,7 @@ class RegisterRequest:
     email: str
 
 
-GrantType = Literal["password", "refresh_token"]
+GrantType = Literal["password", "refresh_token", "client_credentials"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class TokenRequest:
     password: str | None = field(default=None, repr=False)
     refresh_token: str | None = field(default=None, repr=False)
     scope: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,22 @@ class ChangeRequest:
 @dataclass(frozen=True)
 class PasswordRequest:
     current_password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ForgotRequest:
+    email: str
+
+
+@dataclass(frozen=True)
+class ResetRequest:
+    token: str = field(repr=False)
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,22 @@ class Account:
 
 
 @dataclass(frozen=True)
+class Me(Account):
+    email_verified: bool
+
+
+@dataclass(frozen=True)
+class Verified:
+    email: str
+    email_verified: Literal[True]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Nothing to say: the mail is on its way, if there is anyone to send it to."""
+
+
+@dataclass(frozen=True)
 class Tokens:
     """RFC 6749 §5.1. `expires_in` seconds, the access token's."""
 
@@ -114,6 +148,26 @@ class Tokens:
     expires_in: int
     refresh_token: str
     scope: str
+
+
+@dataclass(frozen=True)
+class MachineToken:
+    """A machine client's: with its secret it gets another at any time (RFC 6749 §4.4.3)."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    expires_in: int
+    scope: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine client, as its own token sees it."""
+
+    id: Id
+    name: str
+    scope: str
+    created_at: Time
 
 
 @dataclass(frozen=True)
@@ -137,7 +191,6 @@ class Inactive:
 class ActiveAccessToken:
     active: Literal[True]
     token_type: Literal["Bearer"]
-    username: str
     iss: str
     aud: str
     sub: Id
@@ -146,9 +199,10 @@ class ActiveAccessToken:
     nbf: int
     exp: int
     jti: str
-    sid: Id
     scope: str
     ver: int
+    sid: Id = left_out()
+    username: str = left_out()
 
 
 @dataclass(frozen=True)
@@ -180,8 +234,13 @@ class ItemPage:
 
 
 @dataclass(frozen=True)
-class ExportedAccount(Account):
+class ExportedAccount(Me):
     scope: str
+    is_disabled: bool
+
+
+@dataclass(frozen=True)
+class ExportedMachine(Machine):
     is_disabled: bool
 
 
@@ -214,7 +273,7 @@ class ExportedAttempts:
 class Export:
     """Everything that is stored about a user."""
 
-    user: ExportedAccount
+    user: ExportedAccount | ExportedMachine
     sessions: list[ExportedSession]
     events: list[ExportedEvent]
     attempts: list[ExportedAttempts]
@@ -235,6 +294,7 @@ class ServerMetadata:
     grant_types_supported: list[str]
     token_endpoint_auth_methods_supported: list[str]
     revocation_endpoint_auth_methods_supported: list[str]
+    introspection_endpoint_auth_methods_supported: list[str]
 
 
 @dataclass(frozen=True)
@@ -271,6 +331,9 @@ TOKEN = Shape(TokenRequest)
 TOKEN_ONLY = Shape(TokenOnlyRequest)
 CHANGE = Shape(ChangeRequest)
 PASSWORD = Shape(PasswordRequest)
+FORGOT = Shape(ForgotRequest)
+RESET = Shape(ResetRequest)
+VERIFY = Shape(VerifyRequest)
 CREATE = Shape(CreateRequest)
 ITEM = Shape(ItemRequest)
 PATCH = Shape(PatchRequest)
@@ -305,6 +368,27 @@ def token_json(access_token: str, refresh_token: str, seconds: int, session: Ses
     }
 
 
+def machine_token_json(access_token: str, seconds: int, scope: str) -> dict[str, Any]:
+    """RFC 6749 §4.4.3."""
+    return {"access_token": access_token, "token_type": "Bearer", "expires_in": seconds, "scope": scope}
+
+
+def machine_json(client: AccountRow) -> dict[str, Any]:
+    return {
+        "id": client.id,
+        "name": client.username,
+        "scope": client.scope,
+        "created_at": times.to_text(client.created_at),
+    }
+
+
+def holder_json(account: AccountRow) -> dict[str, Any]:
+    """What an account sees of itself."""
+    if account.is_client:
+        return machine_json(account)
+    return account_json(account) | {"email_verified": bool(account.email_verified)}
+
+
 def session_json(row: dict[str, Any]) -> dict[str, Any]:
     return row | {name: times.to_text(row[name]) for name in ("created_at", "expires_at")}
 
@@ -329,7 +413,7 @@ def export_head(
 ) -> str:
     """The export up to its items, which follow one by one."""
     head = {
-        "user": account_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)},
+        "user": holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)},
         "sessions": [session_json(session) for session in sessions],
         "events": events,
         "attempts": attempts,

@@ -5,24 +5,25 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import auth
+from shared import auth, rate_limits
 from shared.auth import BadToken, Claims
 from shared.database import Transaction
-from shared.errors import BadRequest, Invalid, Problem
+from shared.errors import BadRequest, Forbidden, Invalid, Problem
 from shared.rate_limits import address
 from shared.schemas import Fault
-from token_svc import accounts, events, forms, models, sessions
+from token_svc import accounts, credentials, events, forms, models, scopes, sessions
+from token_svc.accounts import AccountRow
+from token_svc.clients import CHALLENGE, Credentials, InvalidClient
 from token_svc.grants import InvalidGrant
-from token_svc.sessions import Session
-from token_svc.state import State, holder_of, json_response, take
+from token_svc.state import State, holder_of, json_response, language_of, take
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
-GRANT_TYPES = ("password", "refresh_token")
+GRANT_TYPES = ("password", "refresh_token", "client_credentials")
+AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 KEYS_SECONDS = 300  # a key that was announced is known everywhere so much later
 
 
 async def token(request: Request[State]) -> Response:
-    take(request, address(request))
     is_form = forms.is_form(request)
     body = await forms.read(request, set(models.TOKEN.schema["properties"]))
     if not is_form:
@@ -39,14 +40,35 @@ async def token(request: Request[State]) -> Response:
 
 async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any]:
     if _given(body.get("grant_type"), "grant_type") not in GRANT_TYPES:
-        raise BadRequest("unsupported_grant_type", "grant_type must be password or refresh_token")
+        raise BadRequest("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
     wanted = models.TOKEN.parse(body)
+    given = credentials.of_request(request, body)
+    client = await _client(request, given) if given else None
+    if client is None:
+        take(request, address(request))
+    if wanted.grant_type == "client_credentials":
+        if client is None:
+            raise InvalidClient
+        return request.state["clients"].token(client, wanted.scope)
     grants = request.state["grants"]
+    user_address = _named_address(request, client) if client else address(request)
     if wanted.grant_type == "refresh_token":
         refresh_token = _given(wanted.refresh_token, "refresh_token")
-        return await grants.by_refresh_token(refresh_token, wanted.scope, address(request))
+        return await grants.by_refresh_token(refresh_token, wanted.scope, user_address)
     username, password = _given(wanted.username, "username"), _given(wanted.password, "password")
-    return await grants.by_password(username, password, wanted.scope, address(request))
+    return await grants.by_password(username, password, wanted.scope, user_address, language_of(request))
+
+
+async def _client(request: Request[State], given: Credentials) -> AccountRow:
+    """The machine that sends the request. Raises 401 and 429."""
+    client = await request.state["clients"].authenticate(given, address(request))
+    take(request, client.id)
+    return client
+
+
+def _named_address(request: Request[State], client: AccountRow) -> str:
+    """Where a login comes from: the app that passes it on says so, if it may."""
+    return rate_limits.named_address(request) if "logins" in client.scopes else address(request)
 
 
 def _given(value: str | None, name: str) -> str:
@@ -61,21 +83,28 @@ async def revoke(request: Request[State]) -> Response:
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
 
-    def unit(tx: Transaction) -> Session | None:
+    def end(tx: Transaction) -> tuple[str, str] | None:
         session = sessions.by_refresh_token(tx, wanted.token) or (sessions.by_claims(tx, claims) if claims else None)
         if session:
             sessions.end(tx, session.id)
-            events.record(tx, session.account_id, "session_ended", address(request))
-        return session
+            return session.account_id, "session_ended"
+        machine = sessions.revoke_machine_token(tx, claims) if claims else None
+        return (machine.id, "token_revoked") if machine else None
 
-    if session := await request.state["database"].write(unit):
-        events.announce("session_ended", session.account_id, address(request))
+    def unit(tx: Transaction) -> tuple[str, str] | None:
+        if ended := end(tx):
+            events.record(tx, *ended, address(request))
+        return ended
+
+    if ended := await request.state["database"].write(unit):
+        account_id, kind = ended
+        events.announce(kind, account_id, address(request))
     return json_response({})
 
 
 async def introspect(request: Request[State]) -> Response:
     """RFC 7662."""
-    await holder_of(request, "introspect")
+    await _check_introspector(request)
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
 
@@ -83,6 +112,17 @@ async def introspect(request: Request[State]) -> Response:
         return _described(tx, claims) if claims else _described_refresh(tx, wanted.token)
 
     return json_response(await request.state["database"].read(unit))
+
+
+async def _check_introspector(request: Request[State]) -> None:
+    given = credentials.of_header(request)
+    if given is None:
+        await holder_of(request, "introspect")
+    elif "introspect" not in (await _client(request, given)).scopes:
+        challenge = f'{CHALLENGE}, error="insufficient_scope", scope="introspect"'
+        raise Forbidden(
+            "insufficient_scope", "the client lacks the scope introspect", headers={"WWW-Authenticate": challenge}
+        )
 
 
 async def _token_of(request: Request[State]) -> models.TokenOnlyRequest:
@@ -103,7 +143,8 @@ def _described(tx: Transaction, claims: Claims) -> dict[str, Any]:
     account = sessions.holder(tx, claims)
     if account is None:
         return {"active": False}
-    return {"active": True, "token_type": "Bearer", "username": account.username, **claims.members()}
+    name = {} if account.is_client else {"username": account.username}
+    return {"active": True, "token_type": "Bearer", **name, **claims.members()}
 
 
 def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
@@ -127,11 +168,12 @@ async def metadata(request: Request[State]) -> Response:
             "revocation_endpoint": f"{base}/revoke",
             "introspection_endpoint": f"{base}/introspect",
             "jwks_uri": f"{base}/.well-known/jwks.json",
-            "scopes_supported": sorted(accounts.SCOPES),
+            "scopes_supported": list(scopes.KNOWN),
             "response_types_supported": ["none"],
             "grant_types_supported": list(GRANT_TYPES),
-            "token_endpoint_auth_methods_supported": ["none"],
-            "revocation_endpoint_auth_methods_supported": ["none"],
+            "token_endpoint_auth_methods_supported": AUTH_METHODS,
+            "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
+            "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
         }
     )
 

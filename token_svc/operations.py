@@ -53,10 +53,14 @@ REGISTER = Operation(
 )
 TOKEN = Operation(
     name="get_token",
-    summary="Log in by password, or go on with a refresh token",
+    summary="Log in by password, go on with a refresh token, or get a machine client's token",
     body={JSON: models.TOKEN_JSON, FORM: models.TOKEN_FORM},
-    answers={200: Reply("a new pair of tokens", models.Tokens)},
-    codes={400: "invalid_grant invalid_request invalid_scope unsupported_grant_type", 401: "invalid_grant"},
+    answers={200: Reply("a new pair of tokens, or a machine's one", models.Tokens | models.MachineToken)},
+    codes={
+        400: "invalid_grant invalid_request invalid_scope unsupported_grant_type",
+        401: "invalid_client invalid_grant",
+        403: "email_not_verified",
+    },
     problem=OAuthProblem,
 )
 REVOKE = Operation(
@@ -73,22 +77,43 @@ INTROSPECT = Operation(
     body={JSON: models.TOKEN_ONLY, FORM: models.TOKEN_ONLY_FORM},
     scope="introspect",
     answers={200: Reply("what it is good for", Inactive | ActiveAccessToken | ActiveRefreshToken)},
-    codes={400: "invalid_request"},
+    codes={400: "invalid_request", 401: "invalid_client"},
     problem=OAuthProblem,
+)
+FORGOT_PASSWORD = Operation(
+    name="forgot_password",
+    summary="Ask for a mail that lets one choose a new password",
+    body={JSON: models.FORGOT},
+    answers={202: Reply("the same whoever has the address", models.Accepted)},
+    codes={403: "mail_not_configured"},
+)
+RESET_PASSWORD = Operation(
+    name="reset_password",
+    summary="Choose a new password with the token of a mail, which ends all sessions",
+    body={JSON: models.RESET},
+    answers={200: Reply("a new pair of tokens", models.Tokens)},
+    codes={400: "invalid_token", 403: "mail_not_configured"},
+)
+VERIFY_EMAIL = Operation(
+    name="verify_email",
+    summary="Prove with the token of a mail that an address is one's own",
+    body={JSON: models.VERIFY},
+    answers={200: Reply("it is", models.Verified)},
+    codes={400: "invalid_token", 403: "mail_not_configured"},
 )
 SHOW_ME = Operation(
     name="show_me",
     summary="Fetch one's own account",
     scope="",
-    answers={200: Reply("the account", models.Account)},
+    answers={200: Reply("the account", models.Me | models.Machine)},
 )
 CHANGE_ME = Operation(
     name="change_me",
     summary="Change one's email, or one's password, which ends all other sessions",
     body={JSON: models.CHANGE},
     scope="",
-    answers={200: Reply("the account as it is now", models.Account)},
-    codes={403: "wrong_password", 409: "email_taken"},
+    answers={200: Reply("the account as it is now", models.Me)},
+    codes={403: "not_a_user wrong_password", 409: "email_taken"},
 )
 DELETE_ME = Operation(
     name="delete_me",
@@ -96,7 +121,7 @@ DELETE_ME = Operation(
     body={JSON: models.PASSWORD},
     scope="",
     answers={204: Reply("it is gone")},
-    codes={403: "wrong_password"},
+    codes={403: "not_a_user wrong_password"},
 )
 EXPORT_ME = Operation(
     name="export_me",

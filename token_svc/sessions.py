@@ -119,7 +119,7 @@ def _is_spent(tx: Transaction, used_at: int | None) -> bool:
 
 def by_claims(tx: Transaction, claims: Claims) -> Session | None:
     """The session of an access token that still works."""
-    if holder(tx, claims) is None:
+    if holder(tx, claims) is None or claims.is_machine:
         return None
     row = tx.one("SELECT id, account_id, scope FROM session WHERE id = :id", id=claims.sid)
     return Session(*row) if row else None
@@ -181,9 +181,19 @@ WHERE account.id = :sub AND account.version = :ver AND account.is_disabled = 0
 """
 
 
+MACHINE = f"""
+SELECT {accounts.COLUMNS} FROM account
+WHERE id = :sub AND version = :ver AND is_disabled = 0 AND is_client = 1
+    AND NOT EXISTS (SELECT 1 FROM revoked_token WHERE jti = :jti)
+"""
+
+
 def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
-    """The account that an access token speaks for, if it still may."""
-    row = tx.one(HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
+    """The account that an access token speaks for, if it still may: a user's by its session, or a machine's."""
+    if claims.is_machine:
+        row = tx.one(MACHINE, sub=claims.sub, ver=claims.ver, jti=claims.jti)
+    else:
+        row = tx.one(HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
     return AccountRow(*row) if row else None
 
 
@@ -201,6 +211,19 @@ def hold(tx: Transaction, claims: Claims) -> AccountRow:
     return need_holder(tx, claims)
 
 
+REVOKE = """
+INSERT INTO revoked_token (jti, expires_at) VALUES (:jti, :expires_at) ON CONFLICT (jti) DO NOTHING
+"""
+
+
+def revoke_machine_token(tx: Transaction, claims: Claims) -> AccountRow | None:
+    """The machine whose access token ends here, None when it did not work any more or is a user's."""
+    account = holder(tx, claims) if claims.is_machine else None
+    if account:
+        tx.put(REVOKE, jti=claims.jti, expires_at=claims.exp * 1000)
+    return account
+
+
 def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
     names = ("id", "scope", "created_at", "expires_at")
     rows = tx.all(f"SELECT {', '.join(names)} FROM session WHERE account_id = :id ORDER BY id", id=account_id)
@@ -209,9 +232,10 @@ def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
 
 def prune(tx: Transaction) -> int:
     """Deletes what is over, up to MAX_PRUNED of each kind: how many."""
-    tokens = tx.run(PRUNE.format(table="refresh_token", key="digest"), now=tx.now, most=MAX_PRUNED)
-    return max(tokens, tx.run(PRUNE.format(table="session", key="id"), now=tx.now, most=MAX_PRUNED))
+    return max(tx.run(PRUNE.format(table=table, key=key), now=tx.now, most=MAX_PRUNED) for table, key in PRUNED)
 
+
+PRUNED = (("refresh_token", "digest"), ("session", "id"), ("revoked_token", "jti"))
 
 PRUNE = """
 DELETE FROM {table} WHERE {key} IN (

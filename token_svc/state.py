@@ -15,8 +15,12 @@ from shared.rate_limits import RateLimit, address
 from shared.strict_json import encode
 from token_svc import sessions
 from token_svc.accounts import AccountRow
+from token_svc.clients import Clients
 from token_svc.grants import Grants
+from token_svc.recovery import Recovery
 from token_svc.settings import Settings
+
+MAX_LANGUAGE = 100  # characters: the first languages of a list are the ones that count
 
 
 class State(TypedDict):
@@ -26,6 +30,8 @@ class State(TypedDict):
     database: Database
     token_door: TokenDoor
     grants: Grants
+    clients: Clients
+    recovery: Recovery
     cursors: Cursors
     keys: dict[str, Any]
     rate_limit: RateLimit | None
@@ -52,6 +58,11 @@ async def holder_of(request: Request[State], scope: str = "") -> Holder:
         auth.need_scope(caller, scope)
     take(request, account.id)
     return Holder(account, caller)
+
+
+def language_of(request: Request[State]) -> str:
+    """What the user reads, for mails: an Accept-Language header."""
+    return request.headers.get("accept-language", "")[:MAX_LANGUAGE]
 
 
 def take(request: Request[State], who: str) -> None:

@@ -13,6 +13,9 @@ OPEN = {
     ("POST", "/register"),
     ("POST", "/token"),
     ("POST", "/revoke"),
+    ("POST", "/password/forgot"),
+    ("POST", "/password/reset"),
+    ("POST", "/email/verify"),
     *((method, path) for method in ("GET", "HEAD") for path in READ_BY_ALL),
 }
 

@@ -344,7 +344,7 @@ def test_why_a_password_is_refused_is_known_without_hashing_it(tmp_path: Path) -
 
 
 def test_me_is_the_profile_and_nothing_more(user: User) -> None:
-    assert user.get("/me").json().keys() == {"id", "username", "email", "created_at"}
+    assert user.get("/me").json().keys() == {"id", "username", "email", "email_verified", "created_at"}
 
 
 def test_a_new_email_is_shown_and_frees_the_old_one(user: User) -> None:

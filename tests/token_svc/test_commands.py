@@ -23,6 +23,8 @@ ACTIONS = [
     *(["users", action] for action in ("list", "show", "create", "disable", "enable", "grant")),
     *(["users", action] for action in ("set-password", "end-sessions", "delete")),
     *(["keys", action] for action in ("new", "public", "rotate")),
+    ["clients"],
+    *(["clients", action] for action in ("list", "show", "create", "rotate", "grant", "disable", "enable", "delete")),
 ]
 
 

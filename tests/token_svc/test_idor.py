@@ -7,7 +7,7 @@ import requests
 
 from tests.processes import TokenService
 from tests.token_svc import routes
-from tests.token_svc.answers import is_bad_token
+from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.users import User
 from tests.tokens import token
 
@@ -93,7 +93,9 @@ def test_with_a_bad_token_it_is_a_401_invalid_token(
     tokens: TokenService, item: Any, route: tuple[str, str], credentials: str
 ) -> None:
     answer = call(tokens, route, item["id"], Authorization=credentials)
-    if route[0] == "HEAD":
+    if route[1] == "/introspect" and credentials.startswith("Basic"):  # a client's, and a bad one
+        oauth_error(answer, 401, "invalid_client")
+    elif route[0] == "HEAD":
         assert answer.status_code == 401
         assert 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
     else:

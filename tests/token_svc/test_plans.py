@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,10 +13,11 @@ from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
 from tests.token_svc.tables import START
 from tests.tokens import claims_of
-from token_svc import accounts, attempts, events, items, sessions
+from token_svc import accounts, attempts, clients, events, items, mail, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
 from token_svc.items import ItemRow
+from token_svc.mail import RESET, MailRow
 from token_svc.main import SCHEMA
 
 FEW = ROWS // 20  # things of one user
@@ -26,15 +28,35 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def fill(count: int, table: str, *values: str) -> str:
+def fill(count: int, table: str, *values: str, columns: str = "") -> str:
     """Rows whose values are given in SQL, with their number as `i`."""
     numbers = f"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-    return f"{numbers} INSERT INTO {table} SELECT {', '.join(values)} FROM n"
+    return f"{numbers} INSERT INTO {table} {columns} SELECT {', '.join(values)} FROM n"
 
 
 def users(count: int, name: str) -> str:
     texts = (f"{name} || '@example.org'", f"{name} || '@example.org'", "'hash'", "'data tasks'")
-    return fill(count, "account", name, name, name, *texts, "1", "0", str(FEW), str(START))
+    values = (name, name, name, *texts, "1", "0", str(FEW), str(START))
+    return fill(count, "account", *values, columns=USER_COLUMNS)
+
+
+def machines(count: int) -> str:
+    name = "'machine-' || i"
+    values = (name, name, name, "''", name, "''", "'data'", "1", "0", "0", str(START), "1")
+    return fill(count, "account", *values, columns=f"{USER_COLUMNS[:-1]}, is_client)")
+
+
+def mails(count: int, name: str, due_at: str) -> str:
+    values = ("'reset'", name, "'a@example.org'", "1", "''", "0", str(START), due_at)
+    return fill(count, "mail", f"{name} || '-mail-' || i", *values)
+
+
+def mail_tokens(count: int, name: str, expires_at: str) -> str:
+    return fill(count, "mail_token", f"{name} || i", "'reset'", name, "'a@example.org'", "1", expires_at)
+
+
+USER_COLUMNS = """(id, username, username_key, email, email_key, password_hash, scope, version, is_disabled, item_count,
+    created_at)"""
 
 
 def token(name: str, used_at: str) -> str:
@@ -51,7 +73,18 @@ OLD = [
     fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "1", str(START), f"{END} + i", "'user-' || i"),
     fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i"),
 ]
+OLD += [
+    machines(FEW),
+    fill(ROWS, "client_secret", "'secret-' || i", f"'machine-' || (i % {FEW})", str(START), "NULL"),
+    fill(ROWS, "revoked_token", "'jti-' || i", f"{END} + i"),
+    mails(ROWS, "'user-' || i", f"{END} + i"),
+    mail_tokens(ROWS, "'user-' || i", f"{END} + i"),
+]
 NEW = [
+    mails(FEW, "'ada'", f"{START} - i"),
+    mail_tokens(FEW, "'ada'", f"{END} + i"),
+    mail_tokens(FEW, "'over-'", f"{START} - i"),
+    fill(FEW, "revoked_token", "'over-' || i", f"{START} - i"),
     users(1, "'ada'"),
     fill(FEW, "session", "'ada-' || i", "'ada'", "'data'", str(START), str(END)),
     fill(FEW, "refresh_token", "'ada-' || i", "'ada-' || i", f"{END} + i", "NULL"),
@@ -80,6 +113,8 @@ class Plan(NamedTuple):
 ADA = AccountRow("ada", "ada", "ada@example.org", "hash", "data tasks", 1, 0, START)
 CLAIMS = claims_of("ada", 1, "ada-1")
 ITEM = ItemRow("ada-1", "{}", 1, START, START)
+MACHINE = replace(claims_of("machine-1", 1, ""), client_id="machine-1")
+MAIL = MailRow("ada-mail-1", "reset", "ada", "ada@example.org", 1, "", 0, START)
 KEY = IdempotencyKey("POST /data ada", "key-1", "f")
 MADE = Answer(201, "{}")
 RATE = (10, 60)
@@ -101,6 +136,9 @@ OWNED = {
     "event_account",
     "item_list",
     "account_pkey",
+    "client_secret_account",
+    "mail_token_account",
+    "mail_account",
 }
 PLANS = {
     "by name": Plan(lambda tx: accounts.by_username(tx, "ada"), NAMES),
@@ -121,8 +159,29 @@ PLANS = {
     "end others": Plan(lambda tx: sessions.end_others(tx, "ada", keep="ada-1"), SESSION | {"session_account"}),
     "sessions": Plan(lambda tx: sessions.of(tx, "ada"), {"session_account"}),
     "prune sessions": Plan(
-        sessions.prune, {"session_expiry", "refresh_token_expiry", "session_pkey", "refresh_token_pkey"}
+        sessions.prune,
+        {"session_expiry", "refresh_token_expiry", "revoked_token_expiry"}
+        | {"session_pkey", "refresh_token_pkey", "revoked_token_pkey"},
     ),
+    "client": Plan(lambda tx: clients.find(tx, "machine-1", "secret-1"), {"client_secret_pkey", "account_pkey"}),
+    "clients": Plan(lambda tx: clients.list_newest(tx, 10), {"account_client"}),
+    "client by name": Plan(lambda tx: clients.by_name(tx, "none"), NAMES),
+    "client's secrets": Plan(lambda tx: clients.secrets_of(tx, "machine-1"), {"client_secret_account"}),
+    "machine": Plan(lambda tx: sessions.holder(tx, MACHINE), {"account_pkey", "account_client", "revoked_token_pkey"}),
+    "revoke": Plan(
+        lambda tx: sessions.revoke_machine_token(tx, MACHINE), {"account_pkey", "account_client", "revoked_token_pkey"}
+    ),
+    "by email": Plan(lambda tx: accounts.by_email(tx, "ada@example.org"), NAMES),
+    "mail": Plan(lambda tx: mail.put(tx, RESET, ADA, ADA.email, ""), {"attempt_pkey"}),
+    "is mail due": Plan(mail.is_due, {"mail_due"}),
+    "claim a mail": Plan(mail.claim, {"mail_due", "mail_pkey"}),
+    "send a mail": Plan(lambda tx: mail.make_token(tx, MAIL), {"account_pkey"}),
+    "postpone a mail": Plan(lambda tx: mail.postpone(tx, MAIL), {"mail_pkey"}),
+    "drop a mail": Plan(lambda tx: mail.drop(tx, MAIL), {"mail_pkey"}),
+    "use a mail's token": Plan(
+        lambda tx: mail.use_token(tx, RESET, "none"), {"mail_token_pkey", "account_pkey", "mail_token_account"}
+    ),
+    "prune mail tokens": Plan(mail.prune, {"mail_token_expiry", "mail_token_pkey"}),
     "login": Plan(lambda tx: attempts.begin(tx, limits(tx)), {"attempt_pkey"}),
     "failed login": Plan(lambda tx: attempts.fail(tx, limits(tx)), {"attempt_pkey"}),
     "good login": Plan(lambda tx: attempts.forgive(tx, limits(tx)), {"attempt_pkey"}),

@@ -33,7 +33,7 @@ class User(requests.Session):
         self.password: str = body["password"]
         answer = service.post("/register", body)
         assert answer.status_code == 201, answer.text
-        self.profile: dict[str, Any] = answer.json()["user"]
+        self.profile: dict[str, Any] = answer.json()["user"] | {"email_verified": False}
         self.username: str = self.profile["username"]
         self.take(answer.json())
 

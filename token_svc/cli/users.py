@@ -1,15 +1,17 @@
 """The operator's commands over users. What is taken away is gone at once, from the sessions that there are too."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from shared import times
 from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from token_svc import accounts, attempts, emails, events, items, models, names, sessions
+from token_svc import accounts, attempts, emails, events, items, mail, models, names, scopes, sessions
 from token_svc.accounts import AccountRow
+from token_svc.cli import changes
+from token_svc.cli.changes import Change
 from token_svc.events import OPERATOR
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
@@ -29,7 +31,7 @@ async def list_users(database: Database, settings: Settings, options: argparse.N
 
 
 def _described(account: AccountRow) -> dict[str, Any]:
-    return models.account_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
+    return models.holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
 
 
 def _row(one: AccountRow) -> tuple[object, ...]:
@@ -63,17 +65,11 @@ def _need(tx: Transaction, name: str) -> AccountRow:
     return account
 
 
-def _hold(tx: Transaction, name: str) -> AccountRow:
-    """The same, for a unit that writes: it stays so until the transaction ends."""
-    found = _need(tx, name)
-    accounts.lock(tx, found.id)
-    return _need(tx, BY_ID + found.id)
-
-
 def by_id_or_name(tx: Transaction, name: str) -> AccountRow | None:
     """`id:` and an id, as the audit trail has them, or a username."""
     if name.startswith(BY_ID):
-        return accounts.by_id(tx, name.removeprefix(BY_ID))
+        account = accounts.by_id(tx, name.removeprefix(BY_ID))
+        return None if account is None or account.is_client else account
     return accounts.by_username(tx, name)
 
 
@@ -87,8 +83,10 @@ async def create_user(database: Database, settings: Settings, options: argparse.
     def unit(tx: Transaction) -> AccountRow:
         if taken := accounts.taken(tx, options.username, options.email):
             raise Failure(f"the {taken} is taken")
-        account = accounts.create(tx, options.username, options.email, password_hash)
+        account = accounts.create(tx, options.username, options.email, password_hash, settings.default_scope)
         events.record(tx, account.id, "registered", OPERATOR)
+        if settings.mail_url:
+            mail.put(tx, mail.VERIFY, account, account.email, "")
         return account
 
     account = await database.write(unit)
@@ -116,18 +114,8 @@ def _print(account: AccountRow, options: argparse.Namespace) -> None:
         print(encode(_described(account)))
 
 
-async def _change(
-    database: Database, options: argparse.Namespace, kind: str, change: Callable[[Transaction, AccountRow], None]
-) -> None:
-    def unit(tx: Transaction) -> AccountRow:
-        account = _hold(tx, options.username)
-        change(tx, account)
-        events.record(tx, account.id, kind, OPERATOR)
-        return accounts.by_id(tx, account.id) or account
-
-    account = await database.write(unit)
-    events.announce(kind, account.id, OPERATOR)
-    _print(account, options)
+async def _change(database: Database, options: argparse.Namespace, kind: str, change: Change) -> None:
+    _print(await changes.make(database, lambda tx: _need(tx, options.username), kind, change), options)
 
 
 async def disable_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
@@ -145,11 +133,17 @@ async def enable_user(database: Database, settings: Settings, options: argparse.
     await _change(database, options, "enabled", change)
 
 
-async def grant_scopes(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    def change(tx: Transaction, account: AccountRow) -> None:
-        accounts.set_scopes(tx, account.id, sorted(set(options.scopes)))
+async def grant_scope(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    wanted = granted(options.scopes)
+    await _change(database, options, "granted", lambda tx, account: accounts.set_scopes(tx, account.id, wanted))
 
-    await _change(database, options, "granted", change)
+
+def granted(names: Sequence[str]) -> list[str]:
+    """What is granted from now on. Raises Failure."""
+    try:
+        return scopes.parse(" ".join(sorted(names))).split()
+    except ValueError as error:
+        raise Failure(f"SCOPE: {error}") from None
 
 
 async def set_password(database: Database, settings: Settings, options: argparse.Namespace) -> None:
@@ -175,12 +169,8 @@ async def delete_user(database: Database, settings: Settings, options: argparse.
     if not options.yes:
         confirm(f"{found.username}, and all data of that user, will be deleted for good.")
 
-    def unit(tx: Transaction) -> AccountRow:
-        account = _hold(tx, BY_ID + found.id)
+    def change(tx: Transaction, account: AccountRow) -> None:
         accounts.delete(tx, account.id)
         attempts.forget(tx, names.fold(account.username))
-        return account
 
-    account = await database.write(unit)
-    events.announce("deleted", account.id, OPERATOR)
-    _print(account, options)
+    _print(await changes.make(database, lambda tx: _need(tx, BY_ID + found.id), "deleted", change), options)

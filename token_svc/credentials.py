@@ -1,0 +1,49 @@
+"""How a machine client says who it is: by HTTP Basic or in the body (RFC 6749 §2.3.1)."""
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_plus
+
+from starlette.requests import Request
+
+from shared.errors import BadRequest
+from shared.middleware.single_headers import single_header
+from token_svc.clients import Credentials, InvalidClient
+
+VISIBLE = re.compile(r"[\x20-\x7e]*")  # RFC 6749 appendix A.1 and A.2
+
+
+def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | None:
+    """None when there is no secret: a public client's id alone proves nothing, so it is not looked at. Raises 400
+    when both places have one (RFC 6749 §2.3), and 401."""
+    by_header, by_body = of_header(request), _of_body(body)
+    if by_header and by_body:
+        raise BadRequest("invalid_request", "the client says twice who it is")
+    return by_header or by_body
+
+
+def of_header(request: Request[Any]) -> Credentials | None:
+    """What HTTP Basic has. Its two parts are percent-encoded before they are joined."""
+    scheme, _, encoded = (single_header(request.scope, b"authorization") or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        client_id, _, secret = base64.b64decode(encoded.strip(), validate=True).decode("ascii").partition(":")
+        return _credentials(unquote_plus(client_id, errors="strict"), unquote_plus(secret, errors="strict"))
+    except ValueError:
+        raise InvalidClient from None
+
+
+def _of_body(body: Mapping[str, Any]) -> Credentials | None:
+    client_id, secret = body.get("client_id"), body.get("client_secret")
+    if not isinstance(client_id, str) or not isinstance(secret, str):
+        return None
+    return _credentials(client_id, secret)
+
+
+def _credentials(client_id: str, secret: str) -> Credentials | None:
+    if not VISIBLE.fullmatch(client_id) or not VISIBLE.fullmatch(secret):
+        raise InvalidClient
+    return Credentials(client_id, secret) if secret else None

@@ -1,0 +1,166 @@
+"""Mails to users: what is still to be sent, and the tokens that were in those that were sent.
+
+A mail is written by the transaction that causes it and stays until a server has taken it. Its token is made when it
+is sent, and only its digest is kept.
+"""
+
+import hashlib
+import secrets
+from typing import NamedTuple
+
+from shared import ids
+from shared.database import Transaction
+from token_svc import accounts, attempts, emails
+from token_svc.accounts import AccountRow
+from token_svc.events import NOBODY
+
+RESET = "reset"
+VERIFY = "verify"
+HINT = "token mail"  # what processes tell each other when there is one to send
+LIFETIME_MS = {RESET: 30 * 60 * 1000, VERIFY: 24 * 3600 * 1000}
+RATE = (5, 3600)  # of one address: an inbox is not to be filled by who knows it
+LEASE_MS = 120_000  # for one that is being sent; longer than a try may take
+FIRST_DELAY_MS = 5_000
+MAX_DELAY_MS = 3600 * 1000
+KEPT_MS = 24 * 3600 * 1000  # one that no server has taken for so long is given up
+MAX_PRUNED = 500
+
+
+class MailRow(NamedTuple):
+    id: str
+    kind: str
+    account_id: str
+    email: str
+    version: int
+    language: str
+    attempts: int
+    created_at: int  # milliseconds since 1970
+
+
+COLUMNS = "id, kind, account_id, email, version, language, attempts, created_at"
+
+INSERT = """
+INSERT INTO mail (id, kind, account_id, email, version, language, attempts, created_at, due_at)
+VALUES (:id, :kind, :account_id, :email, :version, :language, 0, :now, :now)
+"""
+
+
+def put(tx: Transaction, kind: str, account: AccountRow | None, email: str, language: str) -> None:
+    """One to be sent, unless its address has had enough of them. Without an account it costs the same work, and is
+    dropped by who would send it."""
+    if not attempts.take_mail(tx, RATE, emails.key(email)):
+        return
+    tx.put(
+        INSERT,
+        id=ids.new(),
+        kind=kind,
+        account_id=account.id if account else NOBODY,
+        email=account.email if account else emails.cleaned(email),
+        version=account.version if account else 0,
+        language=language,
+        now=tx.now,
+    )
+
+
+CLAIM = f"""
+UPDATE mail SET due_at = :until, attempts = attempts + 1 WHERE id IN (
+    WITH due AS MATERIALIZED (
+        SELECT id FROM mail WHERE due_at <= :now ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    SELECT id FROM due
+)
+RETURNING {COLUMNS}
+"""
+
+
+def is_due(tx: Transaction) -> bool:
+    return tx.one("SELECT 1 FROM mail WHERE due_at <= :now LIMIT 1", now=tx.now) is not None
+
+
+def claim(tx: Transaction) -> MailRow | None:
+    """One that is due. No other process sends it until its lease is over."""
+    row = tx.one(CLAIM, now=tx.now, until=tx.now + LEASE_MS)
+    return MailRow(*row) if row else None
+
+
+INSERT_TOKEN = """
+INSERT INTO mail_token (digest, kind, account_id, email, version, expires_at)
+VALUES (:digest, :kind, :account_id, :email, :version, :expires_at)
+"""
+
+
+def make_token(tx: Transaction, mail: MailRow) -> tuple[AccountRow, str] | None:
+    """Whom the mail is for, and the token for it. None when nobody has that address and that password any more."""
+    account = accounts.by_id(tx, mail.account_id)
+    if account is None or account.is_disabled or (account.email, account.version) != (mail.email, mail.version):
+        return None
+    token = secrets.token_urlsafe(32)
+    tx.put(
+        INSERT_TOKEN,
+        digest=digest_of(token),
+        kind=mail.kind,
+        account_id=account.id,
+        email=mail.email,
+        version=mail.version,
+        expires_at=tx.now + LIFETIME_MS[mail.kind],
+    )
+    return account, token
+
+
+def digest_of(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def drop(tx: Transaction, mail: MailRow) -> None:
+    """It is sent, or never will be."""
+    tx.put("DELETE FROM mail WHERE id = :id", id=mail.id)
+
+
+def postpone(tx: Transaction, mail: MailRow) -> bool:
+    """Sends it later. False, and drops it, when it has waited too long."""
+    delay = min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** min(mail.attempts - 1, 20))
+    if tx.now + delay > mail.created_at + KEPT_MS:
+        drop(tx, mail)
+        return False
+    tx.put("UPDATE mail SET due_at = :due_at WHERE id = :id", id=mail.id, due_at=tx.now + delay)
+    return True
+
+
+HOLDER = f"""
+SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}
+FROM mail_token JOIN account ON account.id = mail_token.account_id
+WHERE mail_token.digest = :digest AND mail_token.kind = :kind AND mail_token.expires_at > :now
+    AND account.email = mail_token.email AND account.version = mail_token.version AND account.is_disabled = 0
+"""
+
+
+def holder(tx: Transaction, kind: str, token: str) -> AccountRow | None:
+    """The account that a token is good for."""
+    row = tx.one(HOLDER, kind=kind, digest=digest_of(token), now=tx.now)
+    return AccountRow(*row) if row else None
+
+
+def use_token(tx: Transaction, kind: str, token: str) -> AccountRow | None:
+    """The same, locked; and no token of the kind is good for it any more."""
+    found = holder(tx, kind, token)
+    if found is None:
+        return None
+    accounts.lock(tx, found.id)
+    account = holder(tx, kind, token)  # another may have used it meanwhile
+    if account:
+        tx.put("DELETE FROM mail_token WHERE account_id = :id AND kind = :kind", id=account.id, kind=kind)
+    return account
+
+
+PRUNE = """
+DELETE FROM mail_token WHERE digest IN (
+    WITH old AS MATERIALIZED (
+        SELECT digest FROM mail_token WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    SELECT digest FROM old
+)
+"""
+
+
+def prune(tx: Transaction) -> int:
+    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)

@@ -1,0 +1,89 @@
+"""What a mail's token is for: a new password, or the proof that an address is one's own."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shared.database import Database, Transaction
+from shared.errors import BadRequest, Forbidden
+from token_svc import accounts, attempts, events, mail, models, names, sessions
+from token_svc.accounts import AccountRow
+from token_svc.grants import need_good
+from token_svc.passwords import Passwords
+from token_svc.sessions import Issuer, Session
+from token_svc.settings import Settings
+
+
+class BadMailToken(BadRequest):
+    """One and the same for every reason."""
+
+    code = "invalid_token"
+
+    def __init__(self) -> None:
+        super().__init__(detail="the token was used, is too old, or is none")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    database: Database
+    passwords: Passwords
+    issuer: Issuer
+    settings: Settings
+
+    async def forgot(self, email: str, language: str, address: str) -> None:
+        """A mail to the address if it is a user's. The same work if it is none. Raises 403 and 429."""
+        self._need_mail()
+
+        def unit(tx: Transaction) -> None:
+            if rate := self.settings.rate_limits.register:
+                attempts.take_recovery(tx, rate, address)
+            mail.put(tx, mail.RESET, accounts.by_email(tx, email), email, language)
+
+        await self.database.write(unit)
+        self.database.publish(mail.HINT)
+
+    async def reset(self, token: str, password: str, address: str) -> dict[str, Any]:
+        """A new password and a new session; all others end. Raises 400, 403 and 422."""
+        self._need_mail()
+        found = await self.database.read(lambda tx: mail.holder(tx, mail.RESET, token))
+        if found is None:
+            raise BadMailToken
+        need_good({"/password": self.passwords.fault(password, found.username, found.email)})
+        password_hash = await self.passwords.hash(password)
+
+        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
+            account = mail.use_token(tx, mail.RESET, token)
+            if account is None:
+                raise BadMailToken
+            accounts.set_password(tx, account.id, password_hash)
+            accounts.set_email_verified(tx, account.id)  # who has the token reads that address
+            sessions.end_others(tx, account.id)
+            attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
+            attempts.remember(tx, names.fold(account.username), address)
+            events.record(tx, account.id, "password_reset", address)
+            current = accounts.by_id(tx, account.id) or account
+            return current, *sessions.start(tx, current, current.scope)
+
+        account, session, refresh_token = await self.database.write(unit)
+        events.announce("password_reset", account.id, address)
+        access_token = self.issuer.access_token(account, session)
+        return models.token_json(access_token, refresh_token, self.issuer.seconds, session)
+
+    async def verify(self, token: str, address: str) -> AccountRow:
+        """The account whose address it proves. Raises 400 and 403."""
+        self._need_mail()
+
+        def unit(tx: Transaction) -> AccountRow:
+            account = mail.use_token(tx, mail.VERIFY, token)
+            if account is None:
+                raise BadMailToken
+            accounts.set_email_verified(tx, account.id)
+            events.record(tx, account.id, "email_verified", address)
+            return account._replace(email_verified=1)
+
+        account = await self.database.write(unit)
+        events.announce("email_verified", account.id, address)
+        return account
+
+    def _need_mail(self) -> None:
+        if self.settings.mail_url is None:
+            raise Forbidden("mail_not_configured", "this service sends no mail")

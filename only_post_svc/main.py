@@ -16,6 +16,7 @@ from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.waiters import Waiters
+from only_post_svc.worker import linux
 from only_post_svc.worker.children import describe_types
 from only_post_svc.worker.coordinator import Worker
 from shared import logs
@@ -94,6 +95,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
 async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, TaskType]]]:
     """What the web process and the worker process both need. What can't be had ends the start."""
     try:
+        linux.hide()  # before any code of a task runs
         with server.stop_signals(server.leave):
             types = await describe_types(settings)
             database = await connection.connect(settings.database_url, {"only_post": SCHEMA}, waits=True)

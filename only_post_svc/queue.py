@@ -79,13 +79,14 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended. `error` is JSON; `retry_after_seconds` None takes the usual backoff."""
+    """How a run ended. `error` is JSON; `retry_after_seconds` None takes the usual backoff; `traceback` is text."""
 
     result: str | None = None
     error: str | None = None
     can_retry: bool = True
     retry_after_seconds: float | None = None
     progress: str | None = None
+    traceback: str | None = None
 
 
 def error(code: str, message: str) -> str:

@@ -8,9 +8,10 @@ import dataclasses
 import importlib
 import inspect
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, get_type_hints
 
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
@@ -38,16 +39,27 @@ class Fail(Exception):
     """Raised by a handler: end the task as failed, without another try."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Context:
-    """What a handler is told about its run. `deadline` is when it is stopped, in UTC."""
+    """What a handler is told about its run.
+
+    `deadline` is when it is stopped, in UTC; `caller` who submitted the task ('' for anyone), `key` what it is about,
+    `traceparent` the W3C header that it came with.
+    """
 
     task_id: str
     attempt: int
     deadline: datetime
-    report: Callable[[float, str], None] = dataclasses.field(repr=False)
-    caller: str = ""  # who submitted the task; '' where no token is asked for
+    report: Callable[[float, str], None] = dataclasses.field(default=lambda fraction, message: None, repr=False)
+    caller: str = ""
     key: str | None = None
+    traceparent: str | None = None
+
+    @classmethod
+    def for_tests(cls, **fields: Any) -> "Context":
+        """One for the test of a task: a first attempt with a minute left, whatever else `fields` says."""
+        minute = datetime.now(UTC) + timedelta(minutes=1)
+        return cls(**{"task_id": str(uuid.uuid4()), "attempt": 1, "deadline": minute, **fields})
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Shows how far the run is, 0.0 to 1.0, to whoever asks for the result."""

@@ -16,6 +16,7 @@ class Settings(settings.Settings):
     worker_processes: int = setting(os.cpu_count() or 1, integer(0, 1024))
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
     task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
+    drain_seconds: int = setting(2, integer(0, 3600))  # that running code has after SIGTERM; foreman kills after 5
     lease_seconds: int = setting(30, integer(1, 3600))
     result_ttl: int = setting(7 * 86400, integer(1, 10 * 365 * 86400))  # seconds
     max_queued: int = setting(100_000, integer(1, 10**9))

@@ -2,30 +2,41 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
-from only_post_svc.worker.frames import Unpacker, pack
-from only_post_svc.worker.runner import Options
+from only_post_svc.worker import linux
+from only_post_svc.worker.frames import MAX_HEAD_BYTES, Unpacker, kind_of, pack
+from only_post_svc.worker.output import Output
+from only_post_svc.worker.runner import Options, command
 from shared.settings import SettingsError
 
-OUTPUT_LINES = 50  # a second and child go to the log; the rest is counted
-OUTPUT_LINE_BYTES = 2000
-MAX_OVERHEAD_BYTES = 64 * 1024  # of a frame, beside the result
 DESCRIBE_SECONDS = 60
+MARK = (
+    "ONLY_POST_CHILD"  # in the environment of a child and of what it starts, by which these are found when it is gone
+)
+
+# What the services are told in secret, by either of them, and what libpq reads. Under other names, too, where the
+# value is the same: Heroku has a database's URL twice.
+WITHHELD = re.compile(
+    r"(SECRET_KEY|SIGNING_KEY|JWKS|TLS_CERT|TLS_KEY|DATABASE_URL|METRICS_TOKEN|WEBHOOK_SECRET|MAIL_URL)(_FILE)?"
+    r"|PGPASSWORD|PGPASSFILE|PGSSLKEY"
+)
 
 log = logging.getLogger(__name__)
+
+started: set[int] = set()  # the children of this process, as long as a thread waits for each
 
 
 class Events(Protocol):
@@ -41,10 +52,11 @@ class Events(Protocol):
 
 
 class Child(asyncio.Protocol):
-    """One child process. It is used until it is retired, and retired once it has been interrupted or has grown."""
+    """One child process. It is used until it is retired, and retired once it has been interrupted, has grown, or could
+    not be made as it was before a run."""
 
     def __init__(self, settings: Settings, events: Events) -> None:
-        self.run_ids: set[str] = set()
+        self.run_ids: dict[str, dict[str, Any]] = {}  # with what the log lines of each carry
         self.is_ready = False
         self.is_retired = False
         self.is_exclusive = False  # its one run has the process to itself
@@ -52,41 +64,38 @@ class Child(asyncio.Protocol):
         self._settings = settings
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._unpacker = Unpacker(settings.max_body_bytes + MAX_OVERHEAD_BYTES)
+        self._unpacker = Unpacker(settings.max_body_bytes + MAX_HEAD_BYTES)
         self._transport: asyncio.WriteTransport | None = None
         self._outgoing: list[bytes] = []
-        self._output: asyncio.ReadTransport | None = None
-        self._process = self._spawn()
+        self._process, output = self._spawn()
+        self._output = Output(output, self._about)
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
         ours, theirs = socket.socketpair()
-        options = Options(
-            socket=theirs.fileno(),
-            parent=os.getpid(),
-            modules=list(self._settings.task_modules),
-            memory_bytes=self._settings.task_memory_bytes,
-            max_result_bytes=self._settings.max_body_bytes,
-        )
-        with theirs, contextlib.ExitStack() as undo:
+        output, their_output = os.pipe()
+        options = options_of(self._settings, theirs.fileno())
+        with theirs, contextlib.ExitStack() as undo, contextlib.ExitStack() as done:
+            done.callback(os.close, their_output)
+            undo.callback(os.close, output)
             undo.callback(ours.close)
             process = subprocess.Popen(
-                _command(options),
-                env=_environment(),
+                command(options),
+                env=environment(os.environ) | {MARK: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stdout=their_output,
+                stderr=their_output,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a group of its own, so that its children can be killed with it
             )
             undo.pop_all()
-        self._connecting = self._loop.create_task(self._connect(ours, process))
+        started.add(process.pid)
+        self._connecting = self._loop.create_task(self._connect(ours))
         threading.Thread(target=self._wait, args=(process,), daemon=True).start()
-        return process
+        return process, output
 
-    async def _connect(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    async def _connect(self, ours: socket.socket) -> None:
         ours.setblocking(False)
         await self._loop.create_unix_connection(lambda: self, sock=ours)
-        self._output, _ = await self._loop.connect_read_pipe(lambda: Output(self.pid), process.stdout)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         # Not the end of a pipe or socket: a grandchild may hold both open for ever.
@@ -96,12 +105,17 @@ class Child(asyncio.Protocol):
 
     def _exited(self, status: int) -> None:
         self._kill_group()
+        started.discard(self.pid)
+        end_orphans()
         if self._transport is not None:
             self._transport.abort()
-        if self._output is not None:
-            self._loop.call_later(1, self._output.close)  # a grandchild may hold it open for ever
-        reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        self._events.child_exited(self, reason)
+        self._output.close()
+        self._events.child_exited(self, _reason(status))
+
+    def _about(self) -> dict[str, Any]:
+        """Whose a line is that says nothing of it."""
+        of_runs = list(self.run_ids.values())
+        return of_runs[0] if len(of_runs) == 1 else {"pid": self.pid}
 
     @property
     def pid(self) -> int:
@@ -111,8 +125,8 @@ class Child(asyncio.Protocol):
     def is_idle(self) -> bool:
         return not self.run_ids
 
-    def start(self, message: dict[str, Any], payload: bytes, *, is_exclusive: bool) -> None:
-        self.run_ids.add(message["run"])
+    def start(self, message: dict[str, Any], payload: bytes, about: dict[str, Any], *, is_exclusive: bool) -> None:
+        self.run_ids[message["run"]] = about
         self.is_exclusive = is_exclusive
         self._send(message, payload)
 
@@ -152,92 +166,87 @@ class Child(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for message, blob in self._unpacker.feed(data):
-                self._receive(message, blob)
-        except (ValueError, KeyError, TypeError) as error:  # user code wrote into the channel, or was cut off
-            log.warning("child.garbled", extra={"pid": self.pid, "reason": repr(error)})
+                self._receive(kind_of(message), message, blob)
+        except ValueError as error:  # user code wrote into the channel, or was cut off
+            log.warning("child.garbled", extra={"pid": self.pid, "reason": str(error)[:500]})
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.kill()
 
-    def _receive(self, message: dict[str, Any], blob: bytes) -> None:
-        if "end" in message:
-            self._run_ended(message, blob)
-        elif "progress" in message:
-            self._events.run_progressed(message["progress"], message["value"])
-        elif "holding" in message:
-            self.holding = message["holding"]
-        elif "ready" in message:
+    def _receive(self, kind: str, message: dict[str, Any], blob: bytes) -> None:
+        run_id = message[kind]
+        if kind == "ready":
             self.is_ready = True
             self._events.child_ready(self)
+        elif kind == "said" and not run_id:
+            self._output.take(message, {"pid": self.pid})
+        elif run_id not in self.run_ids:
+            raise ValueError("not a run of this child")
+        elif kind == "end":
+            self._run_ended(message, blob)
+        elif kind == "progress":
+            self._events.run_progressed(run_id, message["value"])
+        elif kind == "said":
+            self._output.take(message, self.run_ids[run_id])
+        elif kind == "holding":
+            self.holding = run_id
 
     def _run_ended(self, message: dict[str, Any], result: bytes) -> None:
-        if message["end"] not in self.run_ids:
-            raise ValueError("not a run of this child")
-        self.is_retired |= message["rss_bytes"] > self._settings.task_memory_bytes // 2
+        self._output.end_run(message.get("dropped", 0))
+        if spent := message.get("spent"):
+            log.info("child.retired", extra={"pid": self.pid, "reason": spent, **self.run_ids[message["end"]]})
+        self.is_retired |= bool(spent) or message["rss_bytes"] > self._settings.task_memory_bytes // 2
         self._events.run_ended(self, message, result)
-        self.run_ids.remove(message["end"])
+        del self.run_ids[message["end"]]
         if self.is_retired and self.is_idle:
             self.kill()
 
 
-class Output(asyncio.Protocol):
-    """What a child prints, line by line into the log, though no more than anyone could read."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._rest = b""
-        self._second = 0.0
-        self._lines = 0
-        self._dropped = 0
-
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
-        if now - self._second >= 1:
-            self._report_dropped()
-            self._second, self._lines = now, 0
-        if self._lines >= OUTPUT_LINES:
-            self._dropped += data.count(b"\n")
-            return
-        *lines, rest = (self._rest + data).split(b"\n")
-        self._rest = rest[:OUTPUT_LINE_BYTES]
-        room = OUTPUT_LINES - self._lines
-        for line in lines[:room]:
-            self._log(line)
-        self._lines += len(lines)
-        self._dropped += len(lines[room:])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._rest:
-            self._log(self._rest)
-        self._report_dropped()
-
-    def _log(self, line: bytes) -> None:
-        log.info("task.output", extra={"pid": self._pid, "line": line[:OUTPUT_LINE_BYTES].decode(errors="replace")})
-
-    def _report_dropped(self) -> None:
-        if self._dropped:
-            log.warning("task.output_dropped", extra={"pid": self._pid, "lines": self._dropped})
-            self._dropped = 0
+def end_orphans() -> None:
+    """What dead children have left behind has become this process's own: it is killed, and taken out of the table of
+    processes. Its own children are the next."""
+    for pid in set(linux.children()) - started:
+        if linux.environment_has(pid, f"{MARK}={os.getpid()}"):
+            os.kill(pid, signal.SIGKILL)
+        linux.reap(pid)
 
 
-def _command(options: Options) -> list[str]:
-    return [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps(dataclasses.asdict(options))]
+def _reason(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"was killed by signal {-status}"
 
 
-def _environment() -> dict[str, str]:
-    # The child finds the modules where this process does, however it was started.
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+def options_of(settings: Settings, descriptor: int | None) -> Options:
+    return Options(
+        parent=os.getpid(),
+        path=[path or os.getcwd() for path in sys.path],  # the child finds the modules where this process does
+        modules=list(settings.task_modules),
+        memory_bytes=settings.task_memory_bytes,
+        socket=descriptor,
+        max_result_bytes=settings.max_body_bytes,
+        log_level=settings.log_level,
+    )
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the code of tasks may see of it."""
+    secret = {value for name, value in environ.items() if WITHHELD.fullmatch(name) and value}
+    return {name: value for name, value in environ.items() if not WITHHELD.fullmatch(name) and value not in secret}
 
 
 async def describe_types(settings: Settings) -> dict[str, TaskType]:
     """The task types of TASK_MODULES, asked of a child: user code is not imported here.
 
-    Raises SettingsError when a module can't be loaded.
+    Raises SettingsError when a module can't be loaded, as no child could then.
     """
     process = await asyncio.create_subprocess_exec(
-        *_command(Options(parent=os.getpid(), modules=list(settings.task_modules))),
-        env=_environment(),
+        *command(options_of(settings, None)),
+        env=environment(os.environ),
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -246,10 +255,11 @@ async def describe_types(settings: Settings) -> dict[str, TaskType]:
         async with asyncio.timeout(DESCRIBE_SECONDS):
             output, _ = await process.communicate()
         answer = json.loads(output)
-    except (TimeoutError, ValueError):
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        raise SettingsError("TASK_MODULES: loading them did not end well") from None
+    except TimeoutError:
+        process.kill()
+        raise SettingsError(f"TASK_MODULES: loading them takes more than {DESCRIBE_SECONDS} s") from None
+    except ValueError:
+        raise SettingsError(f"TASK_MODULES: the process that loads them {_reason(await process.wait())}") from None
     if "error" in answer:
         raise SettingsError("TASK_MODULES: " + " ".join(answer["error"].split()))  # one line, whatever it says
     return {entry["type"]: TaskType(**entry) for entry in answer["types"]}

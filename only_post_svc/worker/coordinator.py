@@ -18,9 +18,11 @@ from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.shares import Dealt
-from only_post_svc.worker.children import Child
+from only_post_svc.worker import linux
+from only_post_svc.worker.children import Child, end_orphans
+from only_post_svc.worker.frames import check_json
 from only_post_svc.worker.heartbeat import Heartbeat, sign_off
-from only_post_svc.worker.runs import Run, Runs
+from only_post_svc.worker.runs import Run, Runs, about
 from only_post_svc.worker.slots import Slots
 from only_post_svc.worker.turns import Turns
 from only_post_svc.worker.upkeep import Upkeep
@@ -31,8 +33,9 @@ from shared.strict_json import encode
 
 LANES_SECONDS = 5.0  # a hint makes it fast; this makes it right when one is lost
 LEASES_SECONDS = 1.0
+ORPHANS_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
-DEPLOY_SECONDS = 2.0  # what runs have to finish after SIGTERM, of the 5 that foreman gives
+SETTLE_SECONDS = 0.1  # after SIGTERM, in which short runs end by themselves
 RELEASE_SECONDS = 1.0
 PROGRESS_SECONDS = 0.5
 MAX_RESTART_SECONDS = 10.0
@@ -66,12 +69,14 @@ class Worker:
         self._restart_seconds = 0.1
 
     def start(self) -> None:
+        linux.adopt_orphans()  # of children that have died
         self._database.subscribe(self._take_hint)
         for _ in range(self._processes):
             self._spawn()
         self._loops.start(self._claim, at=self._queued)
         self._loops.start(self._learn_lanes, at=self._lanes, every=LANES_SECONDS)
         self._loops.start(self._check_leases, every=LEASES_SECONDS)
+        self._loops.start(self._end_orphans, every=ORPHANS_SECONDS)
         self._loops.start(self._renew, every=self._settings.lease_seconds / 3)
         self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
         self._heartbeat.start(self._loops, self._settings.lease_seconds)
@@ -90,9 +95,11 @@ class Worker:
         await self._stopped
 
     async def _stop(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEPLOY_SECONDS), self._claiming:  # a claim on its way is part of it
-                await self._runs.settled()
+        async with self._claiming:  # a claim on its way is part of it
+            await self._settle(SETTLE_SECONDS)
+        for run in self._runs.all():
+            self._interrupt(run, "shutdown")
+        await self._settle(self._settings.drain_seconds)
         self._loops.stop()
         for child in self._children:
             child.kill()  # before the release: nothing of a run may go on when another takes over
@@ -104,6 +111,11 @@ class Worker:
         except (Unavailable, TimeoutError):
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
         log.info("worker.stopped", extra={"worker": self.id, "released": len(released)})
+
+    async def _settle(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._runs.settled()
 
     def _take_hint(self, hint: str) -> None:
         kind, task_id = hints.parse(hint)
@@ -175,16 +187,7 @@ class Worker:
             self._runs.give_back(run, is_alone=claim.is_alone)
             return
         seconds = claim.timeout_ms / 1000
-        message = {
-            "run": claim.lease,
-            "task_id": claim.id,
-            "type": claim.type,
-            "attempt": claim.attempt,
-            "caller": claim.caller,
-            "key": claim.key,
-            "deadline": time.time() + seconds,
-        }
-        run.child.start(message, claim.payload.encode(), is_exclusive=is_exclusive)
+        run.child.start(_told(claim), claim.payload.encode(), about(claim), is_exclusive=is_exclusive)
         run.timers.append(self._loop.call_later(seconds, self._interrupt, run, "timeout"))
 
     def _interrupt(self, run: Run, reason: str) -> None:
@@ -194,7 +197,8 @@ class Worker:
         run.stopping = reason
         run.child.holding = ""
         run.child.interrupt(run.claim.lease)
-        run.timers.append(self._loop.call_later(GRACE_SECONDS, self._kill, run))
+        if reason != "shutdown":  # then all have until the end of that
+            run.timers.append(self._loop.call_later(GRACE_SECONDS, self._kill, run))
 
     def _kill(self, run: Run) -> None:
         child = run.child
@@ -251,15 +255,7 @@ class Worker:
             run.is_reported = False
 
     def run_ended(self, child: Child, message: dict[str, Any], result: bytes) -> None:
-        run = self._runs[message["end"]]
-        ending = Ending(
-            result=result.decode() if message["error"] is None else None,
-            error=encode(message["error"]) if message["error"] else None,
-            can_retry=message["can_retry"],
-            retry_after_seconds=message["retry_after"],
-            progress=encode(message["progress"]) if message["progress"] else None,
-        )
-        self._runs.end(run, ending)
+        self._runs.end(self._runs[message["end"]], _ending(message, result))
         if self._may_leave_some:
             self._queued.set()
 
@@ -267,12 +263,46 @@ class Worker:
         """Finds what no hint has told."""
         self._interrupt_all(await self._runs.lost())
 
+    async def _end_orphans(self) -> None:
+        end_orphans()
+
     async def _renew(self) -> None:
         self._interrupt_all(await self._runs.renew())
 
     def _interrupt_all(self, lost: list[Run]) -> None:
         for run in lost:
             self._interrupt(run, "lost")
+
+
+def _told(claim: Claim) -> dict[str, Any]:
+    """What a child is told of a run."""
+    return {
+        "run": claim.lease,
+        **about(claim),
+        "caller": claim.caller,
+        "key": claim.key,
+        "traceparent": getattr(claim, "traceparent", None),
+        "deadline": time.time() + claim.timeout_ms / 1000,
+    }
+
+
+def _ending(message: dict[str, Any], result: bytes) -> Ending:
+    """What a child says of a run; where the result is no JSON, the code of a task has said it."""
+    progress = encode(message["progress"]) if message.get("progress") else None
+    if message.get("error") is None:
+        try:
+            check_json(result)
+            return Ending(result=result.decode(), progress=progress)
+        except ValueError as error:
+            invalid = queue.error("invalid_result", f"the result is not JSON: {error}")
+            return Ending(error=invalid, can_retry=False, progress=progress)
+    return Ending(
+        error=encode(message["error"]),
+        can_retry=message.get("can_retry", True),
+        retry_after_seconds=message.get("retry_after"),
+        progress=progress,
+        traceback=message.get("traceback"),
+    )
 
 
 def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:

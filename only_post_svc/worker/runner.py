@@ -1,60 +1,73 @@
-"""The child process that runs user code: `python -m only_post_svc.worker.runner OPTIONS`.
+"""The child process that runs user code.
 
 It reads runs from a socket and writes back how they ended. A `def` task has the process to
 itself, in the main thread and without a running event loop, as its author would expect; `async
 def` tasks share one loop. Whatever a task does to this process, the coordinator notices.
 
-    in:   {"run": id, "task_id", "type", "attempt", "deadline"} + payload    {"stop": id}
-    out:  {"ready": true}    {"progress": id, "value"}    {"holding": id}
-          {"end": id, "error": …, "can_retry", "retry_after", "progress", "rss_bytes"} + result
+    in:   {"run": id, "task_id", "type", "attempt", "deadline", …} + payload    {"stop": id}
+    out:  what frames.py has a shape for
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from contextvars import ContextVar
+from contextvars import Context as Variables
+from contextvars import copy_context
 from datetime import UTC, datetime
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 from only_post_svc import registry
 from only_post_svc.registry import Context, Fail, Handler, Retry
-from only_post_svc.worker.frames import Frame, Unpacker, pack
+from only_post_svc.worker import linux, records
+from only_post_svc.worker.channel import Channel
+from only_post_svc.worker.event_loop import EventLoop
+from only_post_svc.worker.frames import Frame, Unpacker
+from only_post_svc.worker.records import MAX_TRACEBACK, Records, Stream, clean, on_loop
+from only_post_svc.worker.surroundings import Offspring, Surroundings
 from shared.strict_json import encode
 
 MAX_MESSAGE = 2000  # characters of an error or a progress message
 MAX_RETRY_SECONDS = 30 * 86400.0
 PROGRESS_SECONDS = 0.1
 NICENESS = 5  # the process that answers HTTP goes first
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-RSS_UNIT = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
+EXIT_FAILURE = 3
+# That the coordinator and the host may send, and what an ordinary Python does at them.
+OUR_SIGNALS: dict[signal.Signals, Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+OURS = (__file__, registry.__file__)  # their frames say nothing to the author of a task
 
-# The run whose code is on the event loop at this moment; tasks that it starts inherit it.
-on_loop: ContextVar[str] = ContextVar("on_loop", default="")
+log = logging.getLogger(__name__)
 
 
 class Stopped(BaseException):
-    """Raised inside a `def` handler that has overrun its timeout or was cancelled."""
+    """Raised inside a `def` handler that has overrun its timeout, was cancelled, or is to make way for a deploy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the coordinator tells a child on its command line, as JSON."""
+    """What the coordinator tells a child on its command line, as JSON. `path` is the sys.path that modules are found
+    on; without a `socket` the child says which types they make, and ends."""
 
     parent: int
+    path: list[str]
     modules: list[str]
+    memory_bytes: int
     socket: int | None = None
-    memory_bytes: int = 0
     max_result_bytes: int = 0
+    log_level: str = "info"
 
 
 class RunOutcome(NamedTuple):
@@ -62,6 +75,7 @@ class RunOutcome(NamedTuple):
     error: dict[str, Any] | None = None
     can_retry: bool = True
     retry_after: float | None = None
+    traceback: str | None = None
 
 
 class Reporter:
@@ -74,36 +88,41 @@ class Reporter:
         self.latest: dict[str, Any] | None = None
 
     def report(self, fraction: float, message: str) -> None:
-        self.latest = {"fraction": fraction, "message": clean(message)}
+        self.latest = {"fraction": fraction, "message": clean(message, MAX_MESSAGE)}
         if time.monotonic() - self._sent_at >= PROGRESS_SECONDS:
             self._sent_at = time.monotonic()
-            self._runner.send({"progress": self._run_id, "value": self.latest})
+            self._runner.channel.send({"progress": self._run_id, "value": self.latest})
 
 
 class Runner:
-    def __init__(self, channel: socket.socket, max_result_bytes: int) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, said: Records, streams: tuple[Stream, Stream], max_result_bytes: int) -> None:
+        self.channel = channel
+        self._records = said
+        self._streams = streams
         self._max_result_bytes = max_result_bytes
-        self._unpacker = Unpacker(max_bytes=2**31)
-        self._sending = threading.Lock()
+        self._unpacker = Unpacker(2**31, 2**31)  # what comes from the coordinator is believed
         self._is_in_def = False
         self._async_runs: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[str] = set()  # of these: their code has ended
         self._later: list[Frame] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event_loop: EventLoop | None = None
+        self._offspring = Offspring()
+        signal.signal(signal.SIGUSR1, self._interrupt)
+        self._masks: dict[int, Any] = {}  # by thread that forks
+        os.register_at_fork(
+            before=self._hold_signals, after_in_parent=self._let_signals_in, after_in_child=self._become_a_copy
+        )
+        self._variables = copy_context()
+        self._surroundings = Surroundings()
 
     def serve(self) -> None:
         """Runs what comes in until the coordinator closes the channel."""
-        signal.signal(signal.SIGUSR1, self._interrupt)
-        self.send({"ready": True})
-        while data := self._channel.recv(65536):
+        self.channel.send({"ready": True})
+        while data := self.channel.receive():
             frames = list(self._unpacker.feed(data))
             while frames:
                 self._take(frames)
                 frames, self._later = self._later, []
-
-    def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
-        with self._sending:
-            self._channel.sendall(pack(message, blob))
 
     def _take(self, frames: list[Frame]) -> None:
         runs = [frame for frame in frames if "run" in frame[0]]  # without one there is nothing to stop
@@ -115,46 +134,63 @@ class Runner:
             self._later += runs[1:]
             self._run_def(handler, message, payload)
         else:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-            self._loop.run_until_complete(self._run_async(frames))
+            self._run_loop(frames)
 
     def _run_def(self, handler: Handler, message: dict[str, Any], payload: bytes) -> None:
         reporter = Reporter(self, message["run"])
+        self._records.run_id = message["run"]
         try:
             self._is_in_def = True
             try:
-                outcome = self._outcome_of(handler.call(json.loads(payload), _context(message, reporter)))
+                value = self._fresh_variables().run(_call, handler, payload, self._context(message, reporter))
+                self._leave_a_copy()
+                outcome = self._outcome_of(value)
             finally:
                 self._is_in_def = False
         except BaseException as error:
+            self._leave_a_copy(error)
             outcome = _outcome_of_error(error)
-        self._end(message["run"], outcome, reporter)
+        self._end(message["run"], outcome, reporter, self._clear())
+        self._records.run_id = ""
+
+    def _fresh_variables(self) -> Variables:
+        """The context variables of a run: as the modules have left them, whatever other runs have set."""
+        return self._variables.copy()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """The coordinator wants a `def` task to stop, or to know which `async def` task won't let go of the loop."""
         if self._is_in_def:
             raise Stopped
-        holder = on_loop.get()
-        if holder and self._sending.acquire(blocking=False):
-            self._sending.release()
-            self.send({"holding": holder})
+        if holder := on_loop.get():
+            self.channel.send_in_signal_handler({"holding": holder})
+
+    def _run_loop(self, frames: list[Frame]) -> None:
+        """Serves the channel from the event loop until no run is left."""
+        if self._event_loop is None:
+            self._event_loop = EventLoop()
+        for stream in self._streams:
+            stream.share()
+        try:
+            self._event_loop.loop.run_until_complete(self._run_async(frames))
+        finally:
+            self._leave_a_copy()
+            for stream in self._streams:
+                stream.unshare()
 
     async def _run_async(self, frames: list[Frame]) -> None:
-        """Serves the channel from the event loop until no run is left."""
         loop = asyncio.get_running_loop()
         idle = asyncio.Event()
         for frame in frames:
             self._dispatch(frame, idle)
-        loop.add_reader(self._channel, self._readable, idle)
+        loop.add_reader(self.channel.socket, self._readable, idle)
         try:
             while self._async_runs:  # one more may have come since the last one ended
                 await idle.wait()
         finally:
-            loop.remove_reader(self._channel)
+            loop.remove_reader(self.channel.socket)
 
     def _readable(self, idle: asyncio.Event) -> None:
-        data = self._channel.recv(65536)
+        data = self.channel.receive()
         if not data:
             os._exit(0)
         for frame in self._unpacker.feed(data):
@@ -162,55 +198,117 @@ class Runner:
 
     def _dispatch(self, frame: Frame, idle: asyncio.Event) -> None:
         message, payload = frame
-        if "stop" in message and message["stop"] in self._async_runs:
-            # Not before its first step: it would never get to tell how it ended.
-            asyncio.get_running_loop().call_soon(self._async_runs[message["stop"]].cancel)
-        if "run" in message and _is_def(message):
+        loop = asyncio.get_running_loop()
+        if "stop" in message:
+            loop.call_soon(self._stop, message["stop"])  # its first step comes first, or it could not tell its end
+        elif _is_def(message):
             self._later.append(frame)  # the last run's end is sent, and the event loop about to end
-        elif "run" in message:
+        else:
             idle.clear()
-            run = asyncio.get_running_loop().create_task(self._run_one(message, payload))
+            run = loop.create_task(self._run_one(message, payload), context=self._fresh_variables())
             self._async_runs[message["run"]] = run
             run.add_done_callback(lambda _: self._forget(message["run"], idle))
 
+    def _stop(self, run_id: str) -> None:
+        if run_id in self._async_runs and run_id not in self._ending:
+            self._async_runs[run_id].cancel()
+
     def _forget(self, run_id: str, idle: asyncio.Event) -> None:
         del self._async_runs[run_id]
+        self._ending.discard(run_id)
         if not self._async_runs:
             idle.set()
 
     async def _run_one(self, message: dict[str, Any], payload: bytes) -> None:
-        on_loop.set(message["run"])
-        reporter = Reporter(self, message["run"])
+        run_id = message["run"]
+        on_loop.set(run_id)
+        reporter = Reporter(self, run_id)
         try:
             handler = registry.handlers[message["type"]]
-            outcome = self._outcome_of(await handler.call(json.loads(payload), _context(message, reporter)))
+            outcome = self._outcome_of(await _call(handler, payload, self._context(message, reporter)))
         except BaseException as error:
+            self._leave_a_copy(error)
             outcome = _outcome_of_error(error)
-        self._end(message["run"], outcome, reporter)
+        self._leave_a_copy()
+        self._ending.add(run_id)
+        spent = await self._event_loop.end(run_id) if self._event_loop else ""
+        self._end(run_id, outcome, reporter, spent or (self._clear() if len(self._async_runs) == 1 else ""))
+
+    def _context(self, message: dict[str, Any], reporter: Reporter) -> Context:
+        return Context(
+            message["task_id"],
+            message["attempt"],
+            datetime.fromtimestamp(message["deadline"], UTC),
+            report=reporter.report,
+            caller=message["caller"],
+            key=message["key"],
+            traceparent=message["traceparent"],
+        )
+
+    def _clear(self) -> str:
+        """Makes the process as it was before its runs. What could not be put back, '' when all was."""
+        for stream in self._streams:
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self._offspring.end()
+        return self._surroundings.restore()
 
     def _outcome_of(self, value: Any) -> RunOutcome:
         try:
             result = encode(value).encode()
         except Exception as error:
-            return RunOutcome(error=_error("invalid_result", error), can_retry=False)
+            return RunOutcome(error=_error("invalid_result", error), can_retry=False, traceback=_traceback(error))
         if len(result) > self._max_result_bytes:
             too_large = _error("result_too_large", f"{len(result)} bytes; the limit is {self._max_result_bytes}")
             return RunOutcome(error=too_large, can_retry=False)
         return RunOutcome(result)
 
-    def _end(self, run_id: str, outcome: RunOutcome, reporter: Reporter) -> None:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+    def _end(self, run_id: str, outcome: RunOutcome, reporter: Reporter, spent: str) -> None:
         message = {
             "end": run_id,
+            "rss_bytes": linux.resident_bytes(),
             "error": outcome.error,
-            "can_retry": outcome.can_retry,
+            "can_retry": None if outcome.can_retry else False,
             "retry_after": outcome.retry_after,
+            "traceback": outcome.traceback,
             "progress": reporter.latest,
-            "rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT,
+            "dropped": self._records.end(run_id) or None,
+            "spent": clean(spent, MAX_MESSAGE) or None,
         }
-        self.send(message, outcome.result)
+        told = {name: value for name, value in message.items() if value is not None}
+        self.channel.send(told, outcome.result)
+
+    def _hold_signals(self) -> None:
+        """What a copy is sent before it is an ordinary process waits until it is."""
+        self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+
+    def _let_signals_in(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(threading.get_ident()))
+
+    def _become_a_copy(self) -> None:
+        """After fork, in the new process: an ordinary one, that has nothing of the other runs."""
+        for number, ordinary in OUR_SIGNALS.items():
+            if signal.getsignal(number) in (_not_now, self._interrupt):
+                signal.signal(number, ordinary)
+        if self._event_loop is not None:
+            self._event_loop.forget()
+        self._let_signals_in()
+
+    def _leave_a_copy(self, error: BaseException | None = None) -> None:
+        """Ends a copy of this process that has come back from the code which made it, as a program ends."""
+        if self.channel.is_ours:
+            return
+        if error is not None:
+            traceback.print_exception(error)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        os._exit(1 if error else 0)
+
+
+def _call(handler: Handler, payload: bytes, context: Context) -> Any:
+    if decimal := sys.modules.get("decimal"):
+        decimal.setcontext(decimal.getcontext().copy())  # it is changed in place
+    return handler.call(json.loads(payload), context)
 
 
 def _is_def(message: dict[str, Any]) -> bool:
@@ -218,26 +316,12 @@ def _is_def(message: dict[str, Any]) -> bool:
     return handler is not None and not handler.task_type.is_async
 
 
-def _context(message: dict[str, Any], reporter: Reporter) -> Context:
-    deadline = datetime.fromtimestamp(message["deadline"], UTC)
-    return Context(
-        message["task_id"],
-        message["attempt"],
-        deadline,
-        reporter.report,
-        caller=message.get("caller", ""),
-        key=message.get("key"),
-    )
-
-
 def _outcome_of_error(error: BaseException) -> RunOutcome:
-    if not isinstance(error, (Retry, Fail, Stopped, asyncio.CancelledError)):
-        with contextlib.suppress(BaseException):
-            traceback.print_exception(error)
     return RunOutcome(
         error=_error("task_error", error),
         can_retry=not isinstance(error, Fail),
         retry_after=_within_bounds(error.after) if isinstance(error, Retry) and error.after is not None else None,
+        traceback=_traceback(error),
     )
 
 
@@ -252,29 +336,44 @@ def _error(code: str, cause: BaseException | str) -> dict[str, Any]:
         message = str(cause)
     except BaseException:
         message = "(the exception can't be shown: its str() raised)"
-    return {"code": code, "type": type(cause).__name__, "message": clean(message)}
+    return {"code": code, "type": clean(type(cause).__name__, 200), "message": clean(message, MAX_MESSAGE)}
 
 
-def clean(message: str) -> str:
-    """Text that JSON and every database can carry."""
-    return message[:MAX_MESSAGE].encode(errors="replace").decode().replace("\0", "�")
+def _traceback(error: BaseException) -> str | None:
+    """From the author's own code on; its end says the most."""
+    try:
+        lines = traceback.format_exception(type(error), error, _theirs(error.__traceback__))
+    except BaseException:
+        return None
+    return clean("".join(lines)[-MAX_TRACEBACK:], MAX_TRACEBACK)
+
+
+def _theirs(frames: TracebackType | None) -> TracebackType | None:
+    while frames is not None and frames.tb_frame.f_code.co_filename in OURS:
+        frames = frames.tb_next
+    return frames
+
+
+def _not_now(number: int, frame: FrameType | None) -> None:
+    """SIGTERM and SIGINT may be sent to all processes of a host; the coordinator decides. Handled and not ignored,
+    since programs that a task starts would inherit that."""
 
 
 def _limit(options: Options) -> None:
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (options.memory_bytes, options.memory_bytes))
-    for number in (signal.SIGTERM, signal.SIGINT):  # sent to all processes of a host; the coordinator decides
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _not_now)
 
 
-def _die_with_parent(parent: int) -> None:
+def _live_under(parent: int) -> None:
     """An orphan's result could not go anywhere: the task runs again elsewhere once its lease is over."""
-    if sys.platform == "linux":  # also while C code holds the interpreter
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    linux.give_up_tracing()
+    linux.adopt_orphans()
+    linux.die_with_parent(parent)
+    if not linux.IS_LINUX:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
 def _watch(parent: int) -> None:
@@ -297,17 +396,38 @@ def _print_types(modules: list[str]) -> None:
     os._exit(0)  # whatever threads the modules have started
 
 
+def _serve(options: Options, descriptor: int) -> None:
+    channel = Channel(descriptor)
+    said, streams = records.install(channel, options.log_level)
+    try:
+        registry.load(options.modules)
+    except registry.DefinitionError as error:
+        log.error("%s", error)
+        os._exit(EXIT_FAILURE)
+    Runner(channel, said, streams, options.max_result_bytes).serve()
+    os._exit(0)  # whatever threads the tasks have left
+
+
 def main() -> None:
-    """With a socket among the options it serves there; without, it prints the task types that the modules make."""
     options = Options(**json.loads(sys.argv[1]))
-    _die_with_parent(options.parent)
+    _live_under(options.parent)
+    _limit(options)
     if options.socket is None:
         _print_types(options.modules)
     else:
-        _limit(options)
-        registry.load(options.modules)
-        Runner(socket.socket(fileno=options.socket), options.max_result_bytes).serve()
+        _serve(options, options.socket)
 
 
-if __name__ == "__main__":
-    main()
+# sys.path goes by the command line and not by PYTHONPATH, which the programs that tasks start would inherit.
+BOOT = """
+import json, sys
+sys.argv[0] = "only_post_svc.worker.runner"
+sys.path[:] = json.loads(sys.argv[1])["path"]
+from only_post_svc.worker.runner import main
+main()
+"""
+
+
+def command(options: Options) -> list[str]:
+    """What to start for a child."""
+    return [sys.executable, "-c", BOOT, json.dumps(dataclasses.asdict(options))]

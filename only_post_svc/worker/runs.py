@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -21,13 +22,26 @@ UNSTORABLE = Ending(error=queue.error("invalid_result", "the database can't stor
 log = logging.getLogger(__name__)
 
 
+def about(claim: Claim) -> dict[str, Any]:
+    """What every log line of a run carries."""
+    return {"task_id": claim.id, "type": claim.type, "attempt": claim.attempt}
+
+
+def _log_failure(claim: Claim, error: str, traceback: str | None) -> None:
+    failed = json.loads(error)
+    level = logging.INFO if failed.get("type") == "Retry" else logging.ERROR  # which is a plan, and no fault
+    of_run = about(claim) | ({"key": claim.key} if claim.key is not None else {})
+    extra = {**of_run, "code": failed.get("code"), "error": failed.get("message"), "traceback": traceback or ""}
+    log.log(level, "run.failed", extra=extra)
+
+
 @dataclass(eq=False)
 class Run:
     """A claimed task on its way through a child."""
 
     claim: Claim
     child: Child | None = None
-    stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost
+    stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost, shutdown
     progress: str | None = None
     is_reported: bool = True
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -64,6 +78,9 @@ class Runs:
     def add(self, claim: Claim) -> Run:
         run = self._by_lease[claim.lease] = Run(claim)
         return run
+
+    def all(self) -> list[Run]:
+        return list(self._by_lease.values())
 
     def of_task(self, task_id: str) -> list[Run]:
         return [run for run in self._by_lease.values() if run.claim.id == task_id]
@@ -109,11 +126,17 @@ class Runs:
             raise
 
     def end(self, run: Run, ending: Ending) -> None:
-        """Stores how it ended, unless it was cancelled or lost meanwhile."""
+        """Stores how it ended, unless it was cancelled or lost meanwhile. A run that made way for a deploy, and did not
+        get to its end, is released."""
         run.leave()
+        if run.stopping == "shutdown" and ending.error is not None:
+            self._in_background(self._release(run, is_alone=run.claim.is_alone))
+            return
         if run.stopping == "timeout":
             limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
-            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress)
+            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress, traceback=ending.traceback)
+        if ending.error is not None and run.stopping in ("", "timeout"):
+            _log_failure(run.claim, ending.error, ending.traceback)
         if ending.error is not None or run.stopping:
             self._in_background(self._store(run, ending))
             return
@@ -147,7 +170,7 @@ class Runs:
     async def _store(self, run: Run, ending: Ending) -> None:
         held = False
         try:
-            if run.stopping in ("", "timeout"):
+            if run.stopping in ("", "timeout", "shutdown"):
                 held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
         except Unstorable:
             await self._store(run, UNSTORABLE)

@@ -1,6 +1,5 @@
 """`def` and `async def` tasks that take turns in one child, as fast as they can."""
 
-import json
 import os
 import socket
 import subprocess
@@ -10,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from only_post_svc.worker.frames import Unpacker, pack
+from only_post_svc.worker.runner import Options, command
 from shared import ids
 from tests.processes import ROOT, Service
 
@@ -31,10 +31,11 @@ def test_one_child_runs_both_kinds_of_task_in_turn(start_service: Callable[..., 
 
 def test_a_def_run_that_comes_while_the_event_loop_ends_is_run_after_it() -> None:
     ours, theirs = socket.socketpair()
-    options = {"socket": theirs.fileno(), "parent": os.getpid(), "modules": [], "max_result_bytes": 1024}
-    command = [sys.executable, "-m", "only_post_svc.worker.runner", json.dumps(options | {"memory_bytes": 2**30})]
-    with ours, theirs, subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as child:
-        run = {"attempt": 1, "deadline": time.time() + 10, "task_id": ids.new()}
+    options = Options(os.getpid(), sys.path, [], memory_bytes=2**30, socket=theirs.fileno(), max_result_bytes=1024)
+    with ours, theirs, subprocess.Popen(command(options), cwd=ROOT, pass_fds=[theirs.fileno()]) as child:
+        run = {"attempt": 1, "deadline": time.time() + 10, "task_id": ids.new()} | dict.fromkeys(
+            ("caller", "key", "traceparent", "saved")
+        )
         first = pack(run | {"run": "first", "type": "echo"}, b"{}")
         second = pack(run | {"run": "second", "type": "text.stats"}, b'{"text": "a"}')
         third = pack(run | {"run": "third", "type": "echo"}, b"{}")
@@ -43,6 +44,6 @@ def test_a_def_run_that_comes_while_the_event_loop_ends_is_run_after_it() -> Non
         unpacker = Unpacker(2**20)
         errors: dict[str, object] = {}
         while len(errors) < 3:
-            errors |= {m["end"]: m["error"] for m, _ in unpacker.feed(ours.recv(65536)) if "end" in m}
+            errors |= {m["end"]: m.get("error") for m, _ in unpacker.feed(ours.recv(65536)) if "end" in m}
         child.kill()
     assert errors == {"first": None, "second": None, "third": None}

@@ -202,7 +202,7 @@ FORGED_RETRY = {"error": {"code": "task_error", "type": None, "message": ""}, "r
 
 @pytest.mark.parametrize(
     ("payload", "attempt", "code"),
-    [({}, 1, "worker_lost"), (FORGED_RETRY, 2, "task_error")],
+    [({}, 1, "invalid_result"), (FORGED_RETRY, 2, "worker_lost")],
     ids=["a result that is no text", "a pause that is no number"],
 )
 def test_a_run_that_forges_its_ending_ends_all_the_same(odd: Service, payload: Any, attempt: int, code: str) -> None:

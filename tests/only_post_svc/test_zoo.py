@@ -45,6 +45,19 @@ ZOO: dict[str, tuple[float, tuple[str, str | None] | None]] = {
     "zoo.garble": (5, ("worker_lost", None)),
     "zoo.kill_group": (5, ("worker_lost", None)),
     "zoo.suicide": (5, ("worker_lost", None)),
+    "popen.terminate": (5, None),
+    "process.terminate": (5, None),
+    "pool": (5, None),
+    "pool.kept": (5, None),
+    "subprocess.async": (5, None),
+    "signal.40": (5, ("worker_lost", None)),
+    "fork.return": (5, None),
+    "fork.raise": (5, None),
+    "fork.return.async": (5, None),
+    "orphan": (5, None),
+    "thread.quick": (5, None),
+    "spoil": (10, None),
+    "leave.stubborn": (10, None),
 }
 
 
@@ -59,7 +72,7 @@ class Visit(NamedTuple):
 @pytest.fixture(scope="module")
 def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
     directory = tmp_path_factory.mktemp("zoo")
-    env = {"TASK_MODULES": TASKS, "TASK_MEMORY_BYTES": str(256 * 1024**2), "WORKER_PROCESSES": "3"}
+    env = {"TASK_MODULES": f"{TASKS},tests.ordinary", "TASK_MEMORY_BYTES": str(256 * 1024**2), "WORKER_PROCESSES": "3"}
     service = Service(directory, env)
     try:
         bad = [{"type": type, "max_attempts": 1} for type in ZOO]

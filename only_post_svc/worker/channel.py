@@ -1,0 +1,39 @@
+"""A child's end of the socket to its coordinator."""
+
+import os
+import socket
+import threading
+from typing import Any
+
+from only_post_svc.worker.frames import pack
+
+
+class Channel:
+    """Speaks for the process that was started alone: a copy that fork makes of it has no channel, and programs that
+    it starts inherit none."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.socket = socket.socket(fileno=descriptor)
+        self.socket.set_inheritable(False)
+        self._pid = os.getpid()
+        self._sending = threading.Lock()
+        os.register_at_fork(after_in_child=self.socket.close)
+
+    @property
+    def is_ours(self) -> bool:
+        """Not in a copy, one that C code has made included."""
+        return os.getpid() == self._pid
+
+    def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
+        if self.is_ours:
+            with self._sending:
+                self.socket.sendall(pack(message, blob))
+
+    def send_in_signal_handler(self, message: dict[str, Any]) -> None:
+        """Unless the code that was interrupted is sending."""
+        if self._sending.acquire(blocking=False):
+            self._sending.release()
+            self.send(message)
+
+    def receive(self) -> bytes:
+        return self.socket.recv(65536)

@@ -1,0 +1,230 @@
+"""What ordinary code meets in a child: a normal Python, however the runs before it have left theirs."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from only_post_svc.worker.children import environment
+from tests.only_post_svc.test_zoo import members
+from tests.processes import ROOT, Service, Worker, eventually
+
+TASKS = "tests.tasks,tests.ordinary"
+SECRETS = {
+    "SECRET_KEY": "secret-0123456789-0123456789-0123456789",
+    "METRICS_TOKEN": "secret-metrics-token",
+    "DATABASE_URL": "sqlite:///secret.db",
+    "HEROKU_POSTGRESQL_ONYX_URL": "sqlite:///secret.db",
+    "PGPASSWORD": "secret-password",
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with one child, which the tests here may ruin."""
+    service = Service(tmp_path_factory.mktemp("house"), {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", **SECRETS})
+    yield service
+    service.kill()
+
+
+def value(service: Service, type: str, payload: Any = None) -> Any:
+    """The result of a task that succeeds in its first attempt."""
+    task = service.run(type, payload, max_attempts=1)
+    assert task["status"] == "succeeded", task["error"]
+    return task["result"]
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def lines(service: Service, words: str) -> list[str]:
+    return [line for line in service.log.read_text().splitlines() if words in line]
+
+
+def test_processes_that_a_task_starts_hear_sigterm(house: Service) -> None:
+    assert value(house, "popen.terminate") == -signal.SIGTERM
+    assert value(house, "process.terminate") == -signal.SIGTERM
+    assert value(house, "subprocess.async") == -signal.SIGTERM
+    assert value(house, "pool") == [1, 2, 3]
+    assert value(house, "process.spawn") == [1, 2]
+    assert value(house, "dispositions") == "True True True"
+
+
+def test_a_pool_of_the_module_s_is_kept_from_run_to_run(house: Service) -> None:
+    first = value(house, "pool.kept")
+    value(house, "orphan")
+    assert value(house, "pool.kept") == first
+
+
+def test_a_task_sees_the_environment_that_the_operator_gave_without_the_service_s_secrets(house: Service) -> None:
+    seen = value(house, "environment")
+    assert seen["PYTHONPATH"] == str(ROOT)
+    assert seen["TASK_MODULES"] == TASKS
+    assert not SECRETS.keys() & seen.keys()
+    assert not [name for name, text in seen.items() if "secret" in text]
+
+
+@pytest.mark.parametrize("name", ["SIGNING_KEY", "SIGNING_KEY_FILE", "JWKS_FILE", "TLS_KEY_FILE", "MAIL_URL"])
+def test_whatever_holds_a_secret_is_withheld(name: str) -> None:
+    assert environment({name: "s", "OTHER": "o", "COPY": "s"}) == {"OTHER": "o"}
+
+
+def test_the_coordinator_s_memory_and_environment_are_closed_to_its_tasks(house: Service) -> None:
+    assert value(house, "spy") == []
+    assert value(house, "spy.program") != 0
+
+
+def test_a_real_time_signal_ends_its_run_and_is_named(house: Service) -> None:
+    ended = house.run("signal.40", max_attempts=1)
+    assert (ended["error"]["code"], "signal 40" in ended["error"]["message"]) == ("worker_lost", True)
+    assert value(house, "pid")
+
+
+def test_a_copy_made_by_fork_does_not_speak_for_its_run(house: Service) -> None:
+    pid = value(house, "pid")
+    assert value(house, "fork.return") == "parent of 0"
+    assert value(house, "fork.raise") == "parent of 1"
+    assert value(house, "fork.return.async") == "parent of 0"
+    assert value(house, "pid") == pid
+
+
+def test_a_copy_of_a_shared_process_does_not_go_on_with_its_neighbours(house: Service, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    neighbour = house.submit("note.async", {"path": str(path), "seconds": 0.5})["task_id"]
+    eventually(path.exists)
+    assert value(house, "fork.return.async") == "parent of 0"
+    assert house.ended(neighbour)["result"] == 1
+    assert [line.split()[0] for line in path.read_text().splitlines()] == ["start", "end"]
+
+
+@pytest.mark.parametrize("setsid", [False, True])
+def test_orphans_end_with_their_run(house: Service, setsid: bool) -> None:
+    assert is_gone(value(house, "orphan", {"setsid": setsid}))
+    assert value(house, "zombies") == 0
+
+
+def test_what_a_task_started_in_another_session_ends_with_its_process(house: Service, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    assert house.run("orphan.exit", {"path": str(path)}, max_attempts=1)["error"]["code"] == "worker_lost"
+    group = int(path.read_text())
+    eventually(lambda: members(group) == [])
+    eventually(lambda: len(house.children()) == 1)  # no zombie either
+
+
+def test_threads_that_can_not_be_stopped_retire_their_process_and_nobody_else_waits(
+    house: Service, tmp_path: Path
+) -> None:
+    pid = value(house, "pid.async")
+    for number in range(7):
+        started = tmp_path / str(number)
+        task_id = house.submit("thread.hang", {"path": str(started)}, max_attempts=1, timeout=1)["task_id"]
+        eventually(started.exists)
+        assert value(house, "thread.quick") == "ok"
+        house.post("/api/cancel", {"task_id": task_id})
+    eventually(lambda: value(house, "pid.async") != pid)
+
+
+def test_a_run_that_uses_up_its_threads_leaves_the_others_theirs(house: Service, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    task_id = house.submit("thread.many", {"path": str(started)}, max_attempts=1)["task_id"]
+    eventually(started.exists)
+    assert value(house, "thread.quick") == "ok"
+    house.post("/api/cancel", {"task_id": task_id})
+
+
+SAID = ("printed", "complained", "informed", "warned", "advised", "echoed", "failed")
+
+
+@pytest.mark.parametrize("type", ["say", "say.async"])
+def test_what_a_task_says_comes_out_as_it_happens_with_its_run(house: Service, tmp_path: Path, type: str) -> None:
+    word, path = f"hello-{type}", tmp_path / "go"
+    task_id = house.submit(type, {"word": word, "then": "hang", "path": str(path)})["task_id"]
+    for said in SAID:
+        (line,) = eventually(lambda said=said: lines(house, f"{said} {word}"))  # type: ignore[misc]
+        assert f"task_id={task_id} type={type} attempt=1" in line
+    path.write_text("")
+    assert house.ended(task_id)["status"] == "succeeded"
+    (warned,) = lines(house, f"warned {word}")
+    assert " at=warning event=task.log logger=author.jobs " in warned
+    assert "logger=py.warnings" in lines(house, f"advised {word}")[0]
+    failed = lines(house, f"failed {word}")[0]
+    assert " at=error " in failed and "KeyError" in failed
+
+
+def test_a_run_that_raises_is_one_record_at_error(house: Service) -> None:
+    task_id = house.run("divide", {"by": 0}, max_attempts=1)["task_id"]
+    (line,) = eventually(lambda: lines(house, "ZeroDivisionError"))
+    assert f" at=error event=run.failed task_id={task_id} type=divide attempt=1 code=task_error " in line
+    assert "return 1 / by" in line and "runner.py" not in line
+
+
+def test_what_a_task_has_printed_is_not_lost_with_its_process(house: Service) -> None:
+    assert house.run("say", {"word": "farewell", "then": "exit"}, max_attempts=1)["error"]["code"] == "worker_lost"
+    assert len(lines(house, "printed farewell")) == 1
+
+
+def test_what_a_thread_of_a_shared_process_prints_carries_its_run(house: Service) -> None:
+    task_id = house.run("say.thread", {"word": "t"})["task_id"]
+    assert f"task_id={task_id}" in eventually(lambda: lines(house, "threaded t"))[0]
+
+
+@pytest.mark.parametrize("type", ["mess", "mess.async"])
+def test_a_run_finds_the_process_as_it_was_before_the_last_one(house: Service, tmp_path: Path, type: str) -> None:
+    before = value(house, "look")
+    value(house, type, {"directory": str(tmp_path)})
+    assert value(house, "look") == before
+
+
+def test_a_process_that_can_not_be_put_back_is_replaced(house: Service) -> None:
+    spoiled = value(house, "spoil")
+    assert value(house, "pid") != spoiled
+    assert "niceness" in lines(house, "child.retired")[-1]
+
+
+def test_asyncio_tasks_that_are_left_behind_are_cancelled_and_named(house: Service, tmp_path: Path) -> None:
+    path = tmp_path / "left"
+    task_id = house.run("leave.tasks", {"path": str(path)})["task_id"]
+    assert path.read_text() == "cancelled"
+    (line,) = eventually(lambda: lines(house, "left-behind"))
+    assert f"task_id={task_id}" in line and " at=warning " in line
+
+
+def test_asyncio_tasks_that_can_not_be_cancelled_retire_their_process(house: Service) -> None:
+    assert value(house, "leave.stubborn") != value(house, "pid.async")
+
+
+def test_the_memory_of_a_child_is_its_own(tmp_path: Path) -> None:
+    """The process that starts it has more than half of what makes a child retire."""
+    service = Service(tmp_path, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", "TASK_MEMORY_BYTES": str(80 * 2**20)})
+    try:
+        assert value(service, "pid") == value(service, "pid")
+    finally:
+        service.kill()
+
+
+@pytest.mark.parametrize("type", ["clean.up", "clean.up.async"])
+def test_sigterm_asks_running_code_to_stop_and_costs_it_no_attempt(tmp_path: Path, type: str) -> None:
+    settings = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", "DRAIN_SECONDS": "4"}
+    service = Service(tmp_path, {**settings, "WORKER_PROCESSES": "0"})
+    worker = Worker(tmp_path, settings)
+    try:
+        path = tmp_path / "note"
+        task_id = service.submit(type, {"path": str(path), "seconds": 1.5}, max_attempts=1)["task_id"]
+        eventually(path.exists)
+        started = time.monotonic()
+        worker.terminate()
+        assert time.monotonic() - started < 4  # it does not wait for what has ended
+        assert path.read_text() == "cleaned up"
+        assert (service.result(task_id)["status"], service.result(task_id)["attempt"]) == ("queued", 0)
+    finally:
+        worker.kill()
+        service.kill()
+
+
+def test_lines_of_the_log_never_show_a_secret(house: Service) -> None:
+    assert not re.search("secret-", house.log.read_text())

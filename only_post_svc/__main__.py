@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="the newest tasks of all callers")
-    listing.add_argument("--status", choices=get_args(Status))
+    listing.add_argument("--status", choices=(*get_args(Status), "scheduled"))
     listing.add_argument("--type", type=text)
     listing.add_argument("--caller", type=text, help="a user's id, '' for tasks that anyone sent")
     listing.add_argument("--limit", type=positive, default=50)
@@ -78,10 +78,19 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         ("retry", tasks.retry_task, "queue a failed or cancelled task again"),
     ):
         one = actions.add_parser(action, help=meaning)
-        one.add_argument("task_id", metavar="ID", type=text)
+        one.add_argument("task_id", metavar="ID", type=text, help="or its first characters")
         one.set_defaults(run=SERVICE.over_database(verb))
+    watch = actions.add_parser("watch", help="the newest tasks, live")
+    watch.add_argument("--limit", type=positive, default=20)
+    watch.set_defaults(run=SERVICE.over_database(tasks.watch_tasks))
+    submit = actions.add_parser("submit", help="submit a task to this database, as no caller")
+    submit.add_argument("type", metavar="TYPE", type=text)
+    submit.add_argument("arguments", metavar="NAME=VALUE", type=tasks.argument, nargs="*", help="VALUE is JSON or text")
+    submit.set_defaults(run=SERVICE.over_database(tasks.submit_task, may_create=True))
     prune = actions.add_parser("prune", help="delete tasks that ended long ago")
-    prune.add_argument("--older-than", type=positive, metavar="SECONDS", help="since their end (RESULT_TTL)")
+    prune.add_argument(
+        "--older-than", type=commands.seconds, metavar="TIME", help="since their end (RESULT_TTL), such as 3d"
+    )
     prune.set_defaults(run=SERVICE.over_database(tasks.prune_tasks))
     add_json(*actions.choices.values())
 

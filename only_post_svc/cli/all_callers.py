@@ -41,7 +41,17 @@ SELECT task.caller, task_payload.body FROM task JOIN task_payload ON task_payloa
 """
 
 
+BEGINS = "SELECT id FROM task WHERE id >= :prefix AND id < :prefix || 'g' ORDER BY id LIMIT 2"
+
+
+def id_of(tx: Transaction, prefix: str) -> str:
+    """The one id that begins so; `prefix` itself where there are none or several."""
+    found = tx.all(BEGINS, prefix=prefix)
+    return str(found[0][0]) if len(found) == 1 else prefix
+
+
 def find(tx: Transaction, task_id: str) -> Overseen | None:
+    task_id = id_of(tx, task_id)
     row = tx.one(OWNER, id=task_id)
     task = queue.find(tx, row[0], task_id) if row else None
     return Overseen(row[0], task, row[1]) if row and task else None
@@ -50,14 +60,14 @@ def find(tx: Transaction, task_id: str) -> Overseen | None:
 def cancel(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
     """Whether that was needed, and the task as it is then."""
     found = find(tx, task_id)
-    is_cancelled = found is not None and queue.cancel(tx, found.caller, task_id)
+    is_cancelled = found is not None and queue.cancel(tx, found.caller, found.task.id)
     return is_cancelled, find(tx, task_id)
 
 
 def retry(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
     """False unless it had failed or been cancelled."""
     found = find(tx, task_id)
-    is_queued = found is not None and queue.retry(tx, found.caller, task_id)
+    is_queued = found is not None and queue.retry(tx, found.caller, found.task.id)
     return is_queued, find(tx, task_id)
 
 

@@ -1,21 +1,32 @@
 """The operator's commands: the tasks of all callers, and the task types."""
 
 import argparse
+import asyncio
+import json
+import sys
 from functools import partial
+from typing import Any
 
 from only_post_svc import hints, models, queue
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.models import Types
+from only_post_svc.queue import TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.worker.children import describe_types
-from shared import times
-from shared.cli.terminal import Failure, bar, fields, table
+from shared.bodies import parse_json
+from shared.cli.terminal import Failure, bar, fields, moment, table
 from shared.database import Database
+from shared.errors import BadRequest, Invalid
 from shared.strict_json import encode
 
-LIST_HEAD = ("TASK", "CALLER", "TYPE", "STATUS", "TRY", "CREATED", "FINISHED")
+LIST_HEAD = ("TASK", "CALLER", "TYPE", "STATUS", "TRY", "CREATED", "NEXT OR LAST", "ERROR")
+WATCH_HEAD = ("TASK", "TYPE", "STATUS", "TRY", "PROGRESS", "MESSAGE")
+WATCH_SECONDS = 0.5
+CLEAR_SCREEN = "\x1b[H\x1b[2J"
+PROGRESS_WIDTH = 20
+ANYONE = ""  # the caller where no token was sent
 TYPES_HEAD = ("TYPE", "CODE", "TIMEOUT", "TRIES", "DESCRIPTION")
 
 
@@ -33,12 +44,29 @@ async def list_tasks(database: Database, settings: Settings, options: argparse.N
 
 def _row(one: Overseen) -> tuple[object, ...]:
     task = one.task
-    status, tries = models.status_of(task), f"{task.attempt}/{task.max_attempts}"
-    return task.id, one.caller, task.type, status, tries, _time(task.created_at), _time(task.finished_at)
+    ahead = task.run_at if task.status == "scheduled" else task.finished_at or task.started_at
+    return (
+        task.id,
+        one.caller,
+        task.type,
+        task.status,
+        _tries(task),
+        moment(task.created_at),
+        moment(ahead),
+        _said(task),
+    )
 
 
-def _time(milliseconds: int | None) -> str | None:
-    return None if milliseconds is None else times.to_text(milliseconds)
+def _tries(task: TaskRow) -> str:
+    return f"{task.attempt}/{task.max_attempts}"
+
+
+def _said(task: TaskRow) -> str:
+    """The first line of its error."""
+    if task.error is None:
+        return ""
+    error = json.loads(task.error)
+    return f"{error['type'] or error['code']}: {error['message'].partition(chr(10))[0]}"
 
 
 def _json(one: Overseen, task: str) -> str:
@@ -61,13 +89,13 @@ def _members(one: Overseen) -> dict[str, object]:
         "task_id": task.id,
         "caller": one.caller,
         "type": task.type,
-        "status": models.status_of(task),
+        "status": task.status,
         "attempt": f"{task.attempt} of {task.max_attempts}",
         "priority": task.priority,
-        "created_at": _time(task.created_at),
-        "run_at": _time(task.run_at),
-        "started_at": _time(task.started_at),
-        "finished_at": _time(task.finished_at),
+        "created_at": moment(task.created_at),
+        "run_at": moment(task.run_at),
+        "started_at": moment(task.started_at),
+        "finished_at": moment(task.finished_at),
         "progress": task.progress,
         "payload": one.payload,
         "result": task.result,
@@ -98,6 +126,49 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
         raise Failure(f"the task is {models.status_of(one.task)}; only a failed or cancelled one can be tried again")
     database.publish(hints.QUEUED)
     _print(one, options)
+
+
+def argument(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` of a payload: the value is JSON where it can be read as such, else a text."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError("must be NAME=VALUE")
+    try:
+        return name, parse_json(value.encode())
+    except BadRequest:
+        return name, value
+
+
+async def submit_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    types = Types(await describe_types(settings))
+    try:
+        new = types.new_task(models.TASK.parse({"type": options.type, "payload": dict(options.arguments)}))
+    except Invalid as invalid:
+        raise Failure("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors)) from None
+    task = await database.write(lambda tx: queue.submit(tx, ANYONE, new))
+    database.publish(hints.QUEUED)
+    print(models.task_json(task) if options.json else task.id)
+
+
+async def watch_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    """Until it is interrupted; once, where nobody looks."""
+    while True:
+        listed = await database.query(
+            lambda tx: all_callers.list_newest(tx, status=None, type=None, caller=None, limit=options.limit)
+        )
+        shown = table(WATCH_HEAD, [_watched(one.task) for one in listed])
+        if not sys.stdout.isatty():
+            print(shown)
+            return
+        print(f"{CLEAR_SCREEN}{shown}", flush=True)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+def _watched(task: TaskRow) -> tuple[object, ...]:
+    progress = json.loads(task.progress or '{"fraction": 0, "message": ""}')
+    blocks = "#" * round(progress["fraction"] * PROGRESS_WIDTH)
+    message = progress["message"] or _said(task)
+    return task.id, task.type, task.status, _tries(task), f"[{blocks.ljust(PROGRESS_WIDTH)}]", message
 
 
 async def prune_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:

@@ -187,3 +187,14 @@ def positive(argument: str) -> int:
     if not (argument.isascii() and argument.isdigit() and len(argument) < 10) or int(argument) < 1:
         raise argparse.ArgumentTypeError("must be a whole number from 1 on")
     return int(argument)
+
+
+SPANS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(argument: str) -> int:
+    """An argument that says how long: `90`, `90s`, `15m`, `2h`, `3d`."""
+    unit = argument[-1:] if argument[-1:].isalpha() else ""
+    if unit not in SPANS:
+        raise argparse.ArgumentTypeError("must be a time such as 90s, 15m, 2h or 3d")
+    return positive(argument.removesuffix(unit)) * SPANS[unit]

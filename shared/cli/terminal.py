@@ -1,14 +1,32 @@
 """What a command says: tables for people, a bar for whoever watches, one line when it fails."""
 
 import getpass
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from shared import times
+
 BAR_WIDTH = 30
 BAR_SECONDS = 0.1  # between two pictures of it
 CLEAR_LINE = "\r\x1b[K"
+
+UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+COLOURS = {
+    "succeeded": 32,
+    "ok": 32,
+    "running": 36,
+    "queued": 33,
+    "scheduled": 33,
+    "warn": 33,
+    "failed": 31,
+    "fail": 31,
+    "cancelled": 35,
+}
+WORD = re.compile(r"(?<!\S)[a-z]+(?!\S)")
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
 
@@ -21,13 +39,39 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns as wide as they need to be, under `head`."""
     cells = [[_cell(value) for value in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return "\n".join([lines[0], *map(_coloured, lines[1:])])
 
 
 def fields(members: dict[str, object]) -> str:
     """One member a line."""
     width = max(map(len, members))
-    return "\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in members.items())
+    return "\n".join(_coloured(f"{name.ljust(width)}  {_cell(value)}") for name, value in members.items())
+
+
+def _coloured(line: str) -> str:
+    """A status stands out where somebody looks: never in a file or a pipe, nor with NO_COLOR (https://no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    return WORD.sub(lambda found: _painted(found[0]), line, count=0)
+
+
+def _painted(word: str) -> str:
+    return f"\x1b[{COLOURS[word]}m{word}\x1b[0m" if word in COLOURS else word
+
+
+def moment(milliseconds: int | None) -> str | None:
+    """A time, and how long ago that was or is to come: `2026-11-22T08:30:00.123Z (2 min ago)`."""
+    if milliseconds is None:
+        return None
+    seconds = round(time.time() - milliseconds / 1000)
+    age = _span(abs(seconds))
+    return f"{times.to_text(milliseconds)} ({f'in {age}' if seconds < 0 else f'{age} ago'})"
+
+
+def _span(seconds: int) -> str:
+    name, size = next(((name, size) for name, size in UNITS if seconds >= size), UNITS[-1])
+    return f"{seconds // size} {name}"
 
 
 def _cell(value: object) -> str:

@@ -22,7 +22,7 @@ ACTIONS = [
     *([], ["serve"], ["worker"], ["tasks"], ["types"], ["run"], ["openapi"]),
     *(["metrics"], ["doctor"], ["backup"], ["restore"]),
     *(["schedules", action] for action in ("list", "add", "remove", "run")),
-    *(["tasks", action] for action in ("list", "show", "cancel", "retry", "prune")),
+    *(["tasks", action] for action in ("list", "show", "cancel", "retry", "submit", "watch", "prune")),
 ]
 
 
@@ -117,9 +117,42 @@ def test_the_newest_tasks_are_listed_first_by_status_type_and_limit(service: Ser
     assert items(service, "--type", "no such type") == []
     lines = operate(service, "tasks", "list", "--limit", "2").stdout.splitlines()
     assert lines[0].split()[:4] == ["TASK", "CALLER", "TYPE", "STATUS"]
-    assert lines[1].split()[:4] == [later, "-", "text.stats", "queued"]
+    assert lines[1].split()[:4] == [later, "-", "text.stats", "scheduled"]
+    assert "(in 59 min)" in lines[1]
     assert lines[2].split()[:4] == [failed, "-", "fail", "failed"]
+    assert lines[2].endswith("Fail: never") and "s ago)" in lines[2]
+    assert items(service, "--status", "scheduled", "--limit", "1") == [later]
     service.post("/api/cancel", {"task_id": later})
+
+
+@ON_A_FILE
+def test_a_task_is_found_by_the_beginning_of_its_id_where_that_is_unique(service: Service) -> None:
+    task_id = service.run("echo")["task_id"]
+    assert answer(service, "tasks", "show", task_id[:35])["task_id"] == task_id
+    service.run("echo")
+    assert said(operate(service, "tasks", "show", task_id[:3]), 1) == f"there is no task {task_id[:3]}"
+
+
+@ON_A_FILE
+def test_a_task_is_submitted_by_name_and_value_and_watched(service: Service) -> None:
+    submitted = operate(service, "tasks", "submit", "text.stats", "text=to be", "top=0").stdout.strip()
+    assert service.ended(submitted)["result"]["words"] == 2
+    assert f"{submitted}  text.stats  succeeded" in operate(service, "tasks", "watch").stdout
+    refused = operate(service, "tasks", "submit", "text.stats", "top=much")
+    assert (refused.returncode, refused.stderr.splitlines()) == (
+        1,
+        ["/payload/text: required", "/payload/top: must be an integer"],
+    )
+
+
+@ON_A_FILE
+def test_a_status_is_coloured_on_a_terminal_and_never_with_no_color(service: Service) -> None:
+    service.run("echo")
+    arguments = ("only_post_svc", "tasks", "list", "--limit", "1")
+    _, shown = on_a_terminal(service.log.parent, *arguments, answers=[], **service.env)
+    assert "\x1b[32msucceeded\x1b[0m" in shown
+    _, shown = on_a_terminal(service.log.parent, *arguments, answers=[], NO_COLOR="1", **service.env)
+    assert "succeeded" in shown and "\x1b" not in shown
 
 
 @ON_A_FILE

@@ -8,6 +8,7 @@ import pytest
 
 from shared.cli import terminal
 from tests.commands import command, on_a_terminal
+from tests.processes import ROOT
 
 BAR = """
 from shared.cli.terminal import bar
@@ -69,7 +70,7 @@ def test_off_a_terminal_a_password_is_the_first_line(script: Path) -> None:
         [sys.executable, "password.py"],
         input=b"\xff\n",
         cwd=script,
-        env={"PYTHONPATH": str(Path(terminal.__file__).parent.parent)},
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
     )
     assert (sent.returncode, sent.stderr) == (1, b"the password must be UTF-8\n")

@@ -9,7 +9,7 @@ from typing import get_args
 import uvloop
 
 from only_post_svc import metrics
-from only_post_svc.cli import checks, run, schedules, tasks
+from only_post_svc.cli import checks, run, schedules, tasks, webhooks
 from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     worker.set_defaults(run=lambda options: commands.start_by(options, start_worker))
     _add_tasks(subparsers.add_parser("tasks", help="list, show, cancel, retry and prune tasks"))
     _add_schedules(subparsers.add_parser("schedules", help="list, add, remove and run schedules"))
+    _add_webhooks(subparsers.add_parser("webhooks", help="list and retry webhooks, show what verifies them"))
     types = subparsers.add_parser("types", help="list the task types")
     add_json(types)
     types.set_defaults(
@@ -118,6 +119,20 @@ def _add_schedules(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--timezone", type=text, metavar="ZONE", help="of the cron expression (UTC)")
     add.add_argument("--overlap", action="store_true", help="tick also while the task before has not ended")
     add_json(*actions.choices.values())
+
+
+def _add_webhooks(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the webhooks of the newest tasks, and how they went")
+    listing.add_argument("--status", choices=("pending", "sent", "failed"))
+    listing.add_argument("--limit", type=positive, default=50)
+    listing.set_defaults(run=SERVICE.over_database(webhooks.list_webhooks))
+    retry = actions.add_parser("retry", help="send the news of a task's end once more")
+    retry.add_argument("task_id", metavar="ID", type=text)
+    retry.set_defaults(run=SERVICE.over_database(webhooks.retry_webhook))
+    add_json(*actions.choices.values())
+    secret = actions.add_parser("secret", help="print what receivers verify signatures with")
+    secret.set_defaults(run=lambda options: webhooks.show_secrets(server.settings_or_fail(Settings)))
 
 
 def _add_run(one: argparse.ArgumentParser) -> None:

@@ -110,6 +110,8 @@ async def _submit_once(
     if not answer.is_replay:
         request.state["counts"].submitted(new)
     database.publish(hints.QUEUED)
+    if any(one.notify for one in new):
+        database.publish(hints.NOTIFY)
     if any(one.is_for_later for one in new):
         database.publish(hints.SCHEDULED)
     return answer

@@ -3,6 +3,7 @@
 QUEUED = "queued"  # a task can be claimed
 SCHEDULED = "scheduled"  # a task has a new time to run at
 LANES = "lanes"  # a type's tasks wait apart from others, or are paused, or no longer
+NOTIFY = "notify"  # there is a task whose end has to be told to a webhook
 
 
 def ended(task_id: str) -> str:

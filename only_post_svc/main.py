@@ -79,7 +79,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 settings=settings,
                 database=database,
                 token_door=token_door,
-                types=Types(types),
+                types=Types(types, settings.receivers),
                 backlog=Backlog(settings.max_queued),
                 waiters=waiters,
                 health=Health(lambda: look(database)),

@@ -8,10 +8,11 @@ from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
 from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule, ScheduleRow
+from only_post_svc.webhooks import ANYONE, MAX_URL_LENGTH, Receivers
 from shared import times
 from shared.bodies import Shape
 from shared.errors import Invalid
-from shared.openapi import DatabaseHealth, Id, Time
+from shared.openapi import DatabaseHealth, Id, Time, left_out
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Check, Fault, Format, Limits, validator
 from shared.strict_json import encode
@@ -25,6 +26,7 @@ Name = Annotated[str, Limits(minLength=1, maxLength=255)]
 Priority = Annotated[int, Limits(minimum=-100, maximum=100)]
 Timeout = Annotated[float, Limits(exclusiveMinimum=0)]
 MaxAttempts = Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)]
+Notify = Annotated[str, Format("uri"), Limits(maxLength=MAX_URL_LENGTH)]
 Limit = Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -40,6 +42,7 @@ class TaskRequest:
     priority: Priority = 0
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
+    notify: Notify | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class ScheduleRequest:
     priority: Priority = 0
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
+    notify: Notify | None = None
     overlap: bool = False
 
     def of_task(self) -> TaskRequest:
@@ -94,6 +98,7 @@ class ScheduleRequest:
             priority=self.priority,
             timeout=self.timeout,
             max_attempts=self.max_attempts,
+            notify=self.notify,
         )
 
 
@@ -149,10 +154,21 @@ class ListedTask:
 
 
 @dataclass(frozen=True)
+class Notified:
+    """How it went to tell `url` of the task's end. `failed` is given up."""
+
+    url: str
+    status: Literal["pending", "sent", "failed"]
+    attempts: int
+    last_error: str | None
+
+
+@dataclass(frozen=True)
 class Task(ListedTask):
     """A task. `succeeded`, `failed` and `cancelled` are final, and a final task never changes."""
 
     result: Any
+    notify: Notified = left_out()
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class Schedule:
     timeout: float
     max_attempts: int
     overlap: bool
+    notify: str | None
     in_code: bool
     created_at: Time
     next_run_at: Time
@@ -263,7 +280,8 @@ EMPTY = Shape(EmptyRequest)
 class Types:
     """The task types of this service, each with the check of its payload made ready."""
 
-    def __init__(self, types: dict[str, TaskType]) -> None:
+    def __init__(self, types: dict[str, TaskType], receivers: Receivers = ANYONE) -> None:
+        self._receivers = receivers
         self._types = types
         self._checks: dict[str, Check] = {name: validator(type.payload_schema) for name, type in types.items()}
 
@@ -278,6 +296,8 @@ class Types:
         if timeout > task_type.timeout:
             faults.append(Fault("/timeout", f"must be at most {task_type.timeout:g}"))
         run_at = _run_at(request, faults)
+        if request.notify is not None and (wrong := self._receivers.fault(request.notify)):
+            faults.append(Fault("/notify", wrong))
         if faults:
             raise Invalid(faults)
         return NewTask(
@@ -289,6 +309,7 @@ class Types:
             delay_ms=int(request.delay * 1000),
             run_at=run_at,
             is_alone=not task_type.is_async,
+            notify=request.notify,
         )
 
     def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
@@ -333,7 +354,8 @@ def _run_at(request: TaskRequest, faults: list[Fault]) -> int | None:
 
 def task_json(task: TaskRow) -> str:
     """A task as clients see it. What is JSON already (result, error, progress) goes in as it is."""
-    return _json(task, f'"result":{task.result or "null"},')
+    notify = f'"notify":{task.notify},' if task.notify else ""
+    return _json(task, f'"result":{task.result or "null"},{notify}')
 
 
 def listed_json(task: TaskRow) -> str:
@@ -363,6 +385,7 @@ def schedule_json(row: ScheduleRow) -> str:
         "timeout": _seconds(task.timeout_ms),
         "max_attempts": task.max_attempts,
         "overlap": bool(row.overlap),
+        "notify": task.notify,
         "in_code": bool(row.in_code),
         "created_at": times.to_text(row.created_at),
         "next_run_at": times.to_text(row.next_run_at),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from only_post_svc import webhooks
 from shared import ids
 from shared.database import Transaction, listed
 from shared.strict_json import encode
@@ -37,6 +38,8 @@ class TaskRow(NamedTuple):
     progress: str | None  # JSON
     error: str | None  # JSON
     result: str | None = None  # JSON
+    has_webhook: int = 0
+    notify: str | None = None  # JSON
 
     @property
     def is_final(self) -> bool:
@@ -55,6 +58,7 @@ class NewTask(NamedTuple):
     run_at: int | None = None
     is_alone: bool = False  # its run has a child to itself
     key: str | None = None
+    notify: str | None = None  # the URL that is told of the end
 
     @property
     def is_for_later(self) -> bool:
@@ -143,7 +147,9 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
         run_at=run_at,
     )
     tx.put(INSERT_PAYLOAD, id=task.id, payload=new.payload)
-    return task
+    if new.notify is None:
+        return task
+    return task._replace(has_webhook=1, notify=webhooks.keep(tx, task.id, new.notify).json)
 
 
 def _run_at(new: NewTask, now: int) -> int:
@@ -153,20 +159,27 @@ def _run_at(new: NewTask, now: int) -> int:
 # It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
 MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
 
-WITH_RESULT = f"SELECT {COLUMNS}, task_result.body FROM task LEFT JOIN task_result ON task_result.task_id = task.id"
+WITH_RESULT = f"""
+SELECT {COLUMNS}, task_result.body, task.has_webhook FROM task LEFT JOIN task_result ON task_result.task_id = task.id
+"""
 FIND = f"{WITH_RESULT} WHERE {MINE}"
 FIND_ENDED = f"{WITH_RESULT} WHERE task.id IN {{ids}} AND task.finished_at IS NOT NULL"
 
 
 def find(tx: Transaction, caller: str, task_id: str) -> TaskRow | None:
     row = tx.one(FIND, id=task_id, caller=caller)
-    return TaskRow(*row) if row else None
+    return _with_webhooks(tx, [TaskRow(*row)])[0] if row else None
+
+
+def _with_webhooks(tx: Transaction, tasks: list[TaskRow]) -> list[TaskRow]:
+    found = webhooks.find(tx, [task.id for task in tasks if task.has_webhook])
+    return [task._replace(notify=found[task.id].json) if task.id in found else task for task in tasks]
 
 
 def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[TaskRow]:
     """Those of them that have ended, whoever's they are."""
     ids, values = listed("id", task_ids)
-    return [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)]
+    return _with_webhooks(tx, [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)])
 
 
 def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:
@@ -424,19 +437,21 @@ class Look(NamedTuple):
     has_queued: bool
     seconds_to_next_due: float | None
     has_expired_leases: bool
+    has_webhooks: bool
 
 
 LOOK = f"""
 SELECT (SELECT 1 FROM task WHERE status = 'queued' LIMIT 1), ({NEXT_DUE}),
     (SELECT lease_until FROM task WHERE status = 'running' ORDER BY lease_until LIMIT 1),
-    (SELECT lease_until FROM task WHERE status = 'running' ORDER BY lease_until DESC LIMIT 1)
+    (SELECT lease_until FROM task WHERE status = 'running' ORDER BY lease_until DESC LIMIT 1),
+    (SELECT 1 FROM webhook WHERE status = 'pending' LIMIT 1)
 """
 
 
 def look(tx: Transaction, lease_seconds: int) -> Look:
-    queued, due, first, last = tx.all(LOOK)[0]
+    queued, due, first, last, webhook = tx.all(LOOK)[0]
     has_expired = first is not None and (first <= tx.now or last > tx.now + lease_seconds * 1000)
-    return Look(tx.now, queued is not None, due and (due - tx.now) / 1000, has_expired)
+    return Look(tx.now, queued is not None, due and (due - tx.now) / 1000, has_expired, webhook is not None)
 
 
 EXPIRED = """

@@ -1,11 +1,31 @@
 """What the POST-only service is told, on top of what both services are."""
 
+import base64
 import dataclasses
+import hmac
 import os
 from typing import Any
 
+from only_post_svc.webhooks import Receivers
 from shared import settings
-from shared.settings import boolean, choice, integer, names, setting
+from shared.settings import Secret, boolean, choice, integer, names, setting
+
+WHSEC = "whsec_"
+WEBHOOK_SECRET_BYTES = range(24, 65)  # says Standard Webhooks
+
+
+def webhook_secret_list(raw: str) -> tuple[Secret, ...]:
+    return tuple(map(_webhook_secret, names(raw)))
+
+
+def _webhook_secret(text: str) -> Secret:
+    try:
+        value = base64.b64decode(text.removeprefix(WHSEC), validate=True)
+    except ValueError:
+        value = b""
+    if not text.startswith(WHSEC) or len(value) not in WEBHOOK_SECRET_BYTES:
+        raise ValueError("must be whsec_ and 24 to 64 bytes in base64, or a comma list of such")
+    return Secret(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +43,8 @@ class Settings(settings.Settings):
     max_queued_per_caller: int | None = setting(None, integer(1, 10**9))  # None: people are bound, machines are not
     max_running_per_caller: int | None = setting(None, integer(1, 10**6))  # on one worker; None as above
     health_get: bool = setting(False, boolean)
+    webhook_secret: tuple[Secret, ...] = setting((), webhook_secret_list)
+    webhook_hosts: tuple[str, ...] = setting((), names)  # that may be http:// and inside in production, too
 
     database_file = "only_post.db"
 
@@ -32,3 +54,13 @@ class Settings(settings.Settings):
         if given.get("app_env") == "production":
             given.setdefault("task_auth", "required")
         return given
+
+    @property
+    def webhook_secrets(self) -> tuple[Secret, ...]:
+        """What signs: without WEBHOOK_SECRET, keys that SECRET_KEY gives, so that nothing is sent unsigned."""
+        derived = (hmac.digest(secret.value, b"webhook", "sha256") for secret in self.secret_key)
+        return self.webhook_secret or tuple(map(Secret, derived))
+
+    @property
+    def receivers(self) -> Receivers:
+        return Receivers(frozenset(host.lower() for host in self.webhook_hosts), self.app_env == "production")

@@ -1,4 +1,4 @@
-"""Certificates for 127.0.0.1, made where a test needs one."""
+"""Certificates for 127.0.0.1 and receiver.example, made where a test needs one."""
 
 import datetime
 import ipaddress
@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+NAMES = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("receiver.example")]
 PLAIN = serialization.NoEncryption()
 
 
@@ -23,7 +24,7 @@ def make_certificate(
         x509.CertificateBuilder(NAME, NAME, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(NAMES), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -41,7 +41,7 @@ async def add_schedule(database: Database, settings: Settings, options: argparse
         name: getattr(options, name) for name in ("name", "type", "cron", "every", "timezone", "payload", "overlap")
     }
     wanted: ScheduleRequest = models.SCHEDULE.parse({name: value for name, value in given.items() if value is not None})
-    types = Types(await describe_types(settings))
+    types = Types(await describe_types(settings), settings.receivers)
     row, _ = await database.write(lambda tx: schedules.save(tx, options.caller, types.new_schedule(wanted, tx.now)))
     database.publish(hints.SCHEDULED)
     _print(row, options)

@@ -20,6 +20,7 @@ from only_post_svc.settings import Settings
 from only_post_svc.shares import Dealt
 from only_post_svc.worker import linux
 from only_post_svc.worker.children import Child, end_orphans
+from only_post_svc.worker.courier import Courier
 from only_post_svc.worker.frames import check_json
 from only_post_svc.worker.heartbeat import Heartbeat, sign_off
 from only_post_svc.worker.runs import Run, Runs, about
@@ -58,7 +59,11 @@ class Worker:
         self.counts = TaskCounts()
         self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
         declared = schedules.declared(types.values())
-        self._upkeep = Upkeep(database, settings, self._runs.claims, self._queued, self._due, self.counts, declared)
+        self._courier = Courier(database, settings)
+        note = self._courier.note_pending
+        self._upkeep = Upkeep(
+            database, settings, self._runs.claims, self._queued, self._due, self.counts, declared, note
+        )
         marks = encode([one.mark for one in declared])
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
@@ -81,6 +86,8 @@ class Worker:
         self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
         self._heartbeat.start(self._loops, self._settings.lease_seconds)
         self._upkeep.start(self._loops)
+        if self._processes:  # a web process that runs no tasks leaves this to the workers, too
+            self._courier.start(self._loops)
         log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
 
     def stop(self) -> None:
@@ -101,6 +108,7 @@ class Worker:
             self._interrupt(run, "shutdown")
         await self._settle(self._settings.drain_seconds)
         self._loops.stop()
+        self._courier.stop()
         for child in self._children:
             child.kill()  # before the release: nothing of a run may go on when another takes over
         released = self._runs.claims()
@@ -119,6 +127,7 @@ class Worker:
 
     def _take_hint(self, hint: str) -> None:
         kind, task_id = hints.parse(hint)
+        self._courier.take_hint(kind)
         if kind == hints.QUEUED:
             self._queued.set()
         elif kind == hints.SCHEDULED:

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """`mine` gives the runs of this worker, `declared` are the schedules of its code; `queued` is set when there may be
+    """`mine` gives the runs of this worker, `declared` are the schedules of its code,
+    `note_webhooks` takes whether any is still to be told; `queued` is set when there may be
     something to claim, `due` when something may be due."""
 
     def __init__(
@@ -39,6 +40,7 @@ class Upkeep:
         due: asyncio.Event,
         counts: TaskCounts,
         declared: Sequence[NewSchedule],
+        note_webhooks: Callable[[bool], None],
     ) -> None:
         self._database = database
         self._lease_seconds = settings.lease_seconds
@@ -48,6 +50,7 @@ class Upkeep:
         self._due = due
         self._counts = counts
         self._declared = declared
+        self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
         self._backlog = Backlog(settings.max_queued)
         self.clock = ClockWatch(settings.lease_seconds)
@@ -104,6 +107,7 @@ class Upkeep:
     async def _look(self) -> None:
         """Finds what no hint has told."""
         seen = await self._database.read(lambda tx: queue.look(tx, self._lease_seconds))
+        self._note_webhooks(seen.has_webhooks)
         if seen.has_queued:
             self._queued.set()
         if seen.seconds_to_next_due is not None and seen.seconds_to_next_due <= LOOK_SECONDS:

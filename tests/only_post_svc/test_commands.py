@@ -21,6 +21,7 @@ NOBODY = "01a2065b-d97d-72cc-a1c6-dd67974b0f2a"
 ACTIONS = [
     *([], ["serve"], ["worker"], ["tasks"], ["types"], ["run"], ["openapi"]),
     *(["metrics"], ["doctor"], ["backup"], ["restore"]),
+    *(["webhooks", action] for action in ("list", "retry", "secret")),
     *(["schedules", action] for action in ("list", "add", "remove", "run")),
     *(["tasks", action] for action in ("list", "show", "cancel", "retry", "submit", "watch", "prune")),
 ]

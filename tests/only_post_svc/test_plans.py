@@ -87,7 +87,9 @@ PLANS = {
     "promote": Plan(later(queue.promote), {"task_due", "task_pkey"}),
     "promote nothing": Plan(queue.promote, {"task_due", "task_pkey"}),
     "next due": Plan(queue.seconds_to_next_due, {"task_due", "schedule_due"}),
-    "look": Plan(lambda tx: queue.look(tx, 30), {"task_claim", "task_due", "task_lease", "schedule_due"}),
+    "look": Plan(
+        lambda tx: queue.look(tx, 30), {"task_claim", "task_due", "task_lease", "schedule_due", "webhook_due"}
+    ),
     "recover": Plan(later(lambda tx: queue.recover(tx, LOST, 30)), {"task_lease", "task_pkey"}),
     "recover nothing": Plan(lambda tx: queue.recover(tx, LOST, 30), {"task_lease"}),
     "prune": Plan(

@@ -1,0 +1,8 @@
+-- By a trigger, so that no end of a task can be without its news, whichever statement makes it; and a task that has no
+-- webhook costs no statement more. A task that is tried again takes back what was not told yet.
+CREATE TRIGGER task_told AFTER UPDATE OF finished_at ON task
+WHEN NEW.has_webhook = 1 AND (NEW.finished_at IS NULL) <> (OLD.finished_at IS NULL)
+BEGIN UPDATE webhook SET status = 'pending', attempts = 0, last_error = NULL, next_at = NEW.finished_at, number = number + CASE WHEN NEW.finished_at IS NULL THEN 0 ELSE 1 END WHERE task_id = NEW.id; END;
+
+CREATE TRIGGER task_forgotten AFTER DELETE ON task WHEN OLD.has_webhook = 1
+BEGIN DELETE FROM webhook WHERE task_id = OLD.id; END;

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import requests
 from only_post_svc.client import Tasks
 from shared import VERSION
 from tests.processes import ROOT, Process, end_family, eventually, free_port
+from tests.test_imports import imports_of
 
 ANOTHER = """
 
@@ -82,6 +84,16 @@ def test_what_running_needs_is_in_requirements_too_with_the_same_bounds() -> Non
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     found = [line.partition("  #")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     assert set(needed) <= set(found)
+
+
+def test_what_is_imported_is_depended_on() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[\[<>=; ]", one)[0].lower() for one in needed}
+    packages = packages_distributions()
+    modules = [file for package in ("only_post_svc", "token_svc", "shared") for file in (ROOT / package).rglob("*.py")]
+    imported = {name.partition(".")[0] for module in modules for name in imports_of(module)}
+    foreign = imported - sys.stdlib_module_names - {"only_post_svc", "token_svc", "shared"}
+    assert {name for name in foreign if not names & {one.lower() for one in packages[name]}} == set()
 
 
 def test_every_requirement_has_its_reason() -> None:

@@ -69,13 +69,13 @@ class Service:
     families: Families
     health_method: str
 
-    def over_database(self, verb: Verb, *, may_create: bool = False, stream: TextIO = sys.stderr) -> Command:
-        """The verb as a command. What it logs goes to `stream`."""
+    def over_database(self, verb: Verb, *, may_create: bool = False, stream: TextIO | None = None) -> Command:
+        """The verb as a command. What it logs goes to `stream` (stderr)."""
 
         def command(options: argparse.Namespace) -> None:
             settings = server.settings_or_fail(self.settings, makes_files=False)
             is_for_script = getattr(options, "json", False)
-            logs.configure(settings.log_level, settings.log_format, sys.stderr if is_for_script else stream)
+            logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
             file = connection.file_of(settings.database_url)
             if file is not None and not file.exists() and not may_create:
                 raise Failure("there is no database yet where DATABASE_URL says")  # most likely another directory's

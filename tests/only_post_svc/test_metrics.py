@@ -128,7 +128,10 @@ def test_each_worker_is_a_series_of_its_own_and_ends_with_it(
     service = start_service(WORKER_PROCESSES="0", LEASE_SECONDS="3")
     worker = start_worker(WORKER_PROCESSES="1", LEASE_SECONDS="3")
     service.run("echo")
-    (worker_id,) = [one["id"] for one in service.post("/health").json()["workers"] if one["processes"]]
+    # /health may give an answer from before the worker came.
+    worker_id = eventually(
+        lambda: [one["id"] for one in service.post("/health").json()["workers"] if one["processes"]]
+    )[0]
     key = f'only_post_runs_ended_total{{worker="{worker_id}",type="echo",outcome="succeeded"}}'
     eventually(lambda: numbers.read(ask(service).text).get(key) == 1)
     assert worker.terminate() == 0

@@ -109,6 +109,7 @@ BAD = [
     ("DATABASE_URL", "postgresql://user:hun?@ter2@db/x"),
     ("SECRET_KEY", "short-hunter2"),
     ("SECRET_KEY", f"{SECRET},short-hunter2"),
+    ("SECRET_KEY", "hunter2".ljust(31, "x")),
     ("SECRET_KEY", f"{SECRET},"),
     ("SECRET_KEY", " " * 40),
     ("SECRET_KEY_FILE", "/nowhere/hunter2"),
@@ -279,6 +280,17 @@ def test_a_development_secret_that_was_cut_short_is_refused(tmp_path: Path, cont
 def test_a_development_secret_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file where the directory should be")
     assert complaint().startswith("SECRET_KEY: ")
+
+
+def test_a_secret_has_32_bytes_wherever_it_is_from(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    for length, is_enough in ((31, False), (32, True)):
+        file.write_text("x" * length + "\n")
+        for given in ({"SECRET_KEY": "x" * length}, {"SECRET_KEY_FILE": str(file)}):
+            if is_enough:
+                assert settings(**given).secret_key == (Secret(b"x" * 32),)
+            else:
+                assert complaint(**given).startswith(next(iter(given)))
 
 
 def test_what_only_looks_makes_no_secret_and_finds_the_one_that_is_there(tmp_path: Path) -> None:

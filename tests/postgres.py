@@ -33,17 +33,27 @@ def _found(program: str) -> str | None:
 class Cluster:
     """A server of the tests' own, started where `initdb` is found."""
 
-    def __init__(self, initdb: str, pg_ctl: str, *, fsync: bool) -> None:
+    def __init__(self, initdb: str, pg_ctl: str, *, fsync: bool, primary: "Cluster | None" = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pg", dir=os.environ.get("TMPDIR", "/tmp")))
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self._pg_ctl = pg_ctl
+        self._initdb, self._pg_ctl = initdb, pg_ctl
         self._options = f"{OPTIONS} -c fsync={'on' if fsync else 'off'}"
         self._user = unprivileged()
         if self._user:
             shutil.chown(self.directory, self._user)
-        self._run(initdb, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+        if primary is None:
+            self._run(initdb, "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+        else:
+            self._run(_found("pg_basebackup") or "pg_basebackup", "--dbname", primary.url, "--write-recovery-conf")
         self.start()
+
+    def standby(self) -> "Cluster":
+        """A server that follows this one, which from now on tells of no commit before the other has it."""
+        follower = Cluster(self._initdb, self._pg_ctl, fsync=False, primary=self)
+        execute(self.url, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        execute(self.url, "SELECT pg_reload_conf()")
+        return follower
 
     def start(self) -> None:
         options = f"-p {self.port} -k {self.directory} {self._options}"

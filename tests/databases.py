@@ -51,4 +51,5 @@ def everything(service: HTTPService) -> bytes:
     """All that is stored: the bytes of the files, or of all rows."""
     if "DATABASE_URL" in service.env:
         return repr([rows(service, f"SELECT * FROM {table}") for table in tables(service)]).encode()
-    return b"".join(file.read_bytes() for file in service.file.parent.glob(f"{service.file.name}*"))
+    files = filter(Path.is_file, service.file.parent.glob(f"{service.file.name}*"))
+    return b"".join(file.read_bytes() for file in files)

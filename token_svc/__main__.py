@@ -10,7 +10,7 @@ from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
 from token_svc import api, metrics, scopes
-from token_svc.cli import checks, clients, keys, users
+from token_svc.cli import checks, clients, keys, transfer, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
@@ -40,6 +40,11 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(run=SERVICE.over_database(users.list_users))
     show = actions.add_parser("show", help="all there is to a user but their data")
     show.set_defaults(run=SERVICE.over_database(users.show_user))
+    take = actions.add_parser("import", help="make users of another system, with their password hashes")
+    take.set_defaults(run=SERVICE.over_database(transfer.import_users, may_create=True))
+    take.add_argument("file", metavar="FILE", help="JSON, one user a line; - for stdin")
+    export = actions.add_parser("export", help="print all users with their password hashes, one a line")
+    export.set_defaults(run=SERVICE.over_database(transfer.export_users))
     create = actions.add_parser("create", help="make a user; the password is asked for, or read from stdin")
     create.set_defaults(run=SERVICE.over_database(users.create_user, may_create=True, stream=sys.stdout))
     for action, verb, meaning in (
@@ -54,7 +59,7 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
             run=SERVICE.over_database(verb, stream=sys.stdout)  # the audit line
         )
     for one in actions.choices.values():
-        if one is not listing:
+        if one not in (listing, take, export):
             one.add_argument("username", metavar="USER", type=text, help="a username, or id:ID")
     create.add_argument("email", metavar="EMAIL", type=text)
     actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)

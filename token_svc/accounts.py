@@ -98,6 +98,13 @@ def list_newest(tx: Transaction, limit: int) -> list[AccountRow]:
     return [AccountRow(*row) for row in rows]
 
 
+OLDEST = f"SELECT {COLUMNS} FROM account WHERE id > :after AND is_client = 0 ORDER BY id LIMIT :limit"
+
+
+def list_oldest(tx: Transaction, after: str, limit: int) -> list[AccountRow]:
+    return [AccountRow(*row) for row in tx.all(OLDEST, after=after, limit=limit)]
+
+
 def set_email_verified(tx: Transaction, account_id: str) -> None:
     tx.put("UPDATE account SET email_verified = 1 WHERE id = :id", id=account_id)
 

@@ -17,7 +17,7 @@ def record(tx: Transaction, account_id: str, kind: str, address: str) -> None:
     """`kind`: registered, login, login_failed, password_changed, email_changed, session_ended,
     refresh_replayed, disabled, enabled, granted, client_created, client_login, client_login_failed,
     client_secret_made, client_secret_ended, token_revoked,
-    password_reset, email_verified. Logged by `announce`, once it is on disk."""
+    password_reset, email_verified, imported. Logged by `announce`, once it is on disk."""
     tx.put(
         "INSERT INTO event (id, account_id, kind, address, at) VALUES (:id, :account_id, :kind, :address, :now)",
         id=ids.new(),

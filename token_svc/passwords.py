@@ -16,6 +16,7 @@ from typing import TypeVar
 from passlib.context import CryptContext
 
 from shared.errors import Unavailable
+from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, check_of, own_form
 
 T = TypeVar("T")
 
@@ -26,9 +27,6 @@ TIME_COST = 2
 PARALLELISM = 1
 WAITING_PER_THREAD = 16  # more would wait longer than their clients do
 MAX_STORED_LENGTH = 512
-MAX_MEMORY_KIB = 1024 * 1024  # a stored hash that asks for more is not computed
-MAX_PASSES = 4  # over so much memory
-MAX_ROUNDS = 10_000_000
 
 # The 19,640 most frequent of Have I Been Pwned, by Royce Williams, as shipped with Django 5.2 (BSD):
 # https://gist.github.com/roycewilliams/226886fd01572964e1431ac8afc999ce
@@ -38,10 +36,10 @@ ARGON2 = re.compile(r"\$argon2id\$v=19\$m=(\d{1,9}),t=(\d{1,4}),p=\d{1,3}\$")
 
 ARGON2_COST = re.compile(r"\$argon2\w*\$(?:v=\d+\$)?m=(\d+),t=(\d+)")
 SCRYPT_COST = re.compile(r"\$scrypt\$ln=(\d+),r=(\d+),p=(\d+)")
-PBKDF2_COST = re.compile(r"\$pbkdf2-\w+\$(\d+)\$")
+PBKDF2_COST = re.compile(r"\$pbkdf2(?:-\w+)?\$(\d+)\$")
 
 CONTEXT = CryptContext(
-    schemes=["argon2", "scrypt", "pbkdf2_sha256", "pbkdf2_sha512"],
+    schemes=["argon2", "scrypt", "pbkdf2_sha256", "pbkdf2_sha512", "pbkdf2_sha1"],
     argon2__type="ID",
     argon2__memory_cost=MEMORY_KIB,
     argon2__time_cost=TIME_COST,
@@ -110,8 +108,22 @@ def needs_renewal(stored: str) -> bool:
     return found is None or int(found[1]) < MEMORY_KIB or int(found[2]) < TIME_COST
 
 
+def hash_fault(stored: str) -> str:
+    """What is wrong with a hash of another system, '' when passwords can be checked with it."""
+    own = own_form(stored)
+    if len(own) > MAX_STORED_LENGTH or not own.isprintable():
+        return "must be a password hash"
+    if check_of(own) or (CONTEXT.identify(own) and not _costs_too_much(own)):
+        return ""
+    return "must be argon2, bcrypt, scrypt or PBKDF2 as passlib, Django or Werkzeug write it, and not too costly"
+
+
 def _verify(password: str, stored: str) -> bool:
-    if len(stored) > MAX_STORED_LENGTH or _costs_too_much(stored):
+    if len(stored) > MAX_STORED_LENGTH:
+        return False
+    if check := check_of(stored):
+        return check(password.encode())
+    if _costs_too_much(stored):
         return False
     try:
         return bool(CONTEXT.verify(password, stored))

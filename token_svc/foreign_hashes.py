@@ -1,0 +1,143 @@
+"""Password hashes as other systems write them: bcrypt, and those of Django and Werkzeug.
+
+Each is checked with the library that computes it. passlib, whose names for them differ, refuses every password where
+bcrypt is 5.0 or newer (https://github.com/pyca/bcrypt/issues/1079).
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import bcrypt
+
+MAX_MEMORY_KIB = 1024 * 1024  # a stored hash that asks for more is not computed
+MAX_PASSES = 4  # over so much memory
+MAX_ROUNDS = 10_000_000
+MAX_BCRYPT_COST = 16  # some four seconds
+BCRYPT_BYTES = 72  # those behind never counted, and bcrypt 5.0 refuses to be given them
+
+Check = Callable[[bytes], bool]
+
+RADIX64 = "[./A-Za-z0-9]"
+BCRYPT = rf"(\$2[aby]\$(\d\d)\${RADIX64}{{53}})"
+DIGESTS = "sha1|sha256|sha512"
+
+
+class Scrypt(NamedTuple):
+    """https://docs.python.org/3/library/hashlib.html#hashlib.scrypt"""
+
+    cost: int
+    block_size: int
+    parallelism: int
+
+    @property
+    def is_bounded(self) -> bool:
+        memory_kib = self.cost * self.block_size // 8
+        is_power = self.cost > 1 and self.cost & (self.cost - 1) == 0
+        return (
+            is_power
+            and self.block_size > 0 < self.parallelism
+            and memory_kib <= MAX_MEMORY_KIB
+            and memory_kib * self.parallelism <= MAX_MEMORY_KIB * MAX_PASSES
+        )
+
+    def hash(self, password: bytes, salt: bytes, length: int) -> bytes:
+        n, r, p = self
+        return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=128 * r * (n + p + 2), dklen=length)
+
+
+def check_of(stored: str) -> Check | None:
+    """What tells whether bytes are the password of a hash; None for one of another kind, or that costs too much."""
+    for form, make in FORMS:
+        if found := form.fullmatch(stored):
+            try:
+                return make(found)
+            except ValueError:  # base64 or hex that is none
+                return None
+    return None
+
+
+def own_form(stored: str) -> str:
+    """Django's argon2 is argon2's own form behind a name."""
+    return stored.removeprefix("argon2") if stored.startswith("argon2$argon2") else stored
+
+
+def _bcrypt(found: re.Match[str]) -> Check | None:
+    if int(found[2]) > MAX_BCRYPT_COST:
+        return None
+    return lambda password: bcrypt.checkpw(password[:BCRYPT_BYTES], found[1].encode())
+
+
+def _django_bcrypt(found: re.Match[str]) -> Check | None:
+    if int(found[2]) > MAX_BCRYPT_COST:
+        return None
+    return lambda password: bcrypt.checkpw(hashlib.sha256(password).hexdigest().encode(), found[1].encode())
+
+
+def _passlib_bcrypt(found: re.Match[str]) -> Check | None:
+    kind, cost, salt, digest = found.groups()
+    if int(cost) > MAX_BCRYPT_COST:
+        return None
+
+    def check(password: bytes) -> bool:
+        keyed = base64.b64encode(hmac.digest(salt.encode(), password, "sha256"))
+        return bcrypt.checkpw(keyed, f"${kind}${int(cost):02}${salt}{digest}".encode())
+
+    return check
+
+
+def _django_pbkdf2(found: re.Match[str]) -> Check | None:
+    digest, rounds, salt, written = found.groups()
+    return _pbkdf2(digest, int(rounds), salt, base64.b64decode(written, validate=True))
+
+
+def _werkzeug_pbkdf2(found: re.Match[str]) -> Check | None:
+    digest, rounds, salt, written = found.groups()
+    return _pbkdf2(digest, int(rounds), salt, bytes.fromhex(written))
+
+
+def _pbkdf2(digest: str, rounds: int, salt: str, expected: bytes) -> Check | None:
+    if not 0 < rounds <= MAX_ROUNDS:
+        return None
+
+    def check(password: bytes) -> bool:
+        return hmac.compare_digest(hashlib.pbkdf2_hmac(digest, password, salt.encode(), rounds), expected)
+
+    return check
+
+
+def _django_scrypt(found: re.Match[str]) -> Check | None:
+    cost, salt, block_size, parallelism, written = found.groups()
+    return _scrypt(Scrypt(int(cost), int(block_size), int(parallelism)), salt, base64.b64decode(written, validate=True))
+
+
+def _werkzeug_scrypt(found: re.Match[str]) -> Check | None:
+    cost, block_size, parallelism, salt, written = found.groups()
+    return _scrypt(Scrypt(int(cost), int(block_size), int(parallelism)), salt, bytes.fromhex(written))
+
+
+def _scrypt(scrypt: Scrypt, salt: str, expected: bytes) -> Check | None:
+    if not scrypt.is_bounded or len(expected) != 64:
+        return None
+    return lambda password: hmac.compare_digest(scrypt.hash(password, salt.encode(), len(expected)), expected)
+
+
+FORMS = [
+    (re.compile(form), make)
+    for form, make in (
+        (BCRYPT, _bcrypt),
+        (rf"bcrypt\${BCRYPT}", _bcrypt),
+        (rf"bcrypt_sha256\${BCRYPT}", _django_bcrypt),
+        (
+            rf"\$bcrypt-sha256\$v=2,t=(2[ab]),r=(\d{{1,2}})\$({RADIX64}{{22}})\$({RADIX64}{{31}})",
+            _passlib_bcrypt,
+        ),
+        (rf"pbkdf2_({DIGESTS})\$(\d{{1,8}})\$([^$]{{1,128}})\$([A-Za-z0-9+/=]{{28,88}})", _django_pbkdf2),
+        (rf"pbkdf2:({DIGESTS}):(\d{{1,8}})\$([^$]{{1,128}})\$([0-9a-f]{{40,128}})", _werkzeug_pbkdf2),
+        (r"scrypt\$(\d{1,8})\$([^$]{1,128})\$(\d{1,4})\$(\d{1,4})\$([A-Za-z0-9+/=]{88})", _django_scrypt),
+        (r"scrypt:(\d{1,8}):(\d{1,4}):(\d{1,4})\$([^$]{1,128})\$([0-9a-f]{128})", _werkzeug_scrypt),
+    )
+]

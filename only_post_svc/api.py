@@ -25,7 +25,7 @@ from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.health import Health
 from shared.idempotency import Answer, key_of, once
 from shared.pages import Cursors
-from shared.rate_limits import RateLimit, address
+from shared.rate_limits import RateLimit, address, count
 from shared.routing import Path, operations_of
 from shared.schemas import Fault, Schema
 from shared.strict_json import encode
@@ -56,8 +56,7 @@ async def caller_of(request: Request[State]) -> str:
     caller = ANYONE
     if request.state["settings"].task_auth == "required":
         caller = (await require(request, "tasks")).subject
-    if limit := request.state["rate_limit"]:
-        limit.take(caller or address(request))
+    count(request, caller or address(request))
     return caller
 
 
@@ -77,7 +76,7 @@ async def submit(request: Request[State]) -> Response:
     body = await read_json(request)
     wanted = models.SUBMIT.parse(body)
     new = request.state["types"].new_task(wanted)
-    answer = await _submit_once(request, caller, body, [new], lambda tasks: task_json(tasks[0]))
+    answer = await _submit_once(request, "POST /api/task", caller, body, [new], lambda tasks: task_json(tasks[0]))
     if wanted.wait:
         task_id = json.loads(answer.body)["task_id"]
         with contextlib.suppress(Unavailable):  # it is on disk, whatever becomes of the waiting
@@ -91,15 +90,20 @@ async def submit_batch(request: Request[State]) -> Response:
     caller = await caller_of(request)
     body = await read_json(request)
     new = _batch(models.BATCH.parse(body).tasks, request.state["types"])
-    answer = await _submit_once(request, caller, body, new, _items)
+    answer = await _submit_once(request, "POST /api/batch", caller, body, new, _items)
     return json_response(answer.body, answer.status, _replayed(answer))
 
 
 async def _submit_once(
-    request: Request[State], caller: str, body: Any, new: list[NewTask], write: Callable[[list[TaskRow]], str]
+    request: Request[State],
+    route: str,
+    caller: str,
+    body: Any,
+    new: list[NewTask],
+    write: Callable[[list[TaskRow]], str],
 ) -> Answer:
     """The answer to a submit: the first one, when its key was used before. `write` says it in JSON."""
-    key = key_of(request, caller, body)
+    key = key_of(request, route, caller, body)
     database, backlog = request.state["database"], request.state["backlog"]
 
     def work(tx: Transaction) -> Answer:
@@ -234,12 +238,12 @@ async def unschedule(request: Request[State]) -> Response:
 
 async def list_types(request: Request[State]) -> Response:
     await caller_of(request)
-    models.EMPTY.parse(await read_json(request))
+    models.EMPTY.parse(await _optional_body(request))
     return json_response(encode({"items": request.state["types"].listing()}))
 
 
 async def health(request: Request[State]) -> Response:
-    await _check_optional_body(request)
+    await _optional_body(request)
     is_ok, report = await request.state["health"].report()
     if not is_ok:
         return json_response(encode(report), 503, {"Retry-After": "5"})
@@ -247,21 +251,25 @@ async def health(request: Request[State]) -> Response:
 
 
 async def show_document(request: Request[State]) -> Response:
-    await _check_optional_body(request)
+    await _optional_body(request)
     return json_response(request.state["document"])
 
 
 async def show_metrics(request: Request[State]) -> Response:
     metrics_endpoint.check_reader(request)
-    await _check_optional_body(request)
+    await _optional_body(request)
     return metrics_endpoint.response(await metrics.families(request.state["database"]))
 
 
-async def _check_optional_body(request: Request[State]) -> None:
-    if body := await read(request):  # none is fine
-        check_media_type(request, "application/json")
-        if not isinstance(parse_json(body), dict):
-            raise Invalid([Fault("", "must be an object")])
+async def _optional_body(request: Request[State]) -> dict[str, Any]:
+    """An object; none at all is an empty one."""
+    if not (body := await read(request)):
+        return {}
+    check_media_type(request, "application/json")
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise Invalid([Fault("", "must be an object")])
+    return value
 
 
 def _found(task: TaskRow | None) -> TaskRow:

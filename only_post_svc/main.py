@@ -29,14 +29,16 @@ from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit
+from shared.middleware.cors import CORS
+from shared.middleware.cross_site import CrossSite
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
 from shared.pages import cursors
 from shared.post_only import PostOnly
-from shared.rate_limits import RateLimit
+from shared.rate_limits import CountAll, RateLimit
 from shared.routing import Routes
-from shared.settings import SettingsError
+from shared.settings import SettingsError, is_this_machine
 
 SCHEMA = Path(__file__).parent / "schema"
 
@@ -48,14 +50,22 @@ def create_app(settings: Settings) -> Routes:
         middleware=[
             Middleware(RequestId),
             Middleware(AccessLog),
+            *([Middleware(CORS, settings.cors_origins, ["POST"])] if settings.cors_origins else []),
             Middleware(PostOnly, get_paths=health_paths),
             *([Middleware(HTTPSOnly)] if settings.require_https else []),
             Middleware(ExceptionHandler),
+            *([Middleware(CountAll)] if settings.rate_limits.other else []),
             Middleware(SingleHeaders),
+            *([_cross_site(settings)] if settings.task_auth == "off" else []),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
         lifespan=lambda app: lifespan(settings),
     )
+
+
+def _cross_site(settings: Settings) -> Middleware:
+    hosts, origins = settings.allowed_hosts, settings.cors_origins
+    return Middleware(CrossSite, hosts, origins, is_local_only=settings.is_local_only)
 
 
 @asynccontextmanager
@@ -111,6 +121,9 @@ async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, T
 def start_server(host: str | None = None, port: int | None = None) -> None:
     """Serves until SIGTERM or SIGINT, with the settings of the environment."""
     settings = server.settings_or_fail(Settings)
+    host = host or settings.host
+    if settings.is_local_only and not is_this_machine(host):
+        server.fail("HOST: without a login only this machine is served; set TASK_AUTH to required, or to off")
     server.serve(create_app(settings), settings, host, port, PostOnlyProtocol)
 
 

@@ -103,6 +103,7 @@ TYPES = Operation(
     name="list_types",
     summary="List what can be submitted",
     body={JSON: models.EMPTY},
+    is_body_optional=True,
     scope=SCOPE,
     answers={200: Reply("the types", models.TaskTypes)},
     overload={429: "rate_limited"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from only_post_svc.webhooks import Receivers
 from shared import settings
-from shared.settings import Secret, boolean, choice, integer, names, setting
+from shared.settings import Secret, boolean, choice, host_names, integer, names, setting
 
 WHSEC = "whsec_"
 WEBHOOK_SECRET_BYTES = range(24, 65)  # says Standard Webhooks
@@ -32,6 +32,8 @@ def _webhook_secret(text: str) -> Secret:
 class Settings(settings.Settings):
     port: int = setting(9003, integer(0, 65535))
     task_auth: str = setting("off", choice("off", "required"))
+    is_task_auth_set: bool = False  # rather than left to its default
+    allowed_hosts: tuple[str, ...] = setting((), host_names)  # beside this machine, where no token is asked for
     task_modules: tuple[str, ...] = setting((), names)
     worker_processes: int = setting(os.cpu_count() or 1, integer(0, 1024))
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
@@ -51,6 +53,7 @@ class Settings(settings.Settings):
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = super().completed(given)
+        given["is_task_auth_set"] = "task_auth" in given
         if given.get("app_env") == "production":
             given.setdefault("task_auth", "required")
         return given
@@ -64,3 +67,8 @@ class Settings(settings.Settings):
     @property
     def receivers(self) -> Receivers:
         return Receivers(frozenset(host.lower() for host in self.webhook_hosts), self.app_env == "production")
+
+    @property
+    def is_local_only(self) -> bool:
+        """Without a login it is open to the network only where that was asked for."""
+        return self.task_auth == "off" and not self.is_task_auth_set

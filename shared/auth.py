@@ -176,7 +176,8 @@ def bearer_token(request: Request[Any]) -> str:
     credentials = single_header(request.scope, b"authorization")
     if credentials is None:
         raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])
-    scheme, _, token = credentials.partition(" ")
+    scheme, _, rest = credentials.partition(" ")
+    token = rest.lstrip(" ")  # 1*SP
     if scheme.lower() != "bearer":
         raise bad_token("not a bearer token")
     return token

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.schemas import MAX_FAULTS, Fault
 from shared.strict_json import encode
+from shared.urls import routed_path
 
 # The names of RFC 9110; HTTPStatus has them from Python 3.13 on.
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -161,7 +162,7 @@ class AlsoDescribe:
         self.describe = describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in self.paths:
+        if scope["type"] == "http" and routed_path(scope) in self.paths:
             scope["describe_problem"] = self.describe
         await self.app(scope, receive, send)
 

@@ -33,8 +33,9 @@ class Answer(NamedTuple):
     is_replay: bool = False
 
 
-def key_of(request: Request[Any], caller: str, body: Any) -> IdempotencyKey | None:
-    """The request's key, None without one. Raises 400 for a malformed one."""
+def key_of(request: Request[Any], route: str, caller: str, body: Any) -> IdempotencyKey | None:
+    """The request's key, None without one. `route` is its route's name, which no prefix of a proxy changes.
+    Raises 400 for a malformed one."""
     sent = single_header(request.scope, b"idempotency-key")
     if sent is None:
         return None
@@ -43,7 +44,7 @@ def key_of(request: Request[Any], caller: str, body: Any) -> IdempotencyKey | No
     if not KEY.fullmatch(sent):
         raise BadRequest("invalid_idempotency_key", "Idempotency-IdempotencyKey: 1 to 255 visible ASCII characters")
     canonical = json.dumps(body, sort_keys=True).encode()
-    return IdempotencyKey(f"{request.method} {request.url.path} {caller}", sent, hashlib.sha256(canonical).hexdigest())
+    return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest())
 
 
 FIND = """

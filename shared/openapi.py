@@ -21,11 +21,17 @@ PROBLEM_JSON = "application/problem+json"
 Id = Annotated[str, Format("uuid")]
 Time = Annotated[str, Format("date-time")]
 
-SERVER: Codes = {400: "invalid_http", 408: "request_timeout", 431: "headers_too_large"}  # says shared/http/protocol.py
+SERVER: Codes = {
+    400: "invalid_http",
+    408: "request_timeout",
+    431: "headers_too_large",
+    503: "busy",
+}  # says shared/http/protocol.py
 EVERY: Codes = {
-    400: "duplicate_header",
-    403: "https_required",
+    400: "duplicate_header invalid_host",
+    403: "cross_site https_required",
     413: "body_too_large",
+    429: "rate_limited",
     500: "internal_error",
     503: "shutting_down",
 }

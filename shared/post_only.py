@@ -5,6 +5,7 @@ from collections.abc import Set
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import errors
+from shared.urls import routed_path
 
 
 class PostOnly:
@@ -26,4 +27,6 @@ class PostOnly:
             await errors.response(problem, scope)(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
-        return scope["method"] == "POST" or (scope["method"] == "GET" and scope["path"] in self.get_paths)
+        if scope["method"] in ("GET", "HEAD"):  # HEAD wherever GET (RFC 9110 §9.1)
+            return routed_path(scope) in self.get_paths
+        return bool(scope["method"] == "POST")

@@ -2,14 +2,17 @@
 
 import ipaddress
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.errors import TooManyRequests
+from shared.errors import Problem, TooManyRequests
 
+COUNTED = "is_counted"  # in the scope of a request
 MAX_BUCKETS = 100_000  # the least recently seen go first: a caller that comes back starts afresh
 
 
@@ -33,6 +36,61 @@ class RateLimit:
         self._buckets.move_to_end(who)
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
+
+
+class AtOnce:
+    """At most `most` of something at once for each subject."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, who: str) -> Iterator[None]:
+        """Raises 429 where there is none left."""
+        if self._taken[who] >= self._most:
+            raise TooManyRequests(1)
+        self._taken[who] += 1
+        try:
+            yield
+        finally:
+            self._taken[who] -= 1
+            self._taken += Counter()  # drops who has none
+
+
+class CountAll:
+    """Middleware: what no handler has counted for its caller counts for its address, refused or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request[Any](scope)
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _count_once(request)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_counted)
+        except Problem:
+            _count_once(request)
+            raise
+
+
+def count(request: Request[Any], who: str) -> None:
+    """Counts a request against the limit of a subject or an address. Raises 429."""
+    request.scope[COUNTED] = True
+    if limit := request.state["rate_limit"]:
+        limit.take(who)
+
+
+def _count_once(request: Request[Any]) -> None:
+    if COUNTED not in request.scope:
+        count(request, address(request))
 
 
 def address(request: Request[Any]) -> str:

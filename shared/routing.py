@@ -1,5 +1,6 @@
 """The paths of a service: each method of a path has its handler, and the operation that describes it (openapi.py)."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from starlette.types import Lifespan, Receive, Scope, Send
 
 from shared import errors
 from shared.openapi import Operation, Operations
+from shared.urls import routed_path
 
 Handler = Callable[[Request[Any]], Awaitable[Response]]
 
@@ -22,6 +24,7 @@ class Path(Route):
         self.handlers = {method: handler for method, (handler, _) in methods.items()}
         self.operations = {method: operation for method, (_, operation) in methods.items()}
         super().__init__(pattern, self.handle, methods=list(methods))
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$") + r"\Z")  # `$` lets a newline follow
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         handler = self.handlers.get("GET" if scope["method"] == "HEAD" else scope["method"])
@@ -40,7 +43,7 @@ class Routes(Router):
         self._fixed = {path.path: path for path in paths if not path.param_convertors}
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fixed = self._fixed.get(scope["path"]) if scope["type"] == "http" and not scope.get("root_path") else None
+        fixed = self._fixed.get(routed_path(scope)) if scope["type"] == "http" else None
         if fixed is None:
             await super().app(scope, receive, send)
         else:

@@ -19,11 +19,12 @@ from token_svc.forms import FORM
 
 MAX_CHECKED_BYTES = 64 * 1024  # of a request: a batch of a thousand takes a while
 UNROUTED = {
-    400: {"duplicate_header", "invalid_http"},
-    403: {"https_required"},
+    400: {"duplicate_header", "invalid_host", "invalid_http"},
+    403: {"cross_site", "https_required"},
     404: {"not_found"},
     405: {"method_not_allowed"},
     413: {"body_too_large"},
+    429: {"rate_limited"},
 }
 
 

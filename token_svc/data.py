@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import bodies, ids, strict_json
+from shared import bodies, ids, strict_json, urls
 from shared.database import Transaction
 from shared.errors import BadRequest, Conflict, NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
@@ -37,7 +37,7 @@ async def create(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     body, written = await bodies.read_json_as_written(request)
     models.CREATE.parse(body)
-    key = key_of(request, holder.account.id, body)
+    key = key_of(request, "POST /data", holder.account.id, body)
     most = request.state["settings"].max_items_per_user
 
     def work(tx: Transaction) -> Answer:
@@ -51,7 +51,7 @@ async def create(request: Request[State]) -> Response:
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
-    headers = {"Location": f"/data/{models.id_of(answer.body)}", "ETag": '"1"'}
+    headers = {"Location": urls.location(request, f"/data/{models.id_of(answer.body)}"), "ETag": '"1"'}
     if answer.is_replay:
         headers["Idempotency-Replayed"] = "true"
     return written_response(answer.body, answer.status, headers)

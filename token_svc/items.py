@@ -48,27 +48,35 @@ def count(tx: Transaction, owner: str) -> int:
     return int(row[0]) if row else 0
 
 
-def list_oldest(tx: Transaction, owner: str, after: str, limit: int) -> list[ItemRow]:
-    sql = f"SELECT {COLUMNS} FROM item WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit"
-    return [ItemRow(*row) for row in tx.all(sql, owner=owner, after=after, limit=limit)]
-
-
-MAX_PAGE_BYTES = 4 * 1024 * 1024  # two hundred items of a megabyte need not fit into memory, so a page may end early
+MAX_PAGE_BYTES = 1024 * 1024  # or one item that is larger: what a client does not read is kept in memory
+LONG = 16 * 1024  # characters, above which an item is read by itself
 CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length in one look, with the item that says that there are more
 
+LIST_SHORT = f"""
+SELECT {COLUMNS.replace("data", "CASE WHEN length(data) <= :long THEN data END")} FROM item
+WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit
+"""
 
-def page(tx: Transaction, owner: str, after: str, limit: int) -> tuple[list[ItemRow], bool]:
-    """Up to `limit` items behind `after`, and whether there are more."""
+
+def page(
+    tx: Transaction, owner: str, after: str, limit: int, most_bytes: int = MAX_PAGE_BYTES
+) -> tuple[list[ItemRow], bool]:
+    """Up to `limit` items behind `after`, and whether there are more. It ends early before the item that would make it
+    longer than `most_bytes`."""
     found: list[ItemRow] = []
     size = 0
     while True:
-        some = list_oldest(tx, owner, found[-1].id if found else after, min(CHUNK, limit + 1 - len(found)))
-        for item in some:
-            if len(found) == limit or size >= MAX_PAGE_BYTES:
+        chunk = min(CHUNK, limit + 1 - len(found))
+        some = tx.all(LIST_SHORT, owner=owner, after=found[-1].id if found else after, limit=chunk, long=LONG)
+        for row in some:
+            item = ItemRow(*row) if row[1] is not None else find(tx, owner, row[0])
+            if item is None:  # deleted since, by another transaction
+                continue
+            size += len(item.data.encode())
+            if len(found) == limit or (found and size > most_bytes):
                 return found, True
             found.append(item)
-            size += len(item.data.encode())
-        if len(some) < CHUNK:
+        if len(some) < chunk:
             return found, False
 
 

@@ -18,11 +18,12 @@ from shared.keys import load_keys, published_keys
 from shared.loops import Loops, Step
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit
+from shared.middleware.cors import CORS
 from shared.middleware.https_only import HTTPSOnly
 from shared.middleware.request_id import RequestId
 from shared.middleware.single_headers import SingleHeaders
 from shared.pages import cursors
-from shared.rate_limits import RateLimit
+from shared.rate_limits import AtOnce, CountAll, RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
 from token_svc import api, attempts, events, forms, mail, oauth, sessions
@@ -37,6 +38,8 @@ from token_svc.settings import Settings
 from token_svc.state import State
 
 SCHEMA = Path(__file__).parent / "schema"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+EXPORTS = 2  # at once, of a user
 PRUNE_SECONDS = 60
 # What is over goes a little at a time: each pruner with how many it deletes at most.
 PRUNERS = (
@@ -54,9 +57,11 @@ def create_app(settings: Settings) -> Routes:
         middleware=[
             Middleware(RequestId),
             Middleware(AccessLog),
+            *([Middleware(CORS, settings.cors_origins, METHODS)] if settings.cors_origins else []),
             Middleware(AlsoDescribe, paths=oauth.PATHS, describe=forms.members),
             *([Middleware(HTTPSOnly)] if settings.require_https else []),
             Middleware(ExceptionHandler),
+            *([Middleware(CountAll)] if settings.rate_limits.other else []),
             Middleware(SingleHeaders),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
@@ -92,6 +97,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         recovery=Recovery(database, passwords, issuer, settings),
         cursors=await cursors(database, settings.secret_key),
         keys=published_keys(settings),
+        exports=AtOnce(EXPORTS),
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
         health=Health(lambda: api.look(database)),
     )

@@ -5,19 +5,21 @@ from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from shared import bodies
 from shared.database import Database, Transaction
 from shared.errors import Forbidden
-from shared.rate_limits import address
+from shared.pages import MAX_LIMIT
+from shared.rate_limits import AtOnce, address, count
 from token_svc import accounts, attempts, events, items, models, names, sessions
-from token_svc.state import Holder, State, holder_of, json_response, language_of, take
+from token_svc.state import Holder, State, holder_of, json_response, language_of
 
-EXPORT_ITEMS = 20  # in memory at once
+EXPORT_BYTES = 128 * 1024  # in memory at once, or one item that is larger
 
 
 async def register(request: Request[State]) -> Response:
-    take(request, address(request))
+    count(request, address(request))
     wanted = models.REGISTER.parse(await bodies.read_json(request))
     answer = await request.state["grants"].register(wanted, address(request), language_of(request))
     return json_response(answer, 201)
@@ -55,20 +57,20 @@ async def delete(request: Request[State]) -> Response:
 
 
 async def forgot_password(request: Request[State]) -> Response:
-    take(request, address(request))
+    count(request, address(request))
     wanted = models.FORGOT.parse(await bodies.read_json(request))
     await request.state["recovery"].forgot(wanted.email, language_of(request), address(request))
     return json_response({}, 202)
 
 
 async def reset_password(request: Request[State]) -> Response:
-    take(request, address(request))
+    count(request, address(request))
     wanted = models.RESET.parse(await bodies.read_json(request))
     return json_response(await request.state["recovery"].reset(wanted.token, wanted.password, address(request)))
 
 
 async def verify_email(request: Request[State]) -> Response:
-    take(request, address(request))
+    count(request, address(request))
     wanted = models.VERIFY.parse(await bodies.read_json(request))
     account = await request.state["recovery"].verify(wanted.token, address(request))
     return json_response({"email": account.email, "email_verified": True})
@@ -89,14 +91,30 @@ async def export(request: Request[State]) -> Response:
         return models.export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
 
     head = await request.state["database"].query(unit)
-    return StreamingResponse(_export(request.state["database"], account.id, head), media_type="application/json")
+    return Export(_export(request.state["database"], account.id, head), request.state["exports"], account.id)
+
+
+class Export(StreamingResponse):
+    """An answer that may take as long as its client likes to read it, so that only some go out at once to a user."""
+
+    def __init__(self, content: AsyncIterator[bytes], exports: AtOnce, owner: str) -> None:
+        super().__init__(content, media_type="application/json")
+        self.exports = exports
+        self.owner = owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.exports.place(self.owner):
+            await super().__call__(scope, receive, send)
 
 
 async def _export(database: Database, owner: str, head: str) -> AsyncIterator[bytes]:
     """Item by item, since ten thousand of them need not fit into memory."""
     yield head.encode()
-    after, separator = "", ""
-    while some := await database.query(partial(items.list_oldest, owner=owner, after=after, limit=EXPORT_ITEMS)):
-        yield (separator + ",".join(map(models.item_json, some))).encode()
-        after, separator = some[-1].id, ","
+    after, separator, is_more = "", "", True
+    while is_more:
+        page = partial(items.page, owner=owner, after=after, limit=MAX_LIMIT, most_bytes=EXPORT_BYTES)
+        found, is_more = await database.query(page)
+        for item in found:
+            yield f"{separator}{models.item_json(item)}".encode()
+            after, separator = item.id, ","
     yield b"]}"

@@ -5,17 +5,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import auth, rate_limits
+from shared import auth, rate_limits, urls
 from shared.auth import BadToken, Claims
 from shared.database import Transaction
 from shared.errors import BadRequest, Forbidden, Invalid, Problem
-from shared.rate_limits import address
+from shared.rate_limits import address, count
 from shared.schemas import Fault
 from token_svc import accounts, credentials, events, forms, models, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.clients import CHALLENGE, Credentials, InvalidClient
 from token_svc.grants import InvalidGrant
-from token_svc.state import State, holder_of, json_response, language_of, take
+from token_svc.state import State, holder_of, json_response, language_of
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
 GRANT_TYPES = ("password", "refresh_token", "client_credentials")
@@ -45,7 +45,7 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     given = credentials.of_request(request, body)
     client = await _client(request, given) if given else None
     if client is None:
-        take(request, address(request))
+        count(request, address(request))
     if wanted.grant_type == "client_credentials":
         if client is None:
             raise InvalidClient
@@ -62,7 +62,7 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
 async def _client(request: Request[State], given: Credentials) -> AccountRow:
     """The machine that sends the request. Raises 401 and 429."""
     client = await request.state["clients"].authenticate(given, address(request))
-    take(request, client.id)
+    count(request, client.id)
     return client
 
 
@@ -79,7 +79,7 @@ def _given(value: str | None, name: str) -> str:
 
 async def revoke(request: Request[State]) -> Response:
     """RFC 7009: a token of either kind ends its session; one that is none is revoked enough."""
-    take(request, address(request))
+    count(request, address(request))
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
 
@@ -160,7 +160,7 @@ async def metadata(request: Request[State]) -> Response:
     """RFC 8414. There is no authorization endpoint, so no response type is either; an empty list would have to be
     left out (§3.2), which a required member (§2) can't be."""
     settings = request.state["settings"]
-    base = settings.public_url or str(request.base_url).rstrip("/")
+    base = urls.public_url(request)
     return json_response(
         {
             "issuer": settings.issuer,

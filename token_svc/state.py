@@ -8,10 +8,9 @@ from starlette.responses import Response
 from shared import auth
 from shared.auth import Caller, TokenDoor
 from shared.database import Database
-from shared.errors import Unauthorized
 from shared.health import Health
 from shared.pages import Cursors
-from shared.rate_limits import RateLimit, address
+from shared.rate_limits import AtOnce, RateLimit, count
 from shared.strict_json import encode
 from token_svc import sessions
 from token_svc.accounts import AccountRow
@@ -34,6 +33,7 @@ class State(TypedDict):
     recovery: Recovery
     cursors: Cursors
     keys: dict[str, Any]
+    exports: AtOnce
     rate_limit: RateLimit | None
     health: Health
 
@@ -48,27 +48,17 @@ class Holder(NamedTuple):
 
 async def holder_of(request: Request[State], scope: str = "") -> Holder:
     """Who sent the request, as the account is now. Raises 401, 403 and 429."""
-    try:
-        caller = await auth.require(request)
-        account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, caller.claims))
-    except Unauthorized:
-        take(request, address(request))
-        raise
+    caller = await auth.require(request)
+    account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, caller.claims))
     if scope:
         auth.need_scope(caller, scope)
-    take(request, account.id)
+    count(request, account.id)
     return Holder(account, caller)
 
 
 def language_of(request: Request[State]) -> str:
     """What the user reads, for mails: an Accept-Language header."""
     return request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-
-
-def take(request: Request[State], who: str) -> None:
-    """Counts a request against the limit of a subject or an address. Raises 429."""
-    if limit := request.state["rate_limit"]:
-        limit.take(who)
 
 
 def written_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import errors
+from shared.urls import routed_path
 
 OPEN_PATHS = frozenset({"/health"})  # probes of the host itself come past the proxy
 
@@ -25,7 +26,7 @@ class HTTPSOnly:
             return await self.app(scope, receive, send)
         if scope["scheme"] == "https":
             return await self.app(scope, receive, _strict(send))
-        if scope["path"] in OPEN_PATHS:
+        if routed_path(scope) in OPEN_PATHS:
             return await self.app(scope, receive, send)
         problem = errors.Forbidden("https_required", "this service is to be reached by https:// only")
         await errors.response(problem, scope)(scope, receive, send)

@@ -1,5 +1,8 @@
 """Headers that mean something to only one reader when they are sent twice."""
 
+import re
+from functools import lru_cache
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import errors
@@ -8,11 +11,16 @@ from shared import errors
 SINGLE = frozenset(
     {b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"idempotency-key"}
 )
+MAX_HOST_BYTES = 300  # a name has 253 at most
 BY_NAME = "headers_by_name"
 
 
+# RFC 3986 §3.2.2: a name, an IPv4 address, or one of another kind in brackets; and a port.
+HOST = re.compile(rb"([A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(:[0-9]*)?|\[[0-9A-Fa-f:.vV]+\](:[0-9]*)?")
+
+
 class SingleHeaders:
-    """Answers 400 to a request that repeats one of them."""
+    """Answers 400 to a request that repeats one of them, and to HTTP/1.1 without a well-formed Host (RFC 9112 §3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -20,7 +28,18 @@ class SingleHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (repeated := _repeated(scope)):
             raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
+        if scope["type"] == "http" and scope["http_version"] == "1.1" and not _is_host(_by_name(scope).get(b"host")):
+            raise errors.BadRequest("invalid_host", "Host: needed, as name:port")
         await self.app(scope, receive, send)
+
+
+def _is_host(value: bytes | None) -> bool:
+    return value is not None and len(value) <= MAX_HOST_BYTES and _is_well_formed(value)
+
+
+@lru_cache(maxsize=1024)
+def _is_well_formed(host: bytes) -> bool:
+    return HOST.fullmatch(host) is not None
 
 
 def single_header(scope: Scope, name: bytes) -> str | None:

@@ -228,7 +228,7 @@ def test_workers_that_are_restarted_again_and_again_use_up_no_attempt(pair: Pair
 def test_a_body_that_is_still_on_its_way_is_answered_with_503(pair: Pair) -> None:
     web = pair.webs[0]
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as client:
-        client.sendall(b"POST /api/task HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        client.sendall(b"POST /api/task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         eventually(lambda: requests.post(f"{web.url}/health", timeout=5).ok)  # the request before it is under way
         web.send(signal.SIGTERM)
         answer = b"".join(iter(lambda: client.recv(65536), b""))

@@ -113,7 +113,6 @@ def credentials() -> Iterator[tuple[str, str]]:
     yield "the token alone", good
     yield "Basic", "Basic dXNlcjpwYXNz"
     yield "another scheme", f"Token {good}"
-    yield "two spaces", f"Bearer  {good}"
     yield "a tab", f"Bearer\t{good}"
     yield "a comma", f"Bearer {good},"
     yield "two tokens", f"Bearer {good} {good}"
@@ -166,7 +165,7 @@ def test_a_token_in_the_body_or_a_cookie_is_not_taken(service: Service) -> None:
 @pytest.mark.parametrize("second", ["Bearer {}", "Basic dXNlcjpwYXNz", ""])
 def test_two_authorization_headers_are_a_400(service: Service, second: str) -> None:
     lines = [f"Authorization: Bearer {token()}", f"Authorization: {second.format(token())}".rstrip()]
-    head = ["POST /api/types HTTP/1.1", "Host: x", *lines, "Content-Length: 2", "Connection: close", "", "{}"]
+    head = ["POST /api/types HTTP/1.1", "Host: localhost", *lines, "Content-Length: 2", "Connection: close", "", "{}"]
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall("\r\n".join(head).encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))

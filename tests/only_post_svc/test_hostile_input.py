@@ -74,7 +74,7 @@ def talk(service: Service, *sent: bytes, of_head: bool = False) -> list[Answer]:
 
 
 def request(
-    method: str = "POST", path: str = "/api/types", *lines: str, body: bytes = b"{}", host: str = "Host: x"
+    method: str = "POST", path: str = "/api/types", *lines: str, body: bytes = b"{}", host: str = "Host: localhost"
 ) -> bytes:
     """One request, after which the connection is to be closed."""
     length = [] if any("ength" in line or "ncoding:" in line for line in lines) else [f"Content-Length: {len(body)}"]
@@ -130,7 +130,7 @@ def answered(connection: socket.socket, drip: bytes, seconds: float) -> tuple[li
     return parsed(raw), time.monotonic() - started
 
 
-HEAD = b"POST /api/types HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /api/types HTTP/1.1\r\nHost: localhost\r\n"
 SLOW: dict[str, tuple[bytes, bytes, int]] = {
     "headers that drip": (b"POST /api/types HTTP/1.1\r\nX-A: ", b"a", HEADERS_SECONDS),
     "headers that stop": (b"POST /api/ty", b"", HEADERS_SECONDS),
@@ -455,22 +455,22 @@ MALFORMED: dict[str, bytes] = {
     "a bare CR in a value": request("POST", "/api/types", "X-A: a\rb"),
     "line feeds alone": request().replace(b"\r\n", b"\n"),
     "a folded line": request("POST", "/api/types", "X-A: a\r\n b: c"),
-    "a folded first line": request("POST", "/api/types", host=" Host: x"),
+    "a folded first line": request("POST", "/api/types", host=" Host: localhost"),
     "two hosts": request("POST", "/api/types", "Host: y"),
     "two content types": request("POST", "/api/types", "Content-Type: application/json", "Content-Type: text/plain"),
     "two idempotency keys": request("POST", "/api/types", "Idempotency-Key: a", "Idempotency-Key: b"),
     "a name of two headers in two cases": request("POST", "/api/types", "AUTHORIZATION: a", "authorization: b"),
-    "another protocol": b"POST /api/types HTCPCP/1.0\r\nHost: x\r\n\r\n",
-    "HTTP 9.9": b"POST /api/types HTTP/9.9\r\nHost: x\r\n\r\n",
+    "another protocol": b"POST /api/types HTCPCP/1.0\r\nHost: localhost\r\n\r\n",
+    "HTTP 9.9": b"POST /api/types HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "HTTP 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("16030100a5010000a10303") + b"\x00" * 200,
     "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
     "zeros": b"\0" * 1000,
     "bytes": bytes(range(256)) * 4,
-    "no path": b"POST HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a path of no slash": b"POST api/types HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a space in the path": b"POST /api types HTTP/1.1\r\nHost: x\r\n\r\n",
-    "raw bytes in the path": b"POST /\xff\xfe HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    "no path": b"POST HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a path of no slash": b"POST api/types HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a space in the path": b"POST /api types HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "raw bytes in the path": b"POST /\xff\xfe HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
 }
 
 

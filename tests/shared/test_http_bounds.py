@@ -13,6 +13,7 @@ import pytest
 
 from shared.http.protocol import HEADERS_SECONDS, MAX_HEADERS_BYTES, MAX_WAITING
 from tests.processes import HTTPService, Service, TokenService, eventually
+from tests.token_svc.users import User
 
 MEBIBYTE = 1024 * 1024
 GROWTH_BYTES = 32 * MEBIBYTE  # of a process whose own allocations vary by less
@@ -248,6 +249,49 @@ def test_a_client_that_does_not_go_on_gets_a_408(slow: dict[str, "Future[tuple[b
 
 def test_an_answer_that_is_not_read_is_given_up(stalled: "Future[float]") -> None:
     assert 25 < stalled.result() < 45
+
+
+@pytest.fixture(scope="module")
+def rich(tokens: TokenService) -> User:
+    """A user with more than fits into the buffers of a connection."""
+    user = User(tokens)
+    for n in range(21):
+        user.add([n, "x" * (MEBIBYTE - 100)])
+    return user
+
+
+@pytest.mark.parametrize("path", ["/me/export", "/data?limit=200"])
+def test_answers_that_are_not_read_take_little_memory(rich: User, path: str) -> None:
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {rich.headers['Authorization']!s}\r\n\r\n"
+    before = memory(rich.service)
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connect(rich.service)).sendall(head.encode() * 10)
+        assert rich.get("/me").elapsed.total_seconds() < 5
+        assert memory(rich.service) - before < 20 * 5 * MEBIBYTE  # it was 21 for each, and a copy
+    eventually(lambda: rich.get("/me/export", stream=True).status_code == 200)
+
+
+def test_two_exports_of_a_user_go_out_at_once(rich: User) -> None:
+    other = User(rich.service)
+    with ExitStack() as stack:
+        for _ in range(2):
+            assert stack.enter_context(rich.get("/me/export", stream=True)).status_code == 200
+        refused = rich.get("/me/export")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert other.get("/me/export").status_code == 200
+    eventually(lambda: rich.get("/me/export", stream=True).status_code == 200)  # the places of clients that have gone
+
+
+def test_an_export_is_whole_however_long_the_items_are(rich: User) -> None:
+    rich.add("short")
+
+    def exported() -> list[object]:
+        answer = rich.get("/me/export")
+        return [item["data"] for item in answer.json()["items"]] if answer.ok else []
+
+    assert [data[0] for data in eventually(exported)] == [*range(21), "s"]
 
 
 # Connections

@@ -151,10 +151,12 @@ def test_pruning_takes_a_bounded_number_at_a_time(engine: Engine) -> None:
     assert engine.run(work) == [MAX_PRUNED, 10, 0]
 
 
-def key_for(sent: str | None, body: Any = None, caller: str = "", path: str = "/api/task") -> IdempotencyKey | None:
+def key_for(
+    sent: str | None, body: Any = None, caller: str = "", route: str = "POST /api/task"
+) -> IdempotencyKey | None:
     headers = [] if sent is None else [(b"idempotency-key", sent.encode("latin-1"))]
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
-    return key_of(Request(scope), caller, {} if body is None else body)
+    scope = {"type": "http", "method": "POST", "path": "/prefix/x", "query_string": b"", "headers": headers}
+    return key_of(Request(scope), route, caller, {} if body is None else body)
 
 
 def test_a_request_without_the_header_has_no_key() -> None:
@@ -195,5 +197,5 @@ def test_any_difference_makes_another_body(body: Any) -> None:
 
 
 def test_caller_and_route_are_the_scope() -> None:
-    keys = [key_for("a"), key_for("a", caller="someone"), key_for("a", path="/api/batch")]
+    keys = [key_for("a"), key_for("a", caller="someone"), key_for("a", route="POST /api/batch")]
     assert len({key.scope for key in keys if key}) == 3

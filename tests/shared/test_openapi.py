@@ -99,9 +99,9 @@ def test_no_two_shapes_share_a_name() -> None:
 
 def test_every_operation_answers_what_all_do() -> None:
     operation = described(overload={})
-    assert operation["responses"].keys() == {"200", "400", "403", "408", "413", "431", "500", "503"}
-    assert codes(operation, 400) == {"duplicate_header", "invalid_http"}
-    assert codes(operation, 503) == {"shutting_down"}
+    assert operation["responses"].keys() == {"200", "400", "403", "408", "413", "429", "431", "500", "503"}
+    assert codes(operation, 400) == {"duplicate_header", "invalid_host", "invalid_http"}
+    assert codes(operation, 503) == {"busy", "shutting_down"}
 
 
 def test_what_an_operation_takes_brings_its_errors_along() -> None:
@@ -111,7 +111,7 @@ def test_what_an_operation_takes_brings_its_errors_along() -> None:
     )
     assert codes(operation, 400) >= {"invalid_json", "invalid_idempotency_key"}
     assert codes(operation, 401) == {"invalid_token", "unauthorized"}
-    assert codes(operation, 403) == {"https_required", "insufficient_scope"}
+    assert codes(operation, 403) == {"cross_site", "https_required", "insufficient_scope"}
     assert codes(operation, 409) == {"sold", "taken"}
     assert codes(operation, 415) == {"unsupported_media_type"}
     assert codes(operation, 422) == {"idempotency_key_reused", "invalid_limit", "invalid_request"}
@@ -125,14 +125,14 @@ def test_any_token_will_do_where_no_scope_is_named() -> None:
     operation = described(scope="")
     assert operation["security"] == [{"bearer": []}]
     assert "401" in operation["responses"]
-    assert codes(operation, 403) == {"https_required"}
+    assert codes(operation, 403) == {"cross_site", "https_required"}
 
 
 def test_where_nobody_is_asked_for_a_token_none_is_spoken_of() -> None:
     operation = described(has_tokens=False, scope="cars")
     assert "security" not in operation
     assert "401" not in operation["responses"]
-    assert codes(operation, 403) == {"https_required"}
+    assert codes(operation, 403) == {"cross_site", "https_required"}
     assert "securitySchemes" not in operation["components"]
 
 
@@ -142,7 +142,7 @@ def test_errors_of_a_shape_of_their_own_stand_beside_those_of_the_server() -> No
         error: str
 
     operation = described(problem=OddProblem)
-    assert codes(operation, 400, JSON) == {"duplicate_header"}
+    assert codes(operation, 400, JSON) == {"duplicate_header", "invalid_host"}
     assert codes(operation, 400) == {"invalid_http"}
 
 

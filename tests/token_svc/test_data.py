@@ -520,15 +520,24 @@ def test_a_cursor_goes_on_where_its_row_was_deleted(user: User) -> None:
     assert [item["data"] for item in user.get(f"/data?cursor={cursor}").json()["items"]] == [1, 2]
 
 
-def test_a_page_ends_early_at_four_megabytes_and_the_cursor_goes_on(user: User) -> None:
-    for n in range(11):
-        user.add([n, "x" * 900_000])
+def test_a_page_ends_early_at_a_megabyte_and_the_cursor_goes_on(user: User) -> None:
+    for n, size in enumerate([400_000, 400_000, 1, 400_000, 15_000, 17_000, 1_040_000, 1]):
+        user.add([n, "x" * size])
     found = pages(user, 200)
-    assert [[n for n, _ in page] for page in found] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10]]
+    assert [[n for n, _ in page] for page in found] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_a_page_is_counted_in_bytes_and_shows_one_item_at_least(user: User) -> None:
+    for n in range(3):
+        body = json.dumps(
+            {"data": [n, "ü" * 520_000]}, ensure_ascii=False
+        ).encode()  # a MiB, but half as many characters
+        assert user.post("/data", data=body).status_code == 201
+    assert [[n for n, _ in page] for page in pages(user, 200)] == [[0], [1], [2]]
 
 
 def test_a_page_that_is_full_to_the_byte_has_no_cursor_to_nothing(user: User) -> None:
     for n in range(5):
-        user.add([n, "x" * 900_000])
+        user.add([n, "x" * 100_000])
     assert len(pages(user, 200)) == len(pages(user, 5)) == 1
     assert [len(page) for page in pages(user, 3)] == [3, 2]

@@ -1,0 +1,67 @@
+"""A service that asks nobody for a token, and the browsers that run beside it.
+
+A page of any site can send it requests from its user's own machine: a POST without a preflight, or by a name of its own
+that it lets resolve to 127.0.0.1 (DNS rebinding), so that it may read the answers too.
+"""
+
+from collections.abc import Collection
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared import errors
+from shared.middleware.single_headers import single_header
+from shared.settings import is_this_machine
+
+
+class CrossSite:
+    """Answers 403 to what a browser sends for another site, and to a host that is neither this machine nor one of
+    `hosts`. `origins` may call from a browser. With `is_local_only` all else that is not from this machine is refused
+    too: uvicorn's own command has a --host of its own."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], *, is_local_only: bool) -> None:
+        self.app = app
+        self.origins = frozenset(origins)
+        self.is_local_only = is_local_only
+        self._is_ours = lru_cache(maxsize=1024)(lambda host: host in hosts or is_this_machine(host.strip("[]")))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (reason := self._fault(scope)):
+            raise errors.Forbidden("cross_site", reason)
+        await self.app(scope, receive, send)
+
+    def _fault(self, scope: Scope) -> str:
+        if self.is_local_only and not _is_to_loopback(scope):
+            return "without TASK_AUTH only this machine is answered: set TASK_AUTH"
+        host = single_header(scope, b"host")  # without one, which HTTP/1.0 allows, it is no browser
+        if host is not None and not self._is_ours(_host_name(host)):
+            return "Host names neither this machine nor one of ALLOWED_HOSTS"
+        origin = single_header(scope, b"origin")
+        if origin in self.origins:
+            return ""
+        if single_header(scope, b"sec-fetch-site") == "cross-site" or (
+            origin and not self._is_ours(_site(origin)[:300])
+        ):
+            return "sent by a page of another site; CORS_ORIGINS names those that may"
+        return ""
+
+
+def _is_to_loopback(scope: Scope) -> bool:
+    """Whether it came in at a loopback address, or a Unix socket, which has no port."""
+    address, port = scope["server"] or ("", None)
+    return port is None or is_this_machine(address.removeprefix("::ffff:"))
+
+
+def _host_name(host: str) -> str:
+    """Without its port."""
+    end = host.rfind("]") + 1
+    return (host[:end] if end else host.partition(":")[0]).lower()
+
+
+def _site(origin: str) -> str:
+    """The host of an origin; `null` is none."""
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import hints, metrics, models, operations, queue, schedules
+from only_post_svc import failures, hints, metrics, models, operations, queue, schedules
 from only_post_svc.backlog import Backlog
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.models import Types, listed_json, schedule_json, task_json
@@ -146,7 +146,11 @@ def _replayed(answer: Answer) -> dict[str, str] | None:
 async def result(request: Request[State]) -> Response:
     caller = await caller_of(request)
     wanted = models.RESULT.parse(await read_json(request))
-    return task_response(_found(await request.state["waiters"].until_final(caller, wanted.task_id, wanted.wait)))
+    task = _found(await request.state["waiters"].until_final(caller, wanted.task_id, wanted.wait))
+    failed = await request.state["database"].read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
+    is_development = request.state["settings"].app_env == "development"
+    body = models.fetched_json(task, failed, with_traceback=is_development)
+    return json_response(body) if task.is_final else json_response(body, 202, {"Retry-After": "1"})
 
 
 async def cancel(request: Request[State]) -> Response:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from only_post_svc.failures import Failure
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
@@ -169,6 +170,23 @@ class Task(ListedTask):
 
     result: Any
     notify: Notified = left_out()
+
+
+@dataclass(frozen=True)
+class FailedAttempt:
+    """An attempt that failed. `traceback` is there in development only."""
+
+    attempt: int
+    at: Time
+    error: TaskError
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class FetchedTask(Task):
+    """A task with all its attempts that failed, oldest first."""
+
+    failures: list[FailedAttempt] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -356,6 +374,17 @@ def task_json(task: TaskRow) -> str:
     """A task as clients see it. What is JSON already (result, error, progress) goes in as it is."""
     notify = f'"notify":{task.notify},' if task.notify else ""
     return _json(task, f'"result":{task.result or "null"},{notify}')
+
+
+def fetched_json(task: TaskRow, failed: list[Failure], *, with_traceback: bool) -> str:
+    """A task as /api/result shows it."""
+    items = ",".join(_failure_json(one, with_traceback=with_traceback) for one in failed)
+    return f'{task_json(task)[:-1]},"failures":[{items}]}}'
+
+
+def _failure_json(one: Failure, *, with_traceback: bool) -> str:
+    traceback = f',"traceback":{encode(one.traceback)}' if with_traceback else ""
+    return f'{{"attempt":{one.attempt},"at":{_time(one.at)},"error":{one.error}{traceback}}}'
 
 
 def listed_json(task: TaskRow) -> str:

@@ -46,8 +46,8 @@ RESULT = Operation(
     body={JSON: models.RESULT},
     scope=SCOPE,
     answers={
-        200: Reply("the task has ended, well or not", models.Task),
-        202: Reply("the task has not ended yet", models.Task, ("Retry-After",)),
+        200: Reply("the task has ended, well or not", models.FetchedTask),
+        202: Reply("the task has not ended yet", models.FetchedTask, ("Retry-After",)),
     },
     codes=NOT_FOUND,
 )

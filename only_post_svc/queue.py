@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from only_post_svc import webhooks
+from only_post_svc import checkpoints, failures, webhooks
 from shared import ids
 from shared.database import Transaction, listed
 from shared.strict_json import encode
@@ -39,6 +39,7 @@ class TaskRow(NamedTuple):
     error: str | None  # JSON
     result: str | None = None  # JSON
     has_webhook: int = 0
+    has_failures: int = 0  # attempts that failed
     notify: str | None = None  # JSON
 
     @property
@@ -79,6 +80,7 @@ class Claim(NamedTuple):
     caller: str = ""
     key: str | None = None
     is_person: bool = False
+    saved: str | None = None  # JSON: its last checkpoint
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Ending:
     retry_after_seconds: float | None = None
     progress: str | None = None
     traceback: str | None = None
+    has_checkpoint: bool = False  # to be dropped with the task's end
 
 
 def error(code: str, message: str) -> str:
@@ -160,7 +163,9 @@ def _run_at(new: NewTask, now: int) -> int:
 MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
 
 WITH_RESULT = f"""
-SELECT {COLUMNS}, task_result.body, task.has_webhook FROM task LEFT JOIN task_result ON task_result.task_id = task.id
+SELECT {COLUMNS}, task_result.body, task.has_webhook,
+    EXISTS (SELECT 1 FROM task_failure WHERE task_failure.task_id = task.id)
+FROM task LEFT JOIN task_result ON task_result.task_id = task.id
 """
 FIND = f"{WITH_RESULT} WHERE {MINE}"
 FIND_ENDED = f"{WITH_RESULT} WHERE task.id IN {{ids}} AND task.finished_at IS NOT NULL"
@@ -250,7 +255,10 @@ WHERE {MINE} AND status IN ('queued', 'scheduled', 'running')
 def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     """False when there was nothing to cancel."""
     tx.one(HOLD, id=task_id, caller=caller)
-    return tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) == 1
+    if tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) != 1:
+        return False
+    checkpoints.drop(tx, [task_id])
+    return True
 
 
 RETRY = f"""
@@ -264,6 +272,7 @@ WHERE {MINE} AND status IN ('failed', 'cancelled')
 def retry(tx: Transaction, caller: str, task_id: str) -> bool:
     """False unless the task had failed or been cancelled."""
     tx.one(HOLD, id=task_id, caller=caller)
+    failures.forget_old(tx, task_id)
     return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
 
 
@@ -342,7 +351,10 @@ def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
         return _fail(tx, run, ending)
     wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
     run_at = tx.now + int(wait * 1000)
-    return tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
+    is_held = tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
+    if is_held:
+        failures.record(tx, run.id, run.attempt, run.lease, ending.error, ending.traceback)
+    return is_held
 
 
 def is_last(run: Claim, ending: Ending) -> bool:
@@ -352,7 +364,11 @@ def is_last(run: Claim, ending: Ending) -> bool:
 
 def _fail(tx: Transaction, run: Claim, ending: Ending) -> bool:
     values = {"now": tx.now, "error": ending.error, "progress": ending.progress}
-    return tx.run(FAIL, id=run.id, lease=run.lease, **values) == 1
+    if tx.run(FAIL, id=run.id, lease=run.lease, **values) != 1:
+        return False
+    failures.record(tx, run.id, run.attempt, run.lease, ending.error or "null", ending.traceback)
+    checkpoints.drop(tx, [run.id])
+    return True
 
 
 class LeaseLost(Exception):
@@ -373,6 +389,8 @@ def _succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> bool:
     of_runs, named = _of(SUCCEED, [run for run, _ in ended])
     if tx.run(of_runs, now=tx.now, **named) < len(ended):
         return False
+    if saved := [run.id for run, ending in ended if ending.has_checkpoint]:
+        checkpoints.drop(tx, saved)
     results = {run.id: ending.result for run, ending in ended if ending.result is not None}
     if results:
         _, ids = listed("id", results)
@@ -477,6 +495,7 @@ def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:
             _fail(tx, run, Ending(error=lost))
         else:
             tx.put(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
+            failures.record(tx, run.id, run.attempt, run.lease, lost, None)
     return [run.id for run in runs]
 
 
@@ -493,5 +512,6 @@ def prune(tx: Transaction, result_ttl_seconds: int) -> int:
         ids, values = listed("id", old)
         tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
         tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
+        failures.delete(tx, old)
         tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
     return len(old)

@@ -7,6 +7,7 @@ answer HTTP get TaskTypes, which are plain data.
 import dataclasses
 import importlib
 import inspect
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from shared.schemas import Schema, build, default_schema, object_schema, schema_of
+from shared.strict_json import encode
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,16 +46,18 @@ class Context:
     """What a handler is told about its run.
 
     `deadline` is when it is stopped, in UTC; `caller` who submitted the task ('' for anyone), `key` what it is about,
-    `traceparent` the W3C header that it came with.
+    `traceparent` the W3C header that it came with; `saved` is what the last checkpoint said, None before the first.
     """
 
     task_id: str
     attempt: int
     deadline: datetime
     report: Callable[[float, str], None] = dataclasses.field(default=lambda fraction, message: None, repr=False)
+    keep: Callable[[str], None] = dataclasses.field(default=lambda text: None, repr=False)
     caller: str = ""
     key: str | None = None
     traceparent: str | None = None
+    saved: Any = None
 
     @classmethod
     def for_tests(cls, **fields: Any) -> "Context":
@@ -66,6 +70,13 @@ class Context:
         if not 0 <= fraction <= 1:
             raise ValueError("fraction must be from 0 to 1")
         self.report(float(fraction), str(message))
+
+    def checkpoint(self, value: Any) -> None:
+        """Stores a JSON value that the next attempt finds in `saved`. Raises TypeError or ValueError for what is none,
+        or is larger than a result may be."""
+        text = encode(value)
+        self.keep(text)
+        self.saved = json.loads(text)
 
 
 @dataclass(frozen=True)

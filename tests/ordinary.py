@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from only_post_svc import task
+from only_post_svc import Context, task
 
 FORK = multiprocessing.get_context("fork")
 SPAWN = multiprocessing.get_context("spawn")
@@ -321,6 +321,35 @@ async def clean_up_async(path: str, seconds: float = 0) -> None:
     finally:
         await asyncio.sleep(seconds)
         Path(path).write_text("cleaned up")
+
+
+@task("count.down", timeout=60)
+def count_down(until: int, path: str = "", *, context: Context) -> dict[str, Any]:
+    """Go one step further in every attempt, from where the last one has come to."""
+    step = (context.saved or 0) + 1
+    context.checkpoint(step)
+    if path:
+        Path(path).write_text(str(step))
+        time.sleep(3600)
+    if step < until:
+        os._exit(1)
+    return {"step": step, "attempt": context.attempt}
+
+
+@task("checkpoint.bad", timeout=10)
+def checkpoint_bad(*, context: Context) -> list[str]:
+    refused = []
+    for value in (object(), float("nan"), "x" * 2_000_000):
+        try:
+            context.checkpoint(value)
+        except (TypeError, ValueError) as error:
+            refused.append(type(error).__name__)
+    return refused
+
+
+@task("context", timeout=10)
+def shown(*, context: Context) -> dict[str, Any]:
+    return {"caller": context.caller, "key": context.key, "traceparent": context.traceparent, "saved": context.saved}
 
 
 @task("divide", timeout=10)

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from only_post_svc import hints, models, queue
+from only_post_svc import failures, hints, models, queue
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.models import Types
@@ -75,8 +75,21 @@ def _json(one: Overseen, task: str) -> str:
 
 
 async def show_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    found = await database.query(lambda tx: all_callers.find(tx, options.task_id))
-    _print(_need(found, options), options)
+    found, failed = await database.query(
+        lambda tx: (all_callers.find(tx, options.task_id), failures.of(tx, options.task_id))
+    )
+    one = _need(found, options)
+    if options.json:
+        print(_json(one, models.fetched_json(one.task, failed, with_traceback=True)))
+    else:
+        print(fields(_members(one)), *map(_failed_attempt, failed), sep="\n")
+
+
+def _failed_attempt(failed: failures.Failure) -> str:
+    """With its traceback below."""
+    worker = f" on {failed.worker}" if failed.worker else ""
+    head = f"attempt {failed.attempt} failed at {moment(failed.at)}{worker}: {failed.error}"
+    return "\n".join(["", head, failed.traceback or ""]).rstrip()
 
 
 def _print(one: Overseen, options: argparse.Namespace) -> None:

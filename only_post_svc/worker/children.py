@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.worker import linux
-from only_post_svc.worker.frames import MAX_HEAD_BYTES, Unpacker, kind_of, pack
+from only_post_svc.worker.frames import MAX_HEAD_BYTES, Unpacker, check_json, kind_of, pack
 from only_post_svc.worker.output import Output
 from only_post_svc.worker.runner import Options, command
 from shared.settings import SettingsError
@@ -45,6 +45,8 @@ class Events(Protocol):
     def child_ready(self, child: "Child") -> None: ...
 
     def run_progressed(self, run_id: str, progress: dict[str, Any]) -> None: ...
+
+    def run_saved(self, run_id: str, value: str) -> None: ...
 
     def run_ended(self, child: "Child", message: dict[str, Any], result: bytes) -> None: ...
 
@@ -187,6 +189,9 @@ class Child(asyncio.Protocol):
             self._run_ended(message, blob)
         elif kind == "progress":
             self._events.run_progressed(run_id, message["value"])
+        elif kind == "checkpoint":
+            check_json(blob)
+            self._events.run_saved(run_id, blob.decode())
         elif kind == "said":
             self._output.take(message, self.run_ids[run_id])
         elif kind == "holding":

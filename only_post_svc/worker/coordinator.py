@@ -13,6 +13,7 @@ import uuid
 from typing import Any
 
 from only_post_svc import hints, queue, schedules, shares
+from only_post_svc.failures import SECRET_CHARACTERS
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
@@ -111,7 +112,7 @@ class Worker:
         self._courier.stop()
         for child in self._children:
             child.kill()  # before the release: nothing of a run may go on when another takes over
-        released = self._runs.claims()
+        released = self._runs.all()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
@@ -168,7 +169,7 @@ class Worker:
         been committed all the same: it is undone before the next."""
         if unanswered := self._unanswered:
             await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
-        self._unanswered = token = secrets.token_hex(8)
+        self._unanswered = token = self.id + secrets.token_hex(SECRET_CHARACTERS // 2)
         taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None)
         self._unanswered = ""
         return taken
@@ -263,6 +264,9 @@ class Worker:
             run.progress = encode(progress)
             run.is_reported = False
 
+    def run_saved(self, run_id: str, value: str) -> None:
+        self._runs.save(self._runs[run_id], value)
+
     def run_ended(self, child: Child, message: dict[str, Any], result: bytes) -> None:
         self._runs.end(self._runs[message["end"]], _ending(message, result))
         if self._may_leave_some:
@@ -291,6 +295,7 @@ def _told(claim: Claim) -> dict[str, Any]:
         "caller": claim.caller,
         "key": claim.key,
         "traceparent": getattr(claim, "traceparent", None),
+        "saved": claim.saved,
         "deadline": time.time() + claim.timeout_ms / 1000,
     }
 
@@ -314,9 +319,10 @@ def _ending(message: dict[str, Any], result: bytes) -> Ending:
     )
 
 
-def _sign_off(tx: Transaction, worker_id: str, runs: list[Claim], unanswered: str) -> None:
+def _sign_off(tx: Transaction, worker_id: str, runs: list[Run], unanswered: str) -> None:
     for run in runs:
-        queue.release(tx, run, is_alone=run.is_alone)
+        run.save(tx)
+        queue.release(tx, run.claim, is_alone=run.claim.is_alone)
     if unanswered:
         queue.release_claim(tx, unanswered)
     sign_off(tx, worker_id)

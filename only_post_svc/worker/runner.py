@@ -93,6 +93,9 @@ class Reporter:
             self._sent_at = time.monotonic()
             self._runner.channel.send({"progress": self._run_id, "value": self.latest})
 
+    def keep(self, text: str) -> None:
+        self._runner.send_checkpoint(self._run_id, text.encode())
+
 
 class Runner:
     def __init__(self, channel: Channel, said: Records, streams: tuple[Stream, Stream], max_result_bytes: int) -> None:
@@ -123,6 +126,11 @@ class Runner:
             while frames:
                 self._take(frames)
                 frames, self._later = self._later, []
+
+    def send_checkpoint(self, run_id: str, value: bytes) -> None:
+        if len(value) > self._max_result_bytes:
+            raise ValueError(f"a checkpoint of {len(value)} bytes; the limit is {self._max_result_bytes}")
+        self.channel.send({"checkpoint": run_id}, value)
 
     def _take(self, frames: list[Frame]) -> None:
         runs = [frame for frame in frames if "run" in frame[0]]  # without one there is nothing to stop
@@ -240,9 +248,11 @@ class Runner:
             message["attempt"],
             datetime.fromtimestamp(message["deadline"], UTC),
             report=reporter.report,
+            keep=reporter.keep,
             caller=message["caller"],
             key=message["key"],
             traceparent=message["traceparent"],
+            saved=json.loads(message["saved"] or "null"),
         )
 
     def _clear(self) -> str:

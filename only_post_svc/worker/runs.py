@@ -5,14 +5,14 @@ import contextlib
 import json
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from only_post_svc import hints, queue
+from only_post_svc import checkpoints, hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.worker.children import Child
-from shared.database import Database, Unit, Unstorable
+from shared.database import Database, Transaction, Unit, Unstorable
 from shared.errors import Unavailable
 from shared.loops import AGAIN_SECONDS
 
@@ -44,13 +44,30 @@ class Run:
     stopping: str = ""  # why it was asked to stop: timeout, cancelled, lost, shutdown
     progress: str | None = None
     is_reported: bool = True
+    checkpoint: str | None = None  # the latest, as long as it is not stored
+    has_checkpoint: bool = False
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def save(self, tx: Transaction) -> None:
+        """Stores its latest checkpoint, if that is not done."""
+        if self.checkpoint is not None:
+            checkpoints.save(tx, self.claim.id, self.claim.lease, self.checkpoint)
 
     def leave(self) -> None:
         """Its code has ended, one way or another."""
         for timer in self.timers:
             timer.cancel()
         self.child = None
+
+
+def _finish(tx: Transaction, run: Run, ending: Ending) -> bool:
+    run.save(tx)
+    return queue.finish(tx, run.claim, ending)
+
+
+def _release(tx: Transaction, run: Run, *, is_alone: bool) -> bool:
+    run.save(tx)
+    return queue.release(tx, run.claim, is_alone=is_alone)
 
 
 class Runs:
@@ -125,16 +142,33 @@ class Runs:
                 run.is_reported = False
             raise
 
+    def save(self, run: Run, value: str) -> None:
+        """Stores its checkpoint at once: a kill of this process loses it no more."""
+        is_under_way = run.checkpoint is not None
+        run.checkpoint, run.has_checkpoint = value, True
+        if not is_under_way:
+            self._in_background(self._save(run))
+
+    async def _save(self, run: Run) -> None:
+        while (value := run.checkpoint) is not None:
+            with contextlib.suppress(Unstorable):
+                await self._insist(lambda tx: checkpoints.save(tx, run.claim.id, run.claim.lease, value))
+            if run.checkpoint == value:
+                run.checkpoint = None
+
     def end(self, run: Run, ending: Ending) -> None:
         """Stores how it ended, unless it was cancelled or lost meanwhile. A run that made way for a deploy, and did not
         get to its end, is released."""
         run.leave()
+        if run.has_checkpoint or run.claim.saved is not None:
+            ending = replace(ending, has_checkpoint=True)
         if run.stopping == "shutdown" and ending.error is not None:
             self._in_background(self._release(run, is_alone=run.claim.is_alone))
             return
         if run.stopping == "timeout":
             limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
-            ending = Ending(error=queue.error("timeout", limit), progress=ending.progress, traceback=ending.traceback)
+            error = queue.error("timeout", limit)
+            ending = replace(ending, result=None, error=error, can_retry=True, retry_after_seconds=None)
         if ending.error is not None and run.stopping in ("", "timeout"):
             _log_failure(run.claim, ending.error, ending.traceback)
         if ending.error is not None or run.stopping:
@@ -171,7 +205,7 @@ class Runs:
         held = False
         try:
             if run.stopping in ("", "timeout", "shutdown"):
-                held = await self._insist(lambda tx: queue.finish(tx, run.claim, ending))
+                held = await self._insist(lambda tx: _finish(tx, run, ending))
         except Unstorable:
             await self._store(run, UNSTORABLE)
         except Exception:  # its lease ends, and the task's attempts with it
@@ -193,7 +227,7 @@ class Runs:
 
     async def _release(self, run: Run, *, is_alone: bool) -> None:
         try:
-            held = await self._insist(lambda tx: queue.release(tx, run.claim, is_alone=is_alone))
+            held = await self._insist(lambda tx: _release(tx, run, is_alone=is_alone))
             self._counts.gave_up(run.claim, "released" if held else "lost")
         finally:
             del self._by_lease[run.claim.lease]

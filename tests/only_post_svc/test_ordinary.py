@@ -11,7 +11,7 @@ import pytest
 
 from only_post_svc.worker.children import environment
 from tests.only_post_svc.test_zoo import members
-from tests.processes import ROOT, Service, Worker, eventually
+from tests.processes import ROOT, Process, Service, Worker, eventually
 
 TASKS = "tests.tasks,tests.ordinary"
 SECRETS = {
@@ -228,3 +228,63 @@ def test_sigterm_asks_running_code_to_stop_and_costs_it_no_attempt(tmp_path: Pat
 
 def test_lines_of_the_log_never_show_a_secret(house: Service) -> None:
     assert not re.search("secret-", house.log.read_text())
+
+
+def test_the_next_attempt_finds_what_the_last_one_saved(house: Service) -> None:
+    task = house.run("count.down", {"until": 3}, max_attempts=5)
+    assert (task["status"], task["result"]) == ("succeeded", {"step": 3, "attempt": 3})
+
+
+def test_a_checkpoint_outlives_a_deploy_and_ends_with_its_task(tmp_path: Path) -> None:
+    settings = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}
+    service = Service(tmp_path, {**settings, "WORKER_PROCESSES": "0"})
+    worker = Worker(tmp_path, settings)
+    try:
+        path = tmp_path / "step"
+        task_id = service.submit("count.down", {"until": 9, "path": str(path)})["task_id"]
+        eventually(lambda: path.exists() and path.read_text() == "1")
+        worker.terminate()
+        worker = Worker(tmp_path, settings, name="second")
+        eventually(lambda: path.read_text() == "2")
+        service.post("/api/cancel", {"task_id": task_id})
+        path.write_text("")
+        service.post("/api/retry", {"task_id": task_id})
+        eventually(lambda: path.read_text() == "1")
+    finally:
+        worker.kill()
+        service.kill()
+
+
+def test_a_checkpoint_is_json_of_no_more_than_a_result_s_size(house: Service) -> None:
+    assert value(house, "checkpoint.bad") == ["TypeError", "ValueError", "ValueError"]
+    assert value(house, "pid")
+
+
+def test_every_failed_attempt_is_kept_with_what_went_wrong(house: Service) -> None:
+    task_id = house.submit("divide", {"by": 0}, max_attempts=2)["task_id"]
+    task = house.ended(task_id)
+    assert [failure["attempt"] for failure in task["failures"]] == [1, 2]
+    for failure in task["failures"]:
+        assert failure["error"] == task["error"]
+        assert failure["traceback"].splitlines()[-1] == "ZeroDivisionError: division by zero"
+        assert failure["at"] <= task["finished_at"]
+    assert house.ended(house.submit("pid")["task_id"])["failures"] == []
+
+
+def test_the_operator_sees_every_failed_attempt(house: Service) -> None:
+    task_id = house.run("divide", {"by": 0}, max_attempts=1)["task_id"]
+    worker = house.post("/health").json()["workers"][0]["id"]
+    shown = Process(house.log.parent, "-m", "only_post_svc", "tasks", "show", task_id, env=SECRETS, name="show")
+    assert shown.wait(30) == 0
+    text = shown.log.read_text()
+    assert f" on {worker}: " in text and "attempt 1 failed at " in text and "return 1 / by" in text
+
+
+def test_in_production_a_caller_sees_no_traceback(tmp_path: Path) -> None:
+    env = {"APP_ENV": "production", "TASK_AUTH": "off", "HOST": "127.0.0.1", "SECRET_KEY": "s" * 32}
+    service = Service(tmp_path, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", **env})
+    try:
+        (failure,) = service.run("divide", {"by": 0}, max_attempts=1)["failures"]
+        assert failure.keys() == {"attempt", "at", "error"}
+    finally:
+        service.kill()

@@ -29,6 +29,11 @@ SELECT '{status}-' || i, CASE i % 10 WHEN 0 THEN 'other' ELSE '' END,
 FILL_PAYLOADS = "INSERT INTO task_payload (task_id, body) SELECT id, '{}' FROM task"
 FILL_RESULTS = "INSERT INTO task_result (task_id, body) SELECT id, '{}' FROM task WHERE status = 'succeeded'"
 
+FILL_FAILURES = """
+INSERT INTO task_failure (task_id, attempt, at, worker, error)
+SELECT id, 1, 1, '', '{}' FROM task WHERE status = 'failed'
+"""
+
 
 def fill(count: int, status: str, **columns: Any) -> str:
     """Rows of one status."""
@@ -42,6 +47,7 @@ OLD = [
     fill(ROWS // 100, "cancelled", finished_at=f"{START} - i"),
     FILL_PAYLOADS,
     FILL_RESULTS,
+    FILL_FAILURES,
 ]
 NEW = [
     fill(WAITING, "queued"),
@@ -78,10 +84,15 @@ class Plan(NamedTuple):
 
 
 ONE = {"task_pkey"}
+FOUND = {"task_pkey", "task_result_pkey", "task_failure_of"}
 PLANS = {
     "succeed together": Plan(lambda tx: queue.succeed(tx, [(run, Ending(result="1")) for run in RUNS]), ONE),
     "submit": Plan(lambda tx: queue.submit(tx, "", NEW_TASK), set()),
-    "claim": Plan(claim_some, {"task_claim", "task_pkey", "task_payload_pkey", "lane_pkey"}, shares.MAX_APART),
+    "claim": Plan(
+        claim_some,
+        {"task_claim", "task_pkey", "task_payload_pkey", "lane_pkey", "task_checkpoint_pkey"},
+        shares.MAX_APART,
+    ),
     "own lanes": Plan(shares.own_lanes, {"lane_pkey"}),
     "release a claim": Plan(lambda tx: queue.release_claim(tx, "l17"), {"task_lease"}, WAITING),
     "promote": Plan(later(queue.promote), {"task_due", "task_pkey"}),
@@ -93,24 +104,29 @@ PLANS = {
     "recover": Plan(later(lambda tx: queue.recover(tx, LOST, 30)), {"task_lease", "task_pkey"}),
     "recover nothing": Plan(lambda tx: queue.recover(tx, LOST, 30), {"task_lease"}),
     "prune": Plan(
-        lambda tx: queue.prune(tx, -1), {"task_finished", "task_pkey", "task_payload_pkey", "task_result_pkey"}
+        lambda tx: queue.prune(tx, -1),
+        {"task_finished", "task_pkey", "task_payload_pkey", "task_result_pkey", "task_failure_of"},
+        walked=queue.MAX_SWEPT,  # of each its failures are looked for
     ),
     "prune nothing": Plan(lambda tx: queue.prune(tx, 86400), {"task_finished"}),
     "count": Plan(queue.count_waiting, {"task_claim", "task_due"}, 2 * WAITING),
     "condition": Plan(health.condition, {"task_claim", "task_due", "task_lease"}, WAITING),
-    "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), {"task_pkey", "task_result_pkey"}),
+    "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), FOUND),
     "ended": Plan(lambda tx: queue.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
     "find ended": Plan(
         lambda tx: queue.find_ended(tx, [f"succeeded-{number}" for number in range(1, 21)]),
-        {"task_pkey", "task_result_pkey"},
+        FOUND,
+        walked=20,  # of each its failures are looked for
     ),
-    "cancel": Plan(lambda tx: queue.cancel(tx, "", "queued-1"), ONE),
-    "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), {"task_pkey", "lane_pkey"}),
+    "cancel": Plan(lambda tx: queue.cancel(tx, "", "queued-1"), ONE | {"task_checkpoint_pkey"}),
+    "retry": Plan(lambda tx: queue.retry(tx, "", "failed-1"), {"task_pkey", "lane_pkey", "task_failure_of"}),
     "renew": Plan(lambda tx: queue.renew(tx, RUNS, 30), ONE),
     "lost": Plan(lambda tx: queue.lost(tx, RUNS), ONE),
     "report": Plan(lambda tx: queue.report(tx, RUN, "{}"), ONE),
     "succeed": Plan(lambda tx: queue.finish(tx, RUN, Ending(result="1")), ONE),
-    "fail": Plan(lambda tx: queue.finish(tx, RUN, Ending(error=ERROR, can_retry=False)), ONE),
+    "fail": Plan(
+        lambda tx: queue.finish(tx, RUN, Ending(error=ERROR, can_retry=False)), ONE | {"task_checkpoint_pkey"}
+    ),
     "try again": Plan(lambda tx: queue.finish(tx, RUN, Ending(error=ERROR)), ONE),
     "release": Plan(lambda tx: queue.release(tx, RUN, is_alone=True), ONE),
 }

@@ -42,6 +42,7 @@ def test_a_finished_task_is_answered_with_200_and_everything_about_it(service: S
         "attempt": 1,
         "max_attempts": 2,
         "priority": 5,
+        "failures": [],
     }
 
 

@@ -50,7 +50,8 @@ def count(tx: Transaction, owner: str) -> int:
 
 MAX_PAGE_BYTES = 1024 * 1024  # or one item that is larger: what a client does not read is kept in memory
 LONG = 16 * 1024  # characters, above which an item is read by itself
-CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length in one look, with the item that says that there are more
+FIRST_LOOK = 2  # finding out how long an item is takes reading it
+CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length, with the item that says that there are more
 
 LIST_SHORT = f"""
 SELECT {COLUMNS.replace("data", "CASE WHEN length(data) <= :long THEN data END")} FROM item
@@ -64,9 +65,9 @@ def page(
     """Up to `limit` items behind `after`, and whether there are more. It ends early before the item that would make it
     longer than `most_bytes`."""
     found: list[ItemRow] = []
-    size = 0
+    size, look = 0, FIRST_LOOK
     while True:
-        chunk = min(CHUNK, limit + 1 - len(found))
+        chunk = min(look, limit + 1 - len(found))
         some = tx.all(LIST_SHORT, owner=owner, after=found[-1].id if found else after, limit=chunk, long=LONG)
         for row in some:
             item = ItemRow(*row) if row[1] is not None else find(tx, owner, row[0])
@@ -78,6 +79,7 @@ def page(
             found.append(item)
         if len(some) < chunk:
             return found, False
+        look = CHUNK if all(row[1] is not None for row in some) else FIRST_LOOK
 
 
 REPLACE = f"""

@@ -28,6 +28,9 @@ HEADERS_SECONDS = 15  # to the first byte, and from there to the end of the head
 METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
 MAX_HEADERS_BYTES = 64 * 1024  # of a head, of all chunk extensions of a body, of trailers
 MAX_WAITING = 16  # requests that a client sends before it has the answer to an earlier one
+MAX_CHUNKS = 500  # in one turn of the event loop, which take about 2 ms
+CHUNKED_BYTES = 4096  # after which they are counted
+MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of a body that was answered before its end
 END = b"\r\n\r\n"  # of a head, of trailers, and of a chunked body without any
 NEVER = float("inf")
 
@@ -56,6 +59,8 @@ class Protocol(HttpToolsProtocol):
     is_over = False
     framing_bytes = 0  # of the head so far, or of all that is no body since
     chunk_bytes = 0
+    chunks = 0  # since others had their turn
+    discarded_bytes = 0
     unfed = b""
     last_fed = b""  # its last bytes, since END may come in two pieces
     piece = b""
@@ -111,14 +116,25 @@ class Protocol(HttpToolsProtocol):
         while start < len(data) and len(self.pipeline) < MAX_WAITING and not self.is_over:
             end = data.find(END, max(0, start - len(END) + 1)) + len(END)
             end = len(data) if end < len(END) else end
+            if self.is_chunked:
+                end = min(end, start + CHUNKED_BYTES)
             self._feed_piece(data[start:end])
             start = end
+            if self.chunks > MAX_CHUNKS:
+                self.chunks = 0
+                self.loop.call_soon(self._feed_rest)
+                break
         self.last_fed = data[max(0, start - len(END) + 1) : start]
         if not self.is_over:
             self.unfed = data[start:]
             self._set_deadline(is_new=not was_in_head)
         if not self.can_take_more() and not self.transport.is_closing():
             self.flow.pause_reading()
+
+    def _feed_rest(self) -> None:
+        if self.unfed:
+            self._feed()
+        self.flow.resume_reading()
 
     def _feed_piece(self, piece: bytes) -> None:
         self.piece = piece
@@ -145,13 +161,14 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.is_in_body:  # trailers are no headers (RFC 9110 §6.5.1)
             super().on_header(name, value.strip(b" \t"))  # RFC 9110 §5.5
+            self.is_chunked = self.is_chunked or name.lower() == b"transfer-encoding"
 
     def on_headers_complete(self) -> None:
         if self._offers_upgrade():
             return
         self._check_framing()
         super().on_headers_complete()
-        self.is_in_body, self.is_chunked = True, False
+        self.is_in_body = True
         self.framing_bytes = 0
         self.deadline = NEVER
 
@@ -159,9 +176,14 @@ class Protocol(HttpToolsProtocol):
         self.framing_bytes -= len(body)
         self.chunk_bytes += len(body)
         super().on_body(body)
+        if self.cycle.response_complete:
+            self.discarded_bytes += len(body)
+            if self.discarded_bytes > MAX_DISCARDED_BYTES:
+                self._leave()
+                self.transport.close()
 
     def on_chunk_complete(self) -> None:
-        self.is_chunked = True
+        self.chunks += 1
         self.framing_bytes -= len(f"{self.chunk_bytes:x}") + 4  # its size in hexadecimal, and the ends of two lines
         self.chunk_bytes = 0
 
@@ -171,8 +193,9 @@ class Protocol(HttpToolsProtocol):
         if self.is_chunked:  # behind any other body, what is left of the piece belongs to the next head
             self._check_framing()
             self.framing_bytes = 0
+            self.is_chunked = False
         self.is_in_body = False
-        self.chunk_bytes = 0
+        self.chunk_bytes = self.discarded_bytes = 0
         self.scope[HAS_WHOLE_BODY] = True  # type: ignore[literal-required]
         if not self.cycle.response_complete:
             self.bounds.works(self)

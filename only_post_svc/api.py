@@ -10,12 +10,23 @@ from starlette.responses import Response
 
 from only_post_svc import failures, hints, metrics, models, operations, queue, schedules
 from only_post_svc.backlog import Backlog
+from only_post_svc.elsewhere import Claimants
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.models import Types, listed_json, schedule_json, task_json
+from only_post_svc.models import (
+    Types,
+    claimed_json,
+    ending_of,
+    held_json,
+    held_of,
+    listed_json,
+    schedule_json,
+    task_json,
+)
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.schedules import ScheduleRow
 from only_post_svc.settings import Settings
+from only_post_svc.tracing import traceparent_of
 from only_post_svc.waiters import Waiters
 from shared import metrics_endpoint, openapi
 from shared.auth import TokenDoor, require
@@ -42,6 +53,8 @@ class State(TypedDict):
     waiters: Waiters
     health: Health
     counts: TaskCounts
+    claimants: Claimants
+    note_claims: Callable[[int], None]
     cursors: Cursors
     rate_limit: RateLimit | None
     document: str
@@ -51,11 +64,11 @@ LONG_BATCH = 100  # tasks, above which writing them takes more than some millise
 ANYONE = ""  # the caller where no token is asked for
 
 
-async def caller_of(request: Request[State]) -> str:
+async def caller_of(request: Request[State], scope: str = operations.SCOPE) -> str:
     """The caller's id. Raises 401, 403 and 429."""
     caller = ANYONE
     if request.state["settings"].task_auth == "required":
-        caller = (await require(request, "tasks")).subject
+        caller = (await require(request, scope)).subject
     count(request, caller or address(request))
     return caller
 
@@ -75,7 +88,7 @@ async def submit(request: Request[State]) -> Response:
     caller = await caller_of(request)
     body = await read_json(request)
     wanted = models.SUBMIT.parse(body)
-    new = request.state["types"].new_task(wanted)
+    new = request.state["types"].new_task(wanted)._replace(traceparent=traceparent_of(request))
     answer = await _submit_once(request, "POST /api/task", caller, body, [new], lambda tasks: task_json(tasks[0]))
     if wanted.wait:
         task_id = json.loads(answer.body)["task_id"]
@@ -89,7 +102,7 @@ async def submit(request: Request[State]) -> Response:
 async def submit_batch(request: Request[State]) -> Response:
     caller = await caller_of(request)
     body = await read_json(request)
-    new = _batch(models.BATCH.parse(body).tasks, request.state["types"])
+    new = _batch(models.BATCH.parse(body).tasks, request.state["types"], traceparent_of(request))
     answer = await _submit_once(request, "POST /api/batch", caller, body, new, _items)
     return json_response(answer.body, answer.status, _replayed(answer))
 
@@ -121,13 +134,13 @@ async def _submit_once(
     return answer
 
 
-def _batch(entries: list[dict[str, Any]], types: Types) -> list[NewTask]:
+def _batch(entries: list[dict[str, Any]], types: Types, traceparent: str | None) -> list[NewTask]:
     """Raises Invalid with the faults of all entries at once."""
     new: list[NewTask] = []
     faults: list[Fault] = []
     for index, entry in enumerate(entries):
         try:
-            new.append(types.new_task(models.TASK.parse(entry)))
+            new.append(types.new_task(models.TASK.parse(entry))._replace(traceparent=traceparent))
         except Invalid as invalid:
             faults += [Fault(f"/tasks/{index}{fault.pointer}", fault.detail) for fault in invalid.errors]
     if faults:
@@ -240,6 +253,30 @@ async def unschedule(request: Request[State]) -> Response:
     return json_response(schedule_json(row))
 
 
+async def claim(request: Request[State]) -> Response:
+    await caller_of(request, operations.WORK)
+    wanted = models.CLAIM.parse(await read_json(request))
+    request.state["types"].check_elsewhere(wanted.types)
+    runs = await request.state["claimants"].claim(wanted.types, int(wanted.limit), wanted.wait)
+    request.state["note_claims"](len(runs))
+    return json_response(f'{{"items":[{",".join(map(claimed_json, runs))}]}}')
+
+
+async def renew(request: Request[State]) -> Response:
+    await caller_of(request, operations.WORK)
+    runs = [held_of(run) for run in models.RENEW.parse(await read_json(request)).runs]
+    leases = await request.state["claimants"].renew(runs)
+    return json_response(f'{{"items":[{",".join(map(held_json, leases))}]}}')
+
+
+async def finish(request: Request[State]) -> Response:
+    await caller_of(request, operations.WORK)
+    runs = [(held_of(run), ending_of(run)) for run in models.FINISH.parse(await read_json(request)).runs]
+    ended = await request.state["claimants"].finish(runs)
+    items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
+    return json_response(f'{{"items":[{",".join(items)}]}}')
+
+
 async def list_types(request: Request[State]) -> Response:
     await caller_of(request)
     models.EMPTY.parse(await _optional_body(request))
@@ -307,6 +344,9 @@ def routes(*, health_get: bool) -> list[Path]:
         Path("/api/schedule", POST=(schedule, operations.SCHEDULE)),
         Path("/api/schedules", POST=(list_schedules, operations.SCHEDULES)),
         Path("/api/unschedule", POST=(unschedule, operations.UNSCHEDULE)),
+        Path("/api/claim", POST=(claim, operations.CLAIM)),
+        Path("/api/renew", POST=(renew, operations.RENEW)),
+        Path("/api/finish", POST=(finish, operations.FINISH)),
         Path("/api/types", POST=(list_types, operations.TYPES)),
         Path("/health", POST=(health, operations.HEALTH), **probe),
         Path("/metrics", POST=(show_metrics, operations.METRICS)),

@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from only_post_svc import api
 from only_post_svc.api import State
 from only_post_svc.backlog import Backlog
+from only_post_svc.elsewhere import Claimants
 from only_post_svc.health import look
 from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
@@ -19,6 +20,7 @@ from only_post_svc.waiters import Waiters
 from only_post_svc.worker import linux
 from only_post_svc.worker.children import describe_types
 from only_post_svc.worker.coordinator import Worker
+from only_post_svc.worker.runs import log_failure
 from shared import logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
@@ -78,10 +80,12 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     async with parts(settings) as (database, types):
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes)
+        claimants = Claimants(database, worker.counts, settings.lease_seconds, log_failure)
         worker.start()
 
         def stop() -> None:
             worker.stop()
+            claimants.stop()
             waiters.stop()
 
         with server.stop_signals(stop):
@@ -94,6 +98,8 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 waiters=waiters,
                 health=Health(lambda: look(database)),
                 counts=worker.counts,
+                claimants=claimants,
+                note_claims=worker.note_claims,
                 cursors=await cursors(database, settings.secret_key),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
                 document=api.document(settings, types),

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from only_post_svc.elsewhere import Held, Lease, Run
 from only_post_svc.failures import Failure
-from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.queue import Ending, NewTask, TaskRow
 from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
 from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule, ScheduleRow
@@ -21,6 +22,8 @@ from shared.strict_json import encode
 MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
 MAX_DELAY_SECONDS = 30 * 86400
 MAX_BATCH = 1000
+MAX_RUNS = 100  # of one claim, renewal or finish of workers elsewhere
+MAX_MESSAGE = 2000  # characters of an error or a progress message, as in worker/runner.py
 
 Wait = Annotated[float, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)]
 Name = Annotated[str, Limits(minLength=1, maxLength=255)]
@@ -112,6 +115,59 @@ class SchedulesRequest:
 @dataclass(frozen=True)
 class UnscheduleRequest:
     name: Name
+
+
+@dataclass(frozen=True)
+class ClaimRequest:
+    """`types` are those that the worker has code for."""
+
+    types: Annotated[list[str], Limits(minItems=1, maxItems=MAX_RUNS)]
+    limit: Annotated[int, Limits(minimum=1, maximum=MAX_RUNS)] = 1
+    wait: Wait = 0
+
+
+@dataclass(frozen=True)
+class ProgressRequest:
+    fraction: Annotated[float, Limits(minimum=0, maximum=1)]
+    message: Annotated[str, Limits(maxLength=MAX_MESSAGE)] = ""
+
+
+@dataclass(frozen=True)
+class RenewedRun:
+    task_id: str
+    lease: str
+    progress: ProgressRequest | None = None
+    checkpoint: Any = None
+
+
+@dataclass(frozen=True)
+class RenewRequest:
+    runs: Annotated[list[RenewedRun], Limits(minItems=1, maxItems=MAX_RUNS)]
+
+
+@dataclass(frozen=True)
+class RunError:
+    message: str
+    type: Annotated[str, Limits(maxLength=255)] | None = None
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has succeeded has a `result`, one that has failed an `error`: without `retry` that ends its task. Its
+    next attempt finds the latest `checkpoint`."""
+
+    task_id: str
+    lease: str
+    result: Any = None
+    error: RunError | None = None
+    retry: bool = True
+    checkpoint: Any = None
+    retry_after: Annotated[float, Limits(minimum=0, maximum=MAX_DELAY_SECONDS)] | None = None
+
+
+@dataclass(frozen=True)
+class FinishRequest:
+    runs: Annotated[list[FinishedRun], Limits(minItems=1, maxItems=MAX_RUNS)]
 
 
 @dataclass(frozen=True)
@@ -236,6 +292,45 @@ class SchedulePage:
 
 
 @dataclass(frozen=True)
+class ClaimedRun:
+    """A task for a worker to run: it has until `deadline`, and has to renew before `lease_until`. `saved` is the latest
+    checkpoint of the attempts before, null where there is none."""
+
+    task_id: Id
+    type: str
+    payload: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    lease: str
+    deadline: Time
+    lease_until: Time
+    key: str | None
+    traceparent: str | None
+    saved: Any
+
+
+@dataclass(frozen=True)
+class ClaimedRuns:
+    items: list[ClaimedRun]
+
+
+@dataclass(frozen=True)
+class HeldRun:
+    """Whether the run held its lease. One that did not is to be stopped, and has written nothing."""
+
+    task_id: str
+    is_held: bool
+    lease_until: Time | None
+
+
+@dataclass(frozen=True)
+class HeldRuns:
+    """In the order of the request."""
+
+    items: list[HeldRun]
+
+
+@dataclass(frozen=True)
 class ListedType:
     """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds."""
 
@@ -292,6 +387,9 @@ LIST = Shape(ListRequest)
 SCHEDULE = Shape(ScheduleRequest)
 SCHEDULES = Shape(SchedulesRequest)
 UNSCHEDULE = Shape(UnscheduleRequest)
+CLAIM = Shape(ClaimRequest)
+RENEW = Shape(RenewRequest)
+FINISH = Shape(FinishRequest)
 EMPTY = Shape(EmptyRequest)
 
 
@@ -328,7 +426,18 @@ class Types:
             run_at=run_at,
             is_alone=not task_type.is_async,
             notify=request.notify,
+            lane=request.type if task_type.elsewhere else "",
         )
+
+    def check_elsewhere(self, types: list[str]) -> None:
+        """Raises Invalid unless the code of all of them runs elsewhere."""
+        faults = [
+            Fault(f"/types/{number}", "not a type whose code runs elsewhere")
+            for number, name in enumerate(types)
+            if name not in self._types or not self._types[name].elsewhere
+        ]
+        if faults:
+            raise Invalid(faults)
 
     def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
         """What a request asks for at `now`. Raises Invalid."""
@@ -400,6 +509,43 @@ def _json(task: TaskRow, result: str) -> str:
         f'"created_at":{_time(task.created_at)},"run_at":{_time(task.run_at)},'
         f'"started_at":{_time(task.started_at)},"finished_at":{_time(task.finished_at)}}}'
     )
+
+
+def claimed_json(run: Run) -> str:
+    claim = run.claim
+    return (
+        f'{{"task_id":"{claim.id}","type":{json.dumps(claim.type)},"payload":{claim.payload},'
+        f'"attempt":{claim.attempt},"max_attempts":{claim.max_attempts},"lease":"{claim.lease}",'
+        f'"deadline":{_time(run.deadline)},"lease_until":{_time(run.lease_until)},'
+        f'"key":{json.dumps(claim.key)},"traceparent":{json.dumps(claim.traceparent)},'
+        f'"saved":{claim.saved or "null"}}}'
+    )
+
+
+def held_json(lease: Lease) -> str:
+    is_held = "false" if lease.until is None else "true"
+    return f'{{"task_id":{json.dumps(lease.task_id)},"is_held":{is_held},"lease_until":{_time(lease.until)}}}'
+
+
+def held_of(run: Any) -> Held:
+    """`run` is a RenewedRun or FinishedRun as it was sent, checked."""
+    progress = run.get("progress")
+    said = (
+        None
+        if progress is None
+        else encode({"fraction": float(progress["fraction"]), "message": progress.get("message", "")})
+    )
+    checkpoint = encode(run["checkpoint"]) if "checkpoint" in run else None
+    return Held(run["task_id"], run["lease"], said, checkpoint)
+
+
+def ending_of(run: Any) -> Ending:
+    """`run` is a FinishedRun as it was sent, checked."""
+    error = run.get("error")
+    if error is None:
+        return Ending(result=encode(run.get("result")))
+    described = {"code": "task_error", "type": error.get("type"), "message": error["message"][:MAX_MESSAGE]}
+    return Ending(error=encode(described), can_retry=run.get("retry", True), retry_after_seconds=run.get("retry_after"))
 
 
 def schedule_json(row: ScheduleRow) -> str:

@@ -99,6 +99,28 @@ UNSCHEDULE = Operation(
     answers={200: Reply("it is no more; this is how it was", models.Schedule)},
     codes={404: "schedule_not_found"},
 )
+WORK = "work"  # the scope of workers elsewhere
+CLAIM = Operation(
+    name="claim",
+    summary="Claim tasks to run, waiting up to `wait` seconds for one",
+    body={JSON: models.CLAIM},
+    scope=WORK,
+    answers={200: Reply("what there was, most urgent first", models.ClaimedRuns)},
+)
+RENEW = Operation(
+    name="renew",
+    summary="Renew the leases of runs, and say how far they are",
+    body={JSON: models.RENEW},
+    scope=WORK,
+    answers={200: Reply("which of them hold their leases", models.HeldRuns)},
+)
+FINISH = Operation(
+    name="finish",
+    summary="End runs, well or not",
+    body={JSON: models.FINISH},
+    scope=WORK,
+    answers={200: Reply("which of them held their leases, and have ended", models.HeldRuns)},
+)
 TYPES = Operation(
     name="list_types",
     summary="List what can be submitted",

@@ -60,6 +60,8 @@ class NewTask(NamedTuple):
     is_alone: bool = False  # its run has a child to itself
     key: str | None = None
     notify: str | None = None  # the URL that is told of the end
+    lane: str = ""  # where it waits: '' with most, or its type for one of workers elsewhere
+    traceparent: str | None = None
 
     @property
     def is_for_later(self) -> bool:
@@ -81,6 +83,7 @@ class Claim(NamedTuple):
     key: str | None = None
     is_person: bool = False
     saved: str | None = None  # JSON: its last checkpoint
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,9 @@ COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.
 
 INSERT = """
 INSERT INTO task (id, caller, is_person, type, key, status, priority, timeout_ms, attempt, max_attempts, is_alone,
-    created_at, run_at)
+    lane, traceparent, created_at, run_at)
 VALUES (:id, :caller, :is_person, :type, :key, :status, :priority, :timeout_ms, 0, :max_attempts, :is_alone,
-    :created_at, :run_at)
+    :lane, :traceparent, :created_at, :run_at)
 """
 
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
@@ -142,6 +145,8 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
         type=task.type,
         key=new.key,
         is_alone=int(new.is_alone),
+        lane=new.lane,
+        traceparent=new.traceparent,
         status=task.status,
         priority=task.priority,
         timeout_ms=new.timeout_ms,
@@ -152,7 +157,7 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
     tx.put(INSERT_PAYLOAD, id=task.id, payload=new.payload)
     if new.notify is None:
         return task
-    return task._replace(has_webhook=1, notify=webhooks.keep(tx, task.id, new.notify).json)
+    return task._replace(has_webhook=1, notify=webhooks.keep(tx, task.id, new.notify, new.traceparent).json)
 
 
 def _run_at(new: NewTask, now: int) -> int:

@@ -92,6 +92,7 @@ class TaskType:
     cron: str | None = None
     every: float | None = None
     timezone: str = "UTC"
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,13 @@ def task(
     cron: str | None = None,
     every: float | None = None,
     timezone: str = "UTC",
+    elsewhere: bool = False,
 ) -> Callable[[F], F]:
     """Offers a `def` or `async def` function as the task `name`.
 
     `timeout` is both its default and its limit, in seconds. With `cron`, five fields in the local time of `timezone`,
-    or `every` so many seconds, it runs by itself for as long as the code says so. Raises DefinitionError.
+    or `every` so many seconds, it runs by itself for as long as the code says so. `elsewhere`: its code runs in
+    workers that claim it over HTTP; what is here is the signature alone. Raises DefinitionError.
     """
 
     def register(function: F) -> F:
@@ -142,9 +145,16 @@ def task(
                 f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
             )
         handler = _handler(function, name, timeout, max_attempts)
-        scheduled = dataclasses.replace(handler.task_type, cron=cron, every=every, timezone=timezone)
-        _check_schedule(scheduled)
-        handlers[name] = dataclasses.replace(handler, task_type=scheduled)
+        task_type = dataclasses.replace(
+            handler.task_type,
+            cron=cron,
+            every=every,
+            timezone=timezone,
+            elsewhere=elsewhere,
+            is_async=handler.task_type.is_async or elsewhere,  # no child of ours, so none to itself
+        )
+        _check_schedule(task_type)
+        handlers[name] = dataclasses.replace(handler, task_type=task_type)
         return function
 
     return register

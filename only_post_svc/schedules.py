@@ -78,7 +78,8 @@ def declared(types: Iterable[TaskType]) -> list[NewSchedule]:
 def _declared(type: TaskType) -> NewSchedule:
     every_ms = None if type.every is None else int(type.every * 1000)
     timeout_ms, is_alone = int(type.timeout * 1000), not type.is_async
-    task = NewTask(type.type, "{}", timeout_ms, type.max_attempts, is_alone=is_alone)
+    lane = type.type if type.elsewhere else ""
+    task = NewTask(type.type, "{}", timeout_ms, type.max_attempts, is_alone=is_alone, lane=lane)
     recurrence = Recurrence(type.cron, every_ms, type.timezone)
     said = encode([type.type, type.cron, every_ms, type.timezone, task._asdict()])
     return NewSchedule(type.type, recurrence, task, mark=hashlib.sha256(said.encode()).hexdigest()[:16])

@@ -105,7 +105,7 @@ UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id,
 WHERE id IN {ids} AND type NOT IN (SELECT type FROM lane WHERE is_paused = 1)
 RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
     (SELECT body FROM task_payload WHERE task_id = task.id), lease, caller, key, is_person,
-    (SELECT body FROM task_checkpoint WHERE task_id = task.id)
+    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent
 """
 
 

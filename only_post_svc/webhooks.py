@@ -40,6 +40,7 @@ class Webhook(NamedTuple):
     attempts: int
     last_error: str | None
     next_at: int | None
+    traceparent: str | None = None
 
     @property
     def message_id(self) -> str:
@@ -119,15 +120,18 @@ def signature(secrets: Sequence[Secret], message_id: str, timestamp: int, body: 
 
 
 COLUMNS = ", ".join(Webhook._fields)
-INSERT = "INSERT INTO webhook (task_id, url, host, status, number, attempts) VALUES (:id, :url, :host, 'pending', 0, 0)"
+INSERT = """
+INSERT INTO webhook (task_id, url, host, status, number, attempts, traceparent)
+VALUES (:id, :url, :host, 'pending', 0, 0, :traceparent)
+"""
 
 
-def keep(tx: Transaction, task_id: str, url: str) -> Webhook:
+def keep(tx: Transaction, task_id: str, url: str, traceparent: str | None = None) -> Webhook:
     """In the transaction that makes the task."""
     host = urlsplit(url).netloc.lower()
-    tx.put(INSERT, id=task_id, url=url, host=host)
+    tx.put(INSERT, id=task_id, url=url, host=host, traceparent=traceparent)
     tx.put("UPDATE task SET has_webhook = 1 WHERE id = :id", id=task_id)
-    return Webhook(task_id, url, host, "pending", 0, 0, None, None)
+    return Webhook(task_id, url, host, "pending", 0, 0, None, None, traceparent)
 
 
 def find(tx: Transaction, task_ids: Collection[str]) -> dict[str, Webhook]:

@@ -63,7 +63,15 @@ class Worker:
         self._courier = Courier(database, settings)
         note = self._courier.note_pending
         self._upkeep = Upkeep(
-            database, settings, self._runs.claims, self._queued, self._due, self.counts, declared, note
+            database,
+            settings,
+            self._runs.claims,
+            self._queued,
+            self._due,
+            self.counts,
+            declared,
+            list(types.values()),
+            note,
         )
         marks = encode([one.mark for one in declared])
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
@@ -90,6 +98,10 @@ class Worker:
         if self._processes:  # a web process that runs no tasks leaves this to the workers, too
             self._courier.start(self._loops)
         log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
+
+    def note_claims(self, count: int) -> None:
+        """Of workers elsewhere, through this process: /health knows by it that tasks are taken."""
+        self._heartbeat.note_claims(count)
 
     def stop(self) -> None:
         """Claims nothing more, gives the running tasks a moment, then releases them. Returns at once."""
@@ -294,7 +306,7 @@ def _told(claim: Claim) -> dict[str, Any]:
         **about(claim),
         "caller": claim.caller,
         "key": claim.key,
-        "traceparent": getattr(claim, "traceparent", None),
+        "traceparent": claim.traceparent,
         "saved": claim.saved,
         "deadline": time.time() + claim.timeout_ms / 1000,
     }

@@ -132,6 +132,8 @@ class Courier:
             "webhook-timestamp": str(now),
             "webhook-signature": webhooks.signature(self._secrets, webhook.message_id, now, body),
         }
+        if webhook.traceparent is not None:
+            headers["traceparent"] = webhook.traceparent
         return Post(webhook.url, headers, body)
 
     def _note_speed(self, host: str, *, is_slow: bool) -> None:

@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 def about(claim: Claim) -> dict[str, Any]:
     """What every log line of a run carries."""
-    return {"task_id": claim.id, "type": claim.type, "attempt": claim.attempt}
+    trace = {} if claim.traceparent is None else {"traceparent": claim.traceparent}
+    return {"task_id": claim.id, "type": claim.type, "attempt": claim.attempt, **trace}
 
 
-def _log_failure(claim: Claim, error: str, traceback: str | None) -> None:
+def log_failure(claim: Claim, error: str, traceback: str | None) -> None:
     failed = json.loads(error)
     level = logging.INFO if failed.get("type") == "Retry" else logging.ERROR  # which is a plan, and no fault
     of_run = about(claim) | ({"key": claim.key} if claim.key is not None else {})
@@ -170,7 +171,7 @@ class Runs:
             error = queue.error("timeout", limit)
             ending = replace(ending, result=None, error=error, can_retry=True, retry_after_seconds=None)
         if ending.error is not None and run.stopping in ("", "timeout"):
-            _log_failure(run.claim, ending.error, ending.traceback)
+            log_failure(run.claim, ending.error, ending.traceback)
         if ending.error is not None or run.stopping:
             self._in_background(self._store(run, ending))
             return

@@ -6,10 +6,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from only_post_svc import hints, queue, schedules
+from only_post_svc import elsewhere, hints, queue, schedules
 from only_post_svc.backlog import Backlog
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, NewTask
+from only_post_svc.registry import TaskType
 from only_post_svc.schedules import NewSchedule
 from only_post_svc.settings import Settings
 from only_post_svc.worker.clock_watch import ClockWatch
@@ -40,6 +41,7 @@ class Upkeep:
         due: asyncio.Event,
         counts: TaskCounts,
         declared: Sequence[NewSchedule],
+        types: Sequence[TaskType],
         note_webhooks: Callable[[bool], None],
     ) -> None:
         self._database = database
@@ -50,6 +52,7 @@ class Upkeep:
         self._due = due
         self._counts = counts
         self._declared = declared
+        self._types = types
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
         self._backlog = Backlog(settings.max_queued)
@@ -98,6 +101,7 @@ class Upkeep:
         def unit(tx: Transaction) -> bool:
             if is_start:
                 schedules.clamp(tx)
+                elsewhere.keep_lanes(tx, self._types)
             return schedules.declare(tx, self._declared, is_start=is_start)
 
         self._is_declared = await self._database.write(unit)

@@ -1,0 +1,237 @@
+"""Runs of workers elsewhere, in any language: claimed, renewed and finished over HTTP.
+
+They are the same runs as those of the service's own workers: one claim, one lease, one recovery. Their types have lanes
+of their own, so that neither kind of worker looks at what only the other can run.
+"""
+
+import asyncio
+import dataclasses
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from only_post_svc import checkpoints, hints, queue, shares
+from only_post_svc.metrics import TaskCounts
+from only_post_svc.queue import Claim, Ending
+from only_post_svc.registry import TaskType
+from only_post_svc.shares import Kind, Lane, up_to
+from shared.database import Database, Transaction, listed
+
+WORKER = "elsewhere"  # what failures name as the worker
+POLL_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost
+MAX_REMEMBERED = 1000  # sets of types
+PAUSE_SECONDS = 0.02  # between two claims of those that wait for the same types and got nothing
+
+KEEP_LANE = """
+INSERT INTO lane (type, is_paused, is_kept) VALUES (:type, 0, 1) ON CONFLICT (type) DO UPDATE SET is_kept = 1
+"""
+GIVE_LANE_BACK = "UPDATE lane SET is_kept = 0 WHERE type IN {types} AND is_kept = 1"
+
+
+def keep_lanes(tx: Transaction, types: Iterable[TaskType]) -> None:
+    """What the code says of where its types run."""
+    own = [type.type for type in types if not type.elsewhere]
+    for type in sorted(type.type for type in types if type.elsewhere):
+        tx.put(KEEP_LANE, type=type)
+    names, values = listed("type", own)
+    tx.put(GIVE_LANE_BACK.format(types=names), **values)
+
+
+CUT_LEASES = """
+UPDATE task SET lease_until = started_at + timeout_ms WHERE id IN {ids} AND lease_until > started_at + timeout_ms
+"""
+
+
+class Run(NamedTuple):
+    """A claimed run. Times in milliseconds."""
+
+    claim: Claim
+    deadline: int
+    lease_until: int
+
+
+class Taken(NamedTuple):
+    """What a claim has brought, and the caller who was served last."""
+
+    runs: list[Run]
+    last: str
+
+
+def claim(tx: Transaction, token: str, types: Sequence[str], limit: int, after: str, lease_seconds: int) -> Taken:
+    """As shares.claim, of the lanes of these types alone."""
+    lanes = [Lane(False, type, limit) for type in types]
+    kinds = {type: Kind() for type in types}
+    dealt = shares.claim(tx, token, lanes, kinds, up_to(limit), lease_seconds, after=after)
+    if short := [one.id for one in dealt.claims if one.timeout_ms < lease_seconds * 1000]:
+        ids, values = listed("id", short)
+        tx.put(CUT_LEASES.format(ids=ids), **values)
+    until = tx.now + lease_seconds * 1000
+    runs = [Run(one, tx.now + one.timeout_ms, min(until, tx.now + one.timeout_ms)) for one in dealt.claims]
+    return Taken(runs, dealt.last)
+
+
+class Held(NamedTuple):
+    """A run as its worker knows it. `progress` and `checkpoint` are JSON."""
+
+    task_id: str
+    lease: str
+    progress: str | None = None
+    checkpoint: str | None = None
+
+
+class Lease(NamedTuple):
+    """`until` in milliseconds, None where the lease is gone."""
+
+    task_id: str
+    until: int | None
+
+
+# A run ends at its deadline: no lease goes beyond it, so an overdue run is taken back like a lost one.
+RENEW = """
+UPDATE task SET lease_until = CASE WHEN started_at + timeout_ms < :until THEN started_at + timeout_ms ELSE :until END
+WHERE id IN {ids} AND lease IN {leases} AND started_at + timeout_ms > :now
+RETURNING lease, lease_until
+"""
+
+
+def renew(tx: Transaction, runs: Sequence[Held], lease_seconds: int) -> list[Lease]:
+    ids, by_id = listed("id", [run.task_id for run in runs])
+    leases, by_lease = listed("lease", [run.lease for run in runs])
+    until = tx.now + lease_seconds * 1000
+    sql = RENEW.format(ids=ids, leases=leases)
+    renewed: dict[str, int] = dict(tx.all(sql, until=until, now=tx.now, **by_id, **by_lease))
+    for run in runs:
+        if run.progress is not None and run.lease in renewed:
+            tx.put(queue.REPORT, id=run.task_id, lease=run.lease, progress=run.progress)
+        if run.checkpoint is not None and run.lease in renewed:
+            checkpoints.save(tx, run.task_id, run.lease, run.checkpoint)
+    return [Lease(run.task_id, renewed.get(run.lease)) for run in runs]
+
+
+OF_RUNS = """
+SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease, caller, key, is_person,
+    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent
+FROM task
+WHERE id IN {ids} AND lease IN {leases} ORDER BY id FOR UPDATE
+"""
+
+
+def finish(tx: Transaction, endings: Sequence[tuple[Held, Ending]]) -> list[tuple[Claim, Ending]]:
+    """Ends those that hold their leases, and gives them; of the others nothing is written."""
+    ids, by_id = listed("id", [run.task_id for run, _ in endings])
+    leases, by_lease = listed("lease", [run.lease for run, _ in endings])
+    rows = tx.all(OF_RUNS.format(ids=ids, leases=leases), **by_id, **by_lease)
+    claims = {claim.lease: claim for claim in (Claim(*row) for row in rows)}
+    ended = [_end(tx, claims.pop(run.lease), run, ending) for run, ending in endings if run.lease in claims]
+    succeeded = [(claim, ending) for claim, ending in ended if ending.error is None]
+    if succeeded:
+        queue.succeed(tx, succeeded)
+    for claim, ending in ended:
+        if ending.error is not None:
+            queue.finish(tx, claim, ending)
+    return ended
+
+
+def _end(tx: Transaction, claim: Claim, run: Held, ending: Ending) -> tuple[Claim, Ending]:
+    """With what its next attempt is to find, if it gets one."""
+    if run.checkpoint is not None:
+        checkpoints.save(tx, run.task_id, run.lease, run.checkpoint)
+    has_checkpoint = claim.saved is not None or run.checkpoint is not None
+    return claim, dataclasses.replace(ending, has_checkpoint=has_checkpoint)
+
+
+LogFailure = Callable[[Claim, str, str | None], None]
+
+
+class Claimants:
+    """Those that wait for tasks: of those that wait for the same types one tries at a time, the first that came."""
+
+    def __init__(self, database: Database, counts: TaskCounts, lease_seconds: int, log_failure: LogFailure) -> None:
+        self._database = database
+        self._counts = counts
+        self._lease_seconds = lease_seconds
+        self._log_failure = log_failure
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[tuple[str, ...], deque[asyncio.Future[None]]] = {}
+        self._tried_at: dict[tuple[str, ...], float] = {}
+        self._served = ""
+        self._is_stopping = False
+        database.subscribe(self._take_hint)
+
+    def stop(self) -> None:
+        """Lets all go, and holds none from now on."""
+        self._is_stopping = True
+        for waiting in self._waiting.values():
+            for turn in waiting:
+                _wake(turn)
+
+    async def claim(self, types: Iterable[str], limit: int, seconds: float) -> list[Run]:
+        """Up to `limit`; none when there are none for that long, or this process stops."""
+        wanted = tuple(sorted(set(types)))
+        deadline = self._loop.time() + seconds
+        runs = await self._take(wanted, limit)
+        while not runs and not self._is_stopping and (left := deadline - self._loop.time()) > 0:
+            if await self._turn(wanted, min(left, POLL_SECONDS)):
+                await asyncio.sleep(self._tried_at.get(wanted, 0) + PAUSE_SECONDS - self._loop.time())
+            if not self._is_stopping:
+                runs = await self._take(wanted, limit)
+        if runs:
+            self._wake_first(wanted)  # where there was one there may be more
+        return runs
+
+    async def _turn(self, wanted: tuple[str, ...], seconds: float) -> bool:
+        """Whether there was a hint, when it is the turn of this one."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        waiting = self._waiting.setdefault(wanted, deque())
+        waiting.append(turn)
+        try:
+            async with asyncio.timeout(seconds):
+                await turn
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            waiting.remove(turn)
+            if not waiting and self._waiting.get(wanted) is waiting:
+                del self._waiting[wanted]
+
+    async def _take(self, types: tuple[str, ...], limit: int) -> list[Run]:
+        self._tried_at[types] = self._loop.time()
+        token, after = f"{WORKER}{secrets.token_hex(8)}", self._served
+        taken = await self._database.write(lambda tx: claim(tx, token, types, limit, after, self._lease_seconds))
+        self._served = taken.last
+        if len(self._tried_at) > MAX_REMEMBERED:
+            self._tried_at.clear()
+        return taken.runs
+
+    def _take_hint(self, hint: str) -> None:
+        if hint == hints.QUEUED:
+            for types in self._waiting:
+                self._wake_first(types)
+
+    def _wake_first(self, types: tuple[str, ...]) -> None:
+        for turn in self._waiting.get(types, ()):
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def renew(self, runs: Sequence[Held]) -> list[Lease]:
+        return await self._database.write(lambda tx: renew(tx, runs, self._lease_seconds))
+
+    async def finish(self, endings: Sequence[tuple[Held, Ending]]) -> set[str]:
+        """The leases of those that have ended."""
+        ended = await self._database.write(lambda tx: finish(tx, endings))
+        for claim, ending in ended:
+            self._counts.ended(claim, ending)
+            self._database.publish(hints.ended(claim.id))
+            if ending.error is not None:
+                self._log_failure(claim, ending.error, None)
+        if any(ending.error is not None for _, ending in ended):
+            self._database.publish(hints.SCHEDULED)
+        return {claim.lease for claim, _ in ended}
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -203,7 +203,7 @@ async def list_tasks(request: Request[State]) -> Response:
     caller = await caller_of(request)
     wanted = models.LIST.parse(await read_json(request))
     bound = ("tasks", caller, wanted.status, wanted.type)
-    cursors, limit = request.state["cursors"], int(wanted.limit)
+    cursors, limit = request.state["cursors"], wanted.limit
     before = cursors.read(wanted.cursor, *bound) if wanted.cursor is not None else None
     tasks = await request.state["database"].query(
         lambda tx: queue.list_newest(tx, caller, status=wanted.status, type=wanted.type, before=before, limit=limit + 1)
@@ -229,7 +229,7 @@ async def schedule(request: Request[State]) -> Response:
 async def list_schedules(request: Request[State]) -> Response:
     caller = await caller_of(request)
     wanted = models.SCHEDULES.parse(await read_json(request))
-    cursors, limit = request.state["cursors"], int(wanted.limit)
+    cursors, limit = request.state["cursors"], wanted.limit
     after = ("", 0) if wanted.cursor is None else _position(cursors.read(wanted.cursor, "schedules", caller))
     rows = await request.state["database"].read(lambda tx: schedules.page(tx, caller, after, limit + 1))
     items = rows[:limit]

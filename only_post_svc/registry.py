@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, get_type_hints
 
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
-from shared.schemas import Schema, build, default_schema, object_schema, schema_of
+from shared.schemas import Build, Schema, as_it_is, builder, default_schema, object_schema, schema_of
 from shared.strict_json import encode
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,13 +101,13 @@ class Handler:
 
     function: Callable[..., Any]
     task_type: TaskType
-    annotations: Mapping[str, Any]
+    builders: Mapping[str, Build]  # by parameter
     takes_context: bool
-    others: Any = Any  # the annotation of what its `**` takes
+    others: Build = as_it_is  # for what its `**` takes
 
     def call(self, payload: Mapping[str, Any], context: Context) -> Any:
         """The function's result, or its coroutine. `payload` was checked against the schema."""
-        arguments = {name: build(self.annotations.get(name, self.others), value) for name, value in payload.items()}
+        arguments = {name: self.builders.get(name, self.others)(value) for name, value in payload.items()}
         if self.takes_context:
             arguments[CONTEXT] = context
         return self.function(**arguments)
@@ -187,9 +187,9 @@ def _handler(function: Callable[..., Any], name: str, timeout: float, max_attemp
         max_attempts=max_attempts,
         is_async=inspect.iscoroutinefunction(function),
     )
-    named = {name: hint for name, hint in annotations.items() if name in schema["properties"]}
+    builders = {name: builder(hint) for name, hint in annotations.items() if name in schema["properties"]}
     collector = next((name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD), "")
-    return Handler(function, task_type, named, CONTEXT in parameters, annotations.get(collector, Any))
+    return Handler(function, task_type, builders, CONTEXT in parameters, builder(annotations.get(collector, Any)))
 
 
 def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mapping[str, Any]) -> Schema:

@@ -1,7 +1,7 @@
 """Request bodies: how large, how slow, and what counts as JSON."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from shared import strict_json
 from shared.errors import BadRequest, Invalid, Problem
 from shared.middleware.single_headers import single_header
-from shared.schemas import Fault, schema_of, validator
+from shared.schemas import Fault, builder, schema_of, validator
 
 T = TypeVar("T")
 
@@ -100,10 +100,11 @@ class Shape(Generic[T]):
         self.cls = cls
         self.schema = schema_of(cls)
         self._check = validator(self.schema)
+        self._build: Callable[[Mapping[str, Any]], T] = builder(cls)
 
     def parse(self, value: Mapping[str, Any]) -> T:
         faults: list[Fault] = []
         self._check(value, "", faults)
         if faults:
             raise Invalid(faults)
-        return self.cls(**value)
+        return self._build(value)

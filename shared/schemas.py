@@ -264,30 +264,69 @@ def _below(name: str) -> str:
     return "/" + name.replace("~", "~0").replace("/", "~1")
 
 
-def build(annotation: Any, value: Any) -> Any:
-    """A value that the annotation's schema accepts, as the annotation asks for it: dataclasses
-    made, and 1.0 as 1 where an int is meant (JSON Schema does not tell them apart)."""
+Build = Callable[[Any], Any]
+
+
+def builder(annotation: Any) -> Build:
+    """A function that makes of a value that fits the annotation's schema what the annotation asks for: dataclasses,
+    and 1 of 1.0 where an int is meant (JSON Schema does not tell them apart). `as_it_is` where nothing has to be made.
+    """
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is int and type(value) is float:
-        return int(value)
+    if annotation is int:
+        return _whole
     if origin is Annotated:
-        return build(arguments[0], value)
-    if origin is list:
-        return [build(arguments[0], element) for element in value]
-    if origin is dict:
-        return {name: build(arguments[1], member) for name, member in value.items()}
+        return builder(arguments[0])
+    if origin is list and arguments:
+        return _of_list(builder(arguments[0]))
+    if origin is dict and arguments:
+        return _of_dict(builder(arguments[1]))
     if origin in UNIONS:
-        return build(_matching(arguments, value), value)
+        return _of_union(arguments)
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        hints = get_type_hints(annotation, include_extras=True)
-        return annotation(**{name: build(hints[name], member) for name, member in value.items()})
+        return _of_dataclass(annotation)
+    return as_it_is
+
+
+def as_it_is(value: Any) -> Any:
     return value
 
 
-def _matching(options: tuple[Any, ...], value: Any) -> Any:
-    for option in options:
-        faults: list[Fault] = []
-        validator(schema_of(option))(value, "", faults)
-        if not faults:
-            return option
-    return Any
+def _whole(value: Any) -> Any:
+    return int(value) if type(value) is float else value
+
+
+def _of_list(build: Build) -> Build:
+    return as_it_is if build is as_it_is else lambda value: [build(element) for element in value]
+
+
+def _of_dict(build: Build) -> Build:
+    if build is as_it_is:
+        return as_it_is
+    return lambda value: {name: build(member) for name, member in value.items()}
+
+
+def _of_union(arguments: tuple[Any, ...]) -> Build:
+    options = [(validator(schema_of(one)), builder(one)) for one in arguments]
+    if all(build is as_it_is for _, build in options):
+        return as_it_is
+
+    def build_first(value: Any) -> Any:
+        for check, build in options:
+            faults: list[Fault] = []
+            check(value, "", faults)
+            if not faults:
+                return build(value)
+        return value
+
+    return build_first
+
+
+def _of_dataclass(cls: type) -> Build:
+    hints = get_type_hints(cls, include_extras=True)
+    builders = {field.name: builder(hints[field.name]) for field in dataclasses.fields(cls)}
+    needed = {name: build for name, build in builders.items() if build is not as_it_is}
+
+    def build(value: dict[str, Any]) -> Any:
+        return cls(**{**value, **{name: make(value[name]) for name, make in needed.items() if name in value}})
+
+    return build

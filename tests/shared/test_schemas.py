@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import pytest
 
-from shared.schemas import Fault, Format, Limits, Unsupported, build, schema_of, validator
+from shared.schemas import Fault, Format, Limits, Unsupported, builder, schema_of, validator
 
 
 @dataclass
@@ -155,13 +155,13 @@ BUILT: list[tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("annotation", "value", "built"), BUILT, ids=str)
 def test_a_checked_value_is_built_as_the_annotation_asks(annotation: Any, value: Any, built: Any) -> None:
-    assert build(annotation, value) == built
+    assert builder(annotation)(value) == built
 
 
 @pytest.mark.parametrize(("annotation", "value"), [(int, 1.0), (int | None, 1.0), (Annotated[int, Limits()], 1.0)])
 def test_a_whole_float_becomes_an_int_where_an_int_is_meant(annotation: Any, value: Any) -> None:
-    assert type(build(annotation, value)) is int
+    assert type(builder(annotation)(value)) is int
 
 
 def test_a_float_stays_a_float_where_a_number_is_meant() -> None:
-    assert type(build(float, 1.0)) is float
+    assert type(builder(float)(1.0)) is float

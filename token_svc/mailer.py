@@ -153,13 +153,13 @@ class Mailer:
             if made := await self._database.write(lambda tx: mail.make_token(tx, one)):
                 await self._deliver(one, *made)
                 log.info("mail.sent", extra=about)
-        except (Refused, ValueError) as error:
-            log.error("mail.refused", extra=about | {"reason": _reason(error)})
-        except (OSError, smtplib.SMTPException) as error:
+        except OSError as error:  # smtplib's errors are; a certificate's fault is a ValueError as well
             is_kept = await self._database.write(lambda tx: mail.postpone(tx, one))
             event = "mail.postponed" if is_kept else "mail.given_up"
             log.warning(event, extra=about | {"reason": _reason(error)})
             return
+        except (Refused, ValueError) as error:
+            log.error("mail.refused", extra=about | {"reason": _reason(error)})
         await self._database.write(lambda tx: mail.drop(tx, one))
 
     async def _deliver(self, one: MailRow, account: AccountRow, token: str) -> None:

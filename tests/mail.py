@@ -1,0 +1,108 @@
+"""A mail server, as real as aiosmtpd makes it, and mails as their readers see them."""
+
+import email
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from email.policy import SMTP
+from pathlib import Path
+from typing import Any
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP as Protocol
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
+
+from tests.processes import HTTPService, eventually, free_port
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class MailServer:
+    """`answers` are what the next mails are answered with, in turn; a mail without one is taken."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.taken: list[EmailMessage] = []
+        self.tried = 0
+        self.were_secure: list[bool] = []
+        self.port = free_port()
+
+    async def handle_DATA(self, server: Protocol, session: Session, envelope: Envelope) -> str:
+        self.tried += 1
+        self.were_secure.append(session.ssl is not None)
+        if self.answers:
+            return self.answers.pop(0)
+        message = email.message_from_bytes(envelope.original_content or b"", policy=SMTP)
+        assert isinstance(message, EmailMessage)
+        self.taken.append(message)
+        return "250 taken"
+
+    def mail_to(self, address: str, subject: str = "") -> EmailMessage:
+        """The mail, once it has come."""
+
+        def found() -> EmailMessage | None:
+            return next((one for one in self.taken if address in one["To"] and subject in one["Subject"]), None)
+
+        mail: EmailMessage = eventually(found, 30)
+        self.taken.remove(mail)
+        return mail
+
+
+@contextmanager
+def mail_server(tls: ssl.SSLContext | None = None, password: str = "") -> Iterator[MailServer]:
+    """With `tls` it offers STARTTLS and asks for it; with `password` it takes mails after a login only."""
+
+    def authenticate(server: Protocol, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+        is_right = isinstance(data, LoginPassword) and (data.login, data.password) == (b"app", password.encode())
+        return AuthResult(success=is_right)
+
+    server = MailServer()
+    controller = Controller(
+        server,
+        hostname="127.0.0.1",
+        port=server.port,
+        tls_context=tls,
+        require_starttls=tls is not None,
+        authenticator=authenticate if password else None,
+        auth_required=bool(password),
+        auth_require_tls=tls is not None,
+    )
+    controller.start()
+    try:
+        yield server
+    finally:
+        controller.stop()
+
+
+def text_of(mail: EmailMessage, kind: str = "plain") -> str:
+    part = mail.get_body((kind,))
+    assert part is not None
+    return str(part.get_content()).replace("\r\n", "\n")
+
+
+def token_in(mail: EmailMessage) -> str:
+    return str(TOKEN.findall(text_of(mail))[-1])
+
+
+def files_of(service: HTTPService) -> list[EmailMessage]:
+    """The mails that a service of development has written."""
+    paths = sorted((service.log.parent / "var" / "mail").glob("*.eml"))
+    return [message_of(path) for path in paths]
+
+
+def message_of(path: Path) -> EmailMessage:
+    message = email.message_from_bytes(path.read_bytes(), policy=SMTP)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def written_to(service: HTTPService, address: str, subject: str, nth: int = 1) -> EmailMessage:
+    """The nth mail to an address, once it is written."""
+
+    def found() -> list[EmailMessage]:
+        fitting = [one for one in files_of(service) if one["To"] == address and subject in one["Subject"]]
+        return fitting[nth - 1 :]
+
+    return eventually(found, 30)[0]  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import signal
 from typing import get_args
 
@@ -14,7 +13,7 @@ from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
-from shared import VERSION, logs
+from shared import VERSION, cpus, logs
 from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
@@ -30,7 +29,7 @@ async def work(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         # WORKER_PROCESSES=0 is for the web processes that share these settings.
-        worker = Worker(database, settings, types, settings.worker_processes or os.cpu_count() or 1)
+        worker = Worker(database, settings, types, settings.worker_processes or cpus.usable())
         worker.start()
         await stop.wait()
         await worker.stopped()

@@ -169,7 +169,7 @@ MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
 
 WITH_RESULT = f"""
 SELECT {COLUMNS}, task_result.body, task.has_webhook,
-    EXISTS (SELECT 1 FROM task_failure WHERE task_failure.task_id = task.id)
+    coalesce((SELECT 1 FROM task_failure WHERE task_failure.task_id = task.id LIMIT 1), 0)
 FROM task LEFT JOIN task_result ON task_result.task_id = task.id
 """
 FIND = f"{WITH_RESULT} WHERE {MINE}"

@@ -8,11 +8,13 @@ import dataclasses
 import importlib
 import inspect
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
@@ -137,6 +139,9 @@ def task(
     workers that claim it over HTTP; what is here is the signature alone. Raises DefinitionError.
     """
 
+    if callable(name):
+        raise DefinitionError(f'@task above {_name_of(name)} needs a name: @task("…")')
+
     def register(function: F) -> F:
         if name in handlers:
             raise DefinitionError(f"task {name!r} is defined twice")
@@ -173,11 +178,12 @@ def _check_schedule(type: TaskType) -> None:
 
 
 def _handler(function: Callable[..., Any], name: str, timeout: float, max_attempts: int) -> Handler:
-    parameters = inspect.signature(function).parameters
     try:
-        annotations = get_type_hints(function, include_extras=True)
+        _check_kind(function)
+        parameters = inspect.signature(function).parameters
+        annotations = _hints(function, parameters)
         schema = _payload_schema(parameters.values(), annotations)
-    except (TypeError, NameError) as error:
+    except (TypeError, NameError, ValueError) as error:
         raise DefinitionError(f"task {name!r}: {error}") from None
     task_type = TaskType(
         type=name,
@@ -190,6 +196,31 @@ def _handler(function: Callable[..., Any], name: str, timeout: float, max_attemp
     builders = {name: builder(hint) for name, hint in annotations.items() if name in schema["properties"]}
     collector = next((name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD), "")
     return Handler(function, task_type, builders, CONTEXT in parameters, builder(annotations.get(collector, Any)))
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _check_kind(function: Callable[..., Any]) -> None:
+    """What its result would be, no run could store."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{_name_of(function)} is a generator; return a list")
+    wrapped = inspect.unwrap(function)
+    is_hidden = inspect.iscoroutinefunction(wrapped) and not inspect.iscoroutinefunction(function)
+    if inspect.isfunction(function) and is_hidden:
+        raise TypeError(
+            f"{_name_of(function)} is an async def inside of a def, by a decorator; make that one async too"
+        )
+
+
+def _hints(function: Callable[..., Any], parameters: Iterable[str]) -> dict[str, Any]:
+    """Of what a payload has. The others need not be known: names of TYPE_CHECKING are not, where it runs."""
+    wrapped = inspect.unwrap(function)
+    annotations = getattr(wrapped, "__annotations__", {})
+    of_payload = {name: hint for name, hint in annotations.items() if name in parameters and name != CONTEXT}
+    holder = SimpleNamespace(__annotations__=of_payload)
+    return get_type_hints(holder, getattr(wrapped, "__globals__", {}), include_extras=True)
 
 
 def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mapping[str, Any]) -> Schema:
@@ -211,9 +242,12 @@ def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mappin
 def load(modules: Iterable[str]) -> None:
     """Imports the tasks that ship and `modules`. Raises DefinitionError naming the module."""
     for module in (BUILTIN, *modules):
+        before, is_new = len(handlers), module not in sys.modules
         try:
             importlib.import_module(module)
         except DefinitionError:
             raise
         except BaseException as error:
             raise DefinitionError(f"{module} can't be imported ({type(error).__name__}: {error})") from error
+        if is_new and len(handlers) == before:
+            raise DefinitionError(f'{module} has no task: nothing in it is marked with @task("…")')

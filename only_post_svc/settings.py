@@ -3,11 +3,10 @@
 import base64
 import dataclasses
 import hmac
-import os
 from typing import Any
 
 from only_post_svc.webhooks import Receivers
-from shared import settings
+from shared import cpus, settings
 from shared.settings import Secret, boolean, choice, host_names, integer, names, setting
 
 WHSEC = "whsec_"
@@ -35,7 +34,7 @@ class Settings(settings.Settings):
     is_task_auth_set: bool = False  # rather than left to its default
     allowed_hosts: tuple[str, ...] = setting((), host_names)  # beside this machine, where no token is asked for
     task_modules: tuple[str, ...] = setting((), names)
-    worker_processes: int = setting(os.cpu_count() or 1, integer(0, 1024))
+    worker_processes: int = setting(1, integer(0, 1024))  # one for each processor that this process may use
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
     task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
     drain_seconds: int = setting(2, integer(0, 3600))  # that running code has after SIGTERM; foreman kills after 5
@@ -53,6 +52,7 @@ class Settings(settings.Settings):
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = super().completed(given)
+        given.setdefault("worker_processes", cpus.usable())
         given["is_task_auth_set"] = "task_auth" in given
         if given.get("app_env") == "production":
             given.setdefault("task_auth", "required")

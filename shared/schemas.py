@@ -84,6 +84,8 @@ def schema_of(annotation: Any, of_dataclass: Callable[[type], Schema] | None = N
         return {}
     if annotation in SCALARS:
         return {"type": SCALARS[annotation]}
+    if origin in (list, dict) and not arguments:  # typing's List and Dict
+        return {"type": SCALARS[origin]}
     if annotation is None:
         return {"type": "null"}
     if origin is Annotated:
@@ -110,6 +112,8 @@ def schema_of_dataclass(cls: type, of_dataclass: Callable[[type], Schema] | None
     hints = get_type_hints(cls, include_extras=True)
     properties, required = {}, []
     for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
         properties[field.name] = schema_of(hints[field.name], of_dataclass)
         if field.default is not dataclasses.MISSING:
             properties[field.name] |= default_schema(field.default)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from passlib.context import CryptContext
 
+from shared import cpus
 from shared.errors import Unavailable
 from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, check_of, own_form
 
@@ -48,7 +49,7 @@ CONTEXT = CryptContext(
 
 
 class Passwords:
-    def __init__(self, min_length: int, threads: int = os.cpu_count() or 1) -> None:
+    def __init__(self, min_length: int, threads: int = cpus.usable()) -> None:
         self._min_length = min_length
         self._common = frozenset(COMMON.read_text(encoding="utf-8").split("\n"))
         self._threads = ThreadPoolExecutor(threads, "passwords")

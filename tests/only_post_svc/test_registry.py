@@ -1,6 +1,8 @@
 """@task: what a function's signature makes of a payload."""
 
+import functools
 import math
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -287,3 +289,71 @@ def test_a_module_that_can_not_be_loaded_is_named(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(DefinitionError, match=f"{name} .*{reason}"):
         registry.load([name])
+
+
+def _wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **named: Any) -> Any:
+        return function(*arguments, **named)
+
+    return wrapper
+
+
+async def _work() -> None: ...
+
+
+def _numbers() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [(_wrapped(_work), "'t': _work is an async def inside of a def"), (_numbers, "'t': _numbers is a generator")],
+)
+def test_a_function_whose_result_could_not_be_stored_is_refused(function: Any, reason: str) -> None:
+    with pytest.raises(DefinitionError, match=reason):
+        task("t")(function)
+
+
+def test_a_decorator_without_a_name_is_told_by_the_function_s() -> None:
+    with pytest.raises(DefinitionError, match="above _work needs a name"):
+        task(_work)  # type: ignore[arg-type]
+
+
+def test_a_module_without_a_task_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "idle_module.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DefinitionError, match="idle_module has no task"):
+        registry.load(["idle_module"])
+
+
+def test_lists_and_objects_of_typing_need_no_arguments() -> None:
+    def loose(many, named): ...  # type: ignore[no-untyped-def]
+
+    loose.__annotations__ = {"many": typing.List, "named": typing.Dict}  # noqa: UP006
+    task("t")(loose)
+    assert schema()["properties"] == {"many": {"type": "array"}, "named": {"type": "object"}}
+    call({"many": [1], "named": {"a": 1}})
+
+
+@dataclass
+class Total:
+    parts: list[int]
+    sum: int = field(init=False, default=0)
+
+
+def test_a_field_that_is_not_given_is_no_part_of_the_payload() -> None:
+    @task("t")
+    def add(total: Total) -> Any:
+        return total
+
+    assert schema()["properties"]["total"]["properties"].keys() == {"parts"}
+    assert call({"total": {"parts": [1]}}) == Total([1])
+
+
+def test_annotations_that_no_payload_needs_need_not_be_known() -> None:
+    def vague(n, *, context): ...  # type: ignore[no-untyped-def]
+
+    vague.__annotations__ = {"n": "int", "context": "Unknown", "return": "Unknown"}
+    task("t")(vague)
+    assert schema()["properties"] == {"n": {"type": "integer"}}

@@ -254,8 +254,9 @@ def test_a_jwks_file_that_is_none_is_named(start: Callable[..., Process], tmp_pa
         "import os; os._exit(0)",
         "from only_post_svc import task\ntask('echo')(lambda: None)",
         "from only_post_svc import task\n@task('t')\ndef t(value: set[int]) -> None: ...",
+        "from only_post_svc import task\n@task('big')\ndef big() -> None: ...\nMODEL = bytearray(1200 << 20)",
     ],
-    ids=["missing", "raises", "syntax", "exits", "vanishes", "taken name", "no shape"],
+    ids=["missing", "raises", "syntax", "exits", "vanishes", "taken name", "no shape", "too large"],
 )
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_task_modules_that_can_not_be_loaded_are_named(

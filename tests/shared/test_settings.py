@@ -1,6 +1,5 @@
 """Settings come from the environment, and a bad one is named without its value."""
 
-import os
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from only_post_svc.settings import Settings
+from shared import cpus
 from shared.settings import PLATFORM_PROXIES, RateLimits, Secret, SettingsError, development_secret
 
 SECRET = "5ecret-" * 6
@@ -40,7 +40,7 @@ def test_an_empty_environment_is_a_development_on_this_machine_only() -> None:
     assert made.max_queued == 100_000
     assert made.lease_seconds == 30
     assert made.result_ttl == 7 * 86400
-    assert made.worker_processes == os.cpu_count()
+    assert made.worker_processes == cpus.usable()
 
 
 def test_production_listens_everywhere_and_asks_for_tokens() -> None:

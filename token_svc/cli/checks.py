@@ -1,10 +1,10 @@
 """What the doctor looks at in this service alone."""
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from shared import cpus
 from shared.cli.doctor import Finding
 from token_svc.passwords import CONTEXT
 from token_svc.settings import Settings
@@ -14,7 +14,7 @@ FEW_LOGINS = 5  # a second
 
 
 def passwords(settings: Settings) -> Iterator[Finding]:
-    rate = hash_rate(os.cpu_count() or 1)
+    rate = hash_rate(cpus.usable())
     if rate < FEW_LOGINS:
         yield Finding(
             "passwords", "warn", f"{rate:.0f} logins a second at most; use a machine with more or faster cores"

@@ -1,0 +1,24 @@
+"""The processors that this process may use: its affinity's, and what a cgroup's quota leaves of them."""
+
+import contextlib
+import math
+import os
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable(cgroups: Path = CGROUPS) -> int:
+    affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affine, _quota(cgroups) or affine))
+
+
+def _quota(cgroups: Path) -> int | None:
+    """In whole processors, a part counted as one; None when there is no quota. Version 2, then 1."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroups / "cpu.max").read_text().split()
+        return None if quota == "max" else math.ceil(int(quota) / int(period))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = ((cgroups / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
+    return None

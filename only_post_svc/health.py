@@ -1,5 +1,6 @@
 """Whether the service makes progress, not only whether it lives."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from shared import VERSION, times
@@ -10,20 +11,23 @@ from shared.health import Report, probe
 STALLED_SECONDS = 15  # tasks have waited, and nobody has claimed one, for this long
 
 
-async def look(database: Database) -> Report:
+async def look(database: Database, types: Collection[str]) -> Report:
+    """`types` are those that the code of this process knows."""
     try:
         answered = await probe(database)
         found = await database.query(condition)
+        unknown = await database.query(lambda tx: unknown_types(tx, types)) if _is_stalled(found) else {}
     except Unavailable as error:
         silent = {"status": "unavailable", "detail": error.detail}
         body: dict[str, object] = {"status": "degraded", "version": VERSION, "database": silent, "queue": None}
         return Report(False, body | {"workers": []})
-    is_ok = not _is_stalled(found)
+    is_ok = not _is_stalled(found) or found.queued == sum(unknown.values())
     queue = {
         "queued": found.queued,
         "scheduled": found.scheduled,
         "running": found.running,
         "oldest_queued_seconds": _age_seconds(found),
+        **({"unknown_types": sorted(unknown)} if unknown else {}),
     }
     workers = [_worker(row) for row in found.workers]
     status = "ok" if is_ok else "degraded"
@@ -50,6 +54,14 @@ def condition(tx: Transaction) -> Condition:
     rows = tx.all(f"SELECT {', '.join(names)} FROM worker ORDER BY started_at, id")
     found = [dict(zip(names, row, strict=True)) for row in rows]
     return Condition(tx.now, queued, scheduled, running, oldest, found)
+
+
+BY_TYPE = "SELECT type, count(*) FROM task WHERE status = 'queued' GROUP BY type ORDER BY type"
+
+
+def unknown_types(tx: Transaction, types: Collection[str]) -> dict[str, int]:
+    """How many tasks are queued of each type that none of `types` is: their code is no longer there, or not yet."""
+    return {type: count for type, count in tx.all(BY_TYPE) if type not in types}
 
 
 def _age_seconds(condition: Condition) -> float | None:

@@ -96,7 +96,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 types=Types(types, settings.receivers),
                 backlog=Backlog(settings.max_queued),
                 waiters=waiters,
-                health=Health(lambda: look(database)),
+                health=Health(lambda: look(database, types)),
                 counts=worker.counts,
                 claimants=claimants,
                 note_claims=worker.note_claims,

@@ -352,6 +352,7 @@ class QueueHealth:
     scheduled: int
     running: int
     oldest_queued_seconds: float | None
+    unknown_types: list[str] = left_out()  # where tasks wait that no code here runs
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import hints, queue, schedules, shares
+from only_post_svc import health, hints, queue, schedules, shares
 from only_post_svc.failures import SECRET_CHARACTERS
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
@@ -34,6 +34,7 @@ from shared.loops import Loops
 from shared.strict_json import encode
 
 LANES_SECONDS = 5.0  # a hint makes it fast; this makes it right when one is lost
+UNKNOWN_SECONDS = 60.0
 LEASES_SECONDS = 1.0
 ORPHANS_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
@@ -50,6 +51,7 @@ class Worker:
         self.id = uuid.uuid4().hex[:12]
         self._database = database
         self._settings = settings
+        self._types = frozenset(types)
         self._processes = processes
         self._loop = asyncio.get_running_loop()
         self._children: set[Child] = set()
@@ -89,6 +91,7 @@ class Worker:
             self._spawn()
         self._loops.start(self._claim, at=self._queued)
         self._loops.start(self._learn_lanes, at=self._lanes, every=LANES_SECONDS)
+        self._loops.start(self._name_unknown_types, every=UNKNOWN_SECONDS)
         self._loops.start(self._check_leases, every=LEASES_SECONDS)
         self._loops.start(self._end_orphans, every=ORPHANS_SECONDS)
         self._loops.start(self._renew, every=self._settings.lease_seconds / 3)
@@ -171,6 +174,12 @@ class Worker:
                 self._database.publish(hints.LANES)
             elif not dealt.claims or not dealt.has_more:
                 return
+
+    async def _name_unknown_types(self) -> None:
+        """Of tasks that wait for code which is not here."""
+        unknown = await self._database.query(lambda tx: health.unknown_types(tx, self._types))
+        for type, count in unknown.items():
+            log.warning("task.type_unknown", extra={"type": type, "queued": count})
 
     async def _learn_lanes(self) -> None:
         if self._turns.learn(await self._database.read(shares.own_lanes)):

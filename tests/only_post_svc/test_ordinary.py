@@ -1,7 +1,9 @@
 """What ordinary code meets in a child: a normal Python, however the runs before it have left theirs."""
 
+import contextlib
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,5 +288,36 @@ def test_in_production_a_caller_sees_no_traceback(tmp_path: Path) -> None:
     try:
         (failure,) = service.run("divide", {"by": 0}, max_attempts=1)["failures"]
         assert failure.keys() == {"attempt", "at", "error"}
+    finally:
+        service.kill()
+
+
+def test_tasks_whose_code_is_gone_are_named_and_others_go_on(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"})
+    task_id = service.submit("pid")["task_id"]
+    service.kill()
+    with contextlib.closing(sqlite3.connect(service.file)) as rows, rows:
+        rows.execute("UPDATE task SET run_at = run_at - 60000")
+    service = Service(tmp_path, {"WORKER_PROCESSES": "1"})
+    try:
+        assert service.run("text.stats", {"text": "a"})["status"] == "succeeded"
+        health = service.post("/health")
+        assert (health.status_code, health.json()["status"]) == (200, "ok")
+        assert "task.type_unknown type=pid queued=1" in service.log.read_text()
+        assert service.result(task_id)["status"] == "queued"
+    finally:
+        service.kill()
+
+
+def test_health_names_the_types_that_no_code_here_runs(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"})
+    service.submit("pid")
+    service.kill()
+    with contextlib.closing(sqlite3.connect(service.file)) as rows, rows:
+        rows.execute("UPDATE task SET run_at = run_at - 60000")
+    service = Service(tmp_path, {"WORKER_PROCESSES": "1"})
+    try:
+        report = service.post("/health").json()
+        assert (report["status"], report["queue"]["unknown_types"]) == ("ok", ["pid"])
     finally:
         service.kill()

@@ -257,7 +257,8 @@ async def claim(request: Request[State]) -> Response:
     await caller_of(request, operations.WORK)
     wanted = models.CLAIM.parse(await read_json(request))
     request.state["types"].check_elsewhere(wanted.types)
-    runs = await request.state["claimants"].claim(wanted.types, int(wanted.limit), wanted.wait)
+    limit = int(wanted.limit)
+    runs = await request.state["claimants"].claim(wanted.types, limit, wanted.wait, request.is_disconnected)
     request.state["note_claims"](len(runs))
     return json_response(f'{{"items":[{",".join(map(claimed_json, runs))}]}}')
 

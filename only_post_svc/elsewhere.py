@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, hints, queue, shares
@@ -141,6 +141,7 @@ def _end(tx: Transaction, claim: Claim, run: Held, ending: Ending) -> tuple[Clai
     return claim, dataclasses.replace(ending, has_checkpoint=has_checkpoint)
 
 
+IsGone = Callable[[], Awaitable[bool]]
 LogFailure = Callable[[Claim, str, str | None], None]
 
 
@@ -166,14 +167,18 @@ class Claimants:
             for turn in waiting:
                 _wake(turn)
 
-    async def claim(self, types: Iterable[str], limit: int, seconds: float) -> list[Run]:
-        """Up to `limit`; none when there are none for that long, or this process stops."""
+    async def claim(self, types: Iterable[str], limit: int, seconds: float, is_gone: IsGone) -> list[Run]:
+        """Up to `limit`; none when there are none for that long, or this process stops. A client that `is_gone` gets
+        none: they would be lost with the answer."""
         wanted = tuple(sorted(set(types)))
         deadline = self._loop.time() + seconds
         runs = await self._take(wanted, limit)
         while not runs and not self._is_stopping and (left := deadline - self._loop.time()) > 0:
             if await self._turn(wanted, min(left, POLL_SECONDS)):
                 await asyncio.sleep(self._tried_at.get(wanted, 0) + PAUSE_SECONDS - self._loop.time())
+            if await is_gone():
+                self._wake_first(wanted)
+                return []
             if not self._is_stopping:
                 runs = await self._take(wanted, limit)
         if runs:

@@ -202,7 +202,8 @@ class Hands:
         return (self._most_of_slow if host in self._slow else self._most) - self._in_flight.count(host)
 
 
-OF_HELD = "WHERE task_id = :task_id AND number = :number AND next_at = :held"
+# By its id alone, whatever the planner knows of the rest.
+OF_HELD = "WHERE task_id = :task_id AND number = :number AND coalesce(next_at, 0) = :held"
 SENT = f"UPDATE webhook SET status = 'sent', attempts = attempts + 1, last_error = NULL, next_at = NULL {OF_HELD}"
 FAILED = f"""
 UPDATE webhook SET status = :status, attempts = attempts + 1, last_error = :error, next_at = :next_at {OF_HELD}

@@ -1,10 +1,12 @@
 """Workers in any language: the same runs as those of the service's own workers, claimed over HTTP."""
 
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +186,18 @@ def test_a_claim_waits_for_a_task(service: Service) -> None:
         thread.join(20)
     assert len({run["lease"] for run in found}) == len(found)
     assert claim(service, types=("thumbs.brief",), wait=0.1) == []
+
+
+def test_a_client_that_has_gone_gets_none(service: Service) -> None:
+    body = json.dumps({"types": [TYPE], "wait": 25}).encode()
+    head = f"POST /api/claim HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", service.port)) as gone:
+            gone.sendall(head.encode() + body)
+            time.sleep(0.3)  # it waits by then
+    submitted = service.submit(TYPE, PAYLOAD)
+    (run,) = claim(service, wait=20)
+    assert (run["task_id"], run["attempt"]) == (submitted["task_id"], 1)
 
 
 def test_own_workers_leave_it_alone_and_others_are_not_held_up(

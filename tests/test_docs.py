@@ -1,11 +1,14 @@
 """README and docs/: every command of a console block is run as it stands, and every answer compared; every link leads
 somewhere."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -31,6 +34,13 @@ CHANGING = re.compile(
 )
 
 
+class Home(NamedTuple):
+    """The ports that the pages have with those that the services have, and the token service's directory."""
+
+    ports: dict[int, int]
+    directory: Path
+
+
 def examples(page: Path) -> Iterator[tuple[str, str]]:
     """Each block as one script, with what it prints."""
     for block in BLOCK.findall(page.read_text()):
@@ -43,10 +53,11 @@ def printed_by(script: str, ports: dict[int, int], directory: Path) -> str:
     """What a block prints. Its variables are kept for the blocks of the page behind it."""
     for shown, real in ports.items():
         script = script.replace(f"localhost:{shown}", f"localhost:{real}")
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     names = " ".join(sorted(set(re.findall(r"(\w+)=\$\(", script))))
     keep = f"declare -p {names} >> variables 2> /dev/null; true" if names else "true"
     command = f"touch variables; . ./variables; {script}; {keep}"
-    output = subprocess.check_output(["bash", "-c", command], cwd=directory, text=True, timeout=60)
+    output = subprocess.check_output(["bash", "-c", command], cwd=directory, env=env, text=True, timeout=60)
     return "\n".join(line for line in output.splitlines() if line)
 
 
@@ -57,20 +68,21 @@ def shows(expected: str, printed: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, int]]:
-    """The ports that the pages have, and where the services are."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Both services, and where the commands of the pages are run."""
     tasks = Service(tmp_path_factory.mktemp("tasks"))
     tokens = TokenService(tmp_path_factory.mktemp("tokens"))
-    yield {9003: tasks.port, 9004: tokens.port}
+    yield Home({9003: tasks.port, 9004: tokens.port}, tokens.log.parent)
     tasks.kill()
     tokens.kill()
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="the pages' examples need curl")
 @pytest.mark.parametrize("page", [page for page in PAGES if list(examples(page))], ids=lambda page: page.name)
-def test_every_example_prints_what_the_page_shows(page: Path, ports: dict[int, int], tmp_path: Path) -> None:
+def test_every_example_prints_what_the_page_shows(page: Path, home: Home) -> None:
+    (home.directory / "variables").unlink(missing_ok=True)
     for script, expected in examples(page):
-        printed = printed_by(script, ports, tmp_path)
+        printed = printed_by(script, home.ports, home.directory)
         assert shows(expected, printed), f"{script}\nshould print\n{expected}\nbut prints\n{printed}"
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import errors
-from shared.middleware.single_headers import single_header
+from shared.middleware.single_headers import headers_by_name
 from shared.settings import is_this_machine
 
 
@@ -32,24 +32,25 @@ class CrossSite:
         await self.app(scope, receive, send)
 
     def _fault(self, scope: Scope) -> str:
-        if self.is_local_only and not _is_to_loopback(scope):
+        if self.is_local_only and not _is_loopback(scope["server"]):
             return "without TASK_AUTH only this machine is answered: set TASK_AUTH"
-        host = single_header(scope, b"host")  # without one, which HTTP/1.0 allows, it is no browser
-        if host is not None and not self._is_ours(_host_name(host)):
+        sent = headers_by_name(scope)
+        host = sent.get(b"host")  # without one, which HTTP/1.0 allows, it is no browser
+        if host is not None and not self._is_ours(_host_name(host.decode("latin-1"))):
             return "Host names neither this machine nor one of ALLOWED_HOSTS"
-        origin = single_header(scope, b"origin")
+        origin = sent.get(b"origin", b"").decode("latin-1")
         if origin in self.origins:
             return ""
-        if single_header(scope, b"sec-fetch-site") == "cross-site" or (
-            origin and not self._is_ours(_site(origin)[:300])
-        ):
+        is_cross_site = sent.get(b"sec-fetch-site") == b"cross-site"
+        if is_cross_site or (origin and not self._is_ours(_site(origin)[:300])):
             return "sent by a page of another site; CORS_ORIGINS names those that may"
         return ""
 
 
-def _is_to_loopback(scope: Scope) -> bool:
-    """Whether it came in at a loopback address, or a Unix socket, which has no port."""
-    address, port = scope["server"] or ("", None)
+@lru_cache(maxsize=64)
+def _is_loopback(server: tuple[str, int | None] | None) -> bool:
+    """Whether that is a loopback address, or a Unix socket, which has no port."""
+    address, port = server or ("", None)
     return port is None or is_this_machine(address.removeprefix("::ffff:"))
 
 

@@ -28,7 +28,11 @@ class SingleHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (repeated := _repeated(scope)):
             raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
-        if scope["type"] == "http" and scope["http_version"] == "1.1" and not _is_host(_by_name(scope).get(b"host")):
+        if (
+            scope["type"] == "http"
+            and scope["http_version"] == "1.1"
+            and not _is_host(headers_by_name(scope).get(b"host"))
+        ):
             raise errors.BadRequest("invalid_host", "Host: needed, as name:port")
         await self.app(scope, receive, send)
 
@@ -44,11 +48,12 @@ def _is_well_formed(host: bytes) -> bool:
 
 def single_header(scope: Scope, name: bytes) -> str | None:
     """The value of one of SINGLE, None when it was not sent. The headers are gone through once for all who ask."""
-    value: bytes | None = _by_name(scope).get(name)
+    value: bytes | None = headers_by_name(scope).get(name)
     return None if value is None else value.decode("latin-1")
 
 
-def _by_name(scope: Scope) -> dict[bytes, bytes]:
+def headers_by_name(scope: Scope) -> dict[bytes, bytes]:
+    """The last of each name."""
     if BY_NAME not in scope:
         scope[BY_NAME] = dict(scope["headers"])
     found: dict[bytes, bytes] = scope[BY_NAME]
@@ -57,6 +62,6 @@ def _by_name(scope: Scope) -> dict[bytes, bytes]:
 
 def _repeated(scope: Scope) -> str | None:
     names = [name for name, _ in scope["headers"]]
-    if len(_by_name(scope)) == len(names):
+    if len(headers_by_name(scope)) == len(names):
         return None
     return next((name.decode() for name in SINGLE if names.count(name) > 1), None)

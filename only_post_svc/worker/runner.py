@@ -39,6 +39,7 @@ from shared.strict_json import encode
 MAX_MESSAGE = 2000  # characters of an error or a progress message
 MAX_RETRY_SECONDS = 30 * 86400.0
 PROGRESS_SECONDS = 0.1
+MEASURE_SECONDS = 0.02
 NICENESS = 5  # the process that answers HTTP goes first
 EXIT_FAILURE = 3
 # That the coordinator and the host may send, and what an ordinary Python does at them.
@@ -110,6 +111,8 @@ class Runner:
         self._later: list[Frame] = []
         self._event_loop: EventLoop | None = None
         self._offspring = Offspring()
+        self._rss_bytes = 0
+        self._measured_at = -MEASURE_SECONDS
         signal.signal(signal.SIGUSR1, self._interrupt)
         self._masks: dict[int, Any] = {}  # by thread that forks
         os.register_at_fork(
@@ -276,7 +279,7 @@ class Runner:
     def _end(self, run_id: str, outcome: RunOutcome, reporter: Reporter, spent: str) -> None:
         message = {
             "end": run_id,
-            "rss_bytes": linux.resident_bytes(),
+            "rss_bytes": self._resident_bytes(),
             "error": outcome.error,
             "can_retry": None if outcome.can_retry else False,
             "retry_after": outcome.retry_after,
@@ -287,6 +290,13 @@ class Runner:
         }
         told = {name: value for name, value in message.items() if value is not None}
         self.channel.send(told, outcome.result)
+
+    def _resident_bytes(self) -> int:
+        """Not asked after every short run: /proc takes longer than they do."""
+        if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
+            self._rss_bytes = linux.resident_bytes()
+            self._measured_at = time.monotonic()
+        return self._rss_bytes
 
     def _hold_signals(self) -> None:
         """What a copy is sent before it is an ordinary process waits until it is."""

@@ -16,6 +16,9 @@ ISSUER, AUDIENCE = Settings.issuer, Settings.audience
 SECRET = "a secret of the tests that is long enough to be taken"
 
 
+KEYS = [SECRET.encode()]  # refresh tokens are derived with
+
+
 def claims(**changes: Any) -> dict[str, Any]:
     """The claims of a good token; a change to None leaves one out."""
     now = int(time.time())

@@ -13,7 +13,7 @@ from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords, needs_renewal
-from token_svc.sessions import Issuer, Session
+from token_svc.sessions import Issuer, Pair
 from token_svc.settings import Settings
 
 
@@ -49,18 +49,18 @@ class Grants:
         await self.database.read(lambda tx: _check_free(tx, wanted.username, wanted.email))
         password_hash = await self.passwords.hash(wanted.password)
 
-        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
+        def unit(tx: Transaction) -> Pair:
             _check_free(tx, wanted.username, wanted.email)
             account = accounts.create(tx, wanted.username, wanted.email, password_hash, self.settings.default_scope)
             attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "registered", address)
             self._ask_for_proof(tx, account, language)
-            return account, *sessions.start(tx, account, account.scope)
+            return sessions.start(tx, account, account.scope)
 
-        account, session, refresh_token = await self.database.write(unit)
+        pair = await self.database.write(unit)
         self.database.publish(mail.HINT)
-        events.announce("registered", account.id, address)
-        return self._answer(account, session, refresh_token) | {"user": models.account_json(account)}
+        events.announce("registered", pair.account.id, address)
+        return self.answer(pair) | {"user": models.account_json(pair.account)}
 
     def _ask_for_proof(self, tx: Transaction, account: AccountRow, language: str) -> None:
         """A mail to the account's address, whose token proves that it is its own."""
@@ -88,7 +88,7 @@ class Grants:
 
         granted = scopes.granted(account.scope, scope)
 
-        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
+        def unit(tx: Transaction) -> Pair:
             accounts.lock(tx, account.id)
             current = accounts.by_id(tx, account.id)
             if current is None or current.is_disabled or current.version != account.version:
@@ -96,11 +96,11 @@ class Grants:
             if renewed:
                 accounts.renew_hash(tx, account, renewed)
             self._succeed(tx, account, limits, address)
-            return current, *sessions.start(tx, current, granted)
+            return sessions.start(tx, current, granted)
 
-        current, session, refresh_token = await self.database.write(unit)
+        pair = await self.database.write(unit)
         events.announce("login", account.id, address)
-        return self._answer(current, session, refresh_token)
+        return self.answer(pair)
 
     async def _refuse_unverified(self, account: AccountRow, limits: LoginLimits, language: str) -> NoReturn:
         """The password was right, so it tells nothing to a stranger, and the mail may have been lost."""
@@ -150,24 +150,24 @@ class Grants:
     async def by_refresh_token(self, token: str, scope: str | None, address: str) -> dict[str, Any]:
         """The same session, with a new pair. Raises InvalidGrant."""
 
-        def unit(tx: Transaction) -> sessions.Rotation | None:
-            rotation = sessions.rotate(tx, token)
-            if rotation is None:
+        def unit(tx: Transaction) -> Pair | None:
+            pair = sessions.rotate(tx, token, [secret.value for secret in self.settings.secret_key])
+            if pair is None:
                 return None
-            if not rotation.refresh_token:
-                events.record(tx, rotation.account.id, "refresh_replayed", address)
-                return rotation
+            if not pair.refresh_token:
+                events.record(tx, pair.account.id, "refresh_replayed", address)
+                return pair
             # A narrower scope is the access token's alone: the session keeps its own (RFC 6749 §6).
-            granted = scopes.granted(rotation.session.scope, scope)
-            return rotation._replace(session=rotation.session._replace(scope=granted))
+            granted = scopes.granted(pair.session.scope, scope)
+            return pair._replace(session=pair.session._replace(scope=granted))
 
-        rotation = await self.database.write(unit)
-        if rotation is None:
+        pair = await self.database.write(unit)
+        if pair is None:
             raise InvalidGrant
-        if not rotation.refresh_token:
-            events.announce("refresh_replayed", rotation.account.id, address)
+        if not pair.refresh_token:
+            events.announce("refresh_replayed", pair.account.id, address)
             raise InvalidGrant
-        return self._answer(rotation.account, rotation.session, rotation.refresh_token)
+        return self.answer(pair)
 
     async def change(
         self,
@@ -177,9 +177,9 @@ class Grants:
         password: str | None,
         address: str,
         language: str = "",
-    ) -> AccountRow:
-        """The account with a new email, a new password, or both. A new password ends every other session and
-        every access token from before; this session goes on with its refresh token. Raises 401, 409, 422, 429."""
+    ) -> tuple[AccountRow, Pair | None]:
+        """The account with a new email, a new password, or both. A new password ends every other session and every
+        token from before, of this session too, which has a new pair. Raises 401, 409, 422, 429."""
         found = {}
         if email is not None:
             found["/email"] = emails.fault(email)
@@ -189,13 +189,14 @@ class Grants:
         need_good(found)
         password_hash = await self.passwords.hash(password) if password is not None else None
 
-        def unit(tx: Transaction) -> AccountRow:
+        def unit(tx: Transaction) -> tuple[AccountRow, Pair | None]:
             current = sessions.hold(tx, claims)
             if email is not None:
                 self._set_email(tx, current, email, address, language)
             if password_hash is not None:
                 self._set_password(tx, current, claims.sid, password_hash, address)
-            return accounts.by_id(tx, current.id) or current
+            changed = accounts.by_id(tx, current.id) or current
+            return changed, sessions.renew(tx, changed, claims.sid) if password_hash else None
 
         changed = await self.database.write(unit)
         self.database.publish(mail.HINT)
@@ -220,9 +221,8 @@ class Grants:
         attempts.remember(tx, names.fold(account.username), address)
         events.record(tx, account.id, "password_changed", address)
 
-    def _answer(self, account: AccountRow, session: Session, refresh_token: str) -> dict[str, Any]:
-        access_token = self.issuer.access_token(account, session)
-        return models.token_json(access_token, refresh_token, self.issuer.seconds, session)
+    def answer(self, pair: Pair) -> dict[str, Any]:
+        return models.pair_json(self.issuer, pair)
 
 
 def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:

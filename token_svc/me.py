@@ -35,10 +35,10 @@ async def change(request: Request[State]) -> Response:
     wanted = models.CHANGE.parse(await bodies.read_json(request))
     grants = request.state["grants"]
     await grants.confirm(account, wanted.current_password, address(request))
-    changed = await grants.change(
+    changed, pair = await grants.change(
         account, caller.claims, wanted.email, wanted.password, address(request), language_of(request)
     )
-    return json_response(models.holder_json(changed))
+    return json_response(models.holder_json(changed) | (grants.answer(pair) if pair else {}))
 
 
 async def delete(request: Request[State]) -> Response:

@@ -10,7 +10,7 @@ from shared.schemas import schema_of
 from shared.strict_json import encode
 from token_svc.accounts import AccountRow
 from token_svc.items import ItemRow
-from token_svc.sessions import Session
+from token_svc.sessions import Issuer, Pair
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,18 @@ class Account:
 @dataclass(frozen=True)
 class Me(Account):
     email_verified: bool
+
+
+@dataclass(frozen=True)
+class Changed(Me):
+    """The account as it is now; after a change of the password with the session's new pair of tokens, since those of
+    before have died."""
+
+    access_token: str = left_out()
+    token_type: Literal["Bearer"] = left_out()
+    expires_in: int = left_out()
+    refresh_token: str = left_out()
+    scope: str = left_out()
 
 
 @dataclass(frozen=True)
@@ -357,14 +369,14 @@ def account_json(account: AccountRow) -> dict[str, Any]:
     }
 
 
-def token_json(access_token: str, refresh_token: str, seconds: int, session: Session) -> dict[str, Any]:
+def pair_json(issuer: Issuer, pair: Pair) -> dict[str, Any]:
     """RFC 6749 §5.1."""
     return {
-        "access_token": access_token,
+        "access_token": issuer.access_token(*pair),
         "token_type": "Bearer",
-        "expires_in": seconds,
-        "refresh_token": refresh_token,
-        "scope": session.scope,
+        "expires_in": issuer.seconds,
+        "refresh_token": pair.refresh_token,
+        "scope": pair.session.scope,
     }
 
 

@@ -112,7 +112,7 @@ CHANGE_ME = Operation(
     summary="Change one's email, or one's password, which ends all other sessions",
     body={JSON: models.CHANGE},
     scope="",
-    answers={200: Reply("the account as it is now", models.Me)},
+    answers={200: Reply("the account as it is now", models.Changed)},
     codes={403: "not_a_user wrong_password", 409: "email_taken"},
 )
 DELETE_ME = Operation(

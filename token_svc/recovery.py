@@ -9,7 +9,7 @@ from token_svc import accounts, attempts, events, mail, models, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.grants import need_good
 from token_svc.passwords import Passwords
-from token_svc.sessions import Issuer, Session
+from token_svc.sessions import Issuer, Pair
 from token_svc.settings import Settings
 
 
@@ -50,7 +50,7 @@ class Recovery:
         need_good({"/password": self.passwords.fault(password, found.username, found.email)})
         password_hash = await self.passwords.hash(password)
 
-        def unit(tx: Transaction) -> tuple[AccountRow, Session, str]:
+        def unit(tx: Transaction) -> Pair:
             account = mail.use_token(tx, mail.RESET, token)
             if account is None:
                 raise BadMailToken
@@ -61,12 +61,11 @@ class Recovery:
             attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "password_reset", address)
             current = accounts.by_id(tx, account.id) or account
-            return current, *sessions.start(tx, current, current.scope)
+            return sessions.start(tx, current, current.scope)
 
-        account, session, refresh_token = await self.database.write(unit)
-        events.announce("password_reset", account.id, address)
-        access_token = self.issuer.access_token(account, session)
-        return models.token_json(access_token, refresh_token, self.issuer.seconds, session)
+        pair = await self.database.write(unit)
+        events.announce("password_reset", pair.account.id, address)
+        return models.pair_json(self.issuer, pair)
 
     async def verify(self, token: str, address: str) -> AccountRow:
         """The account whose address it proves. Raises 400 and 403."""

@@ -1,13 +1,17 @@
 """Sessions: access tokens, refresh tokens that rotate, and what ends them.
 
 An access token is checked by its signature and, here, against the session and the account as they are
-now. A refresh token is a random string whose SHA-256 alone is stored; its use gives the session another.
+now. Of a refresh token its SHA-256 alone is stored. The first one of a session is random; each use gives its successor,
+which is derived from it by a key, so that for GRACE_MS the same use gives the same pair.
 """
 
 import hashlib
+import hmac
 import secrets
 import time
 import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jose import jwt
@@ -43,12 +47,24 @@ class Issuer:
         self._audience = settings.audience
         self.seconds = settings.access_token_seconds
 
-    def access_token(self, account: AccountRow, session: Session) -> str:
-        return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id)
+    def access_token(self, account: AccountRow, session: Session, refresh_token: str, at: int) -> str:
+        """The one that belongs to a refresh token, made `at` milliseconds since 1970: always the same."""
+        about = f"{refresh_token} {session.scope} {account.version}"
+        jti = hashlib.sha256(about.encode()).hexdigest()[:32]
+        return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id, jti, at // 1000)
 
-    def token(self, subject: str, client_id: str, scope: str, version: int, session_id: str = "") -> str:
-        """Of a machine when subject and client are one: it has no session."""
-        now = int(time.time())
+    def token(
+        self,
+        subject: str,
+        client_id: str,
+        scope: str,
+        version: int,
+        session_id: str = "",
+        jti: str = "",
+        now: int = 0,
+    ) -> str:
+        """Of a machine when subject and client are one: it has no session. `now` in seconds."""
+        now = now or int(time.time())
         claims = Claims(
             iss=self._issuer,
             aud=self._audience,
@@ -57,7 +73,7 @@ class Issuer:
             iat=now - BACK_SECONDS,
             nbf=now - BACK_SECONDS,
             exp=now + self.seconds,
-            jti=uuid.uuid4().hex,
+            jti=jti or uuid.uuid4().hex,
             scope=scope,
             ver=version,
             sid=session_id,
@@ -74,24 +90,41 @@ INSERT INTO session (id, account_id, scope, created_at, expires_at) VALUES (:id,
 SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DESC LIMIT 100 OFFSET :most"
 
 
-def start(tx: Transaction, account: AccountRow, scope: str) -> tuple[Session, str]:
-    """A new session and its first refresh token. The oldest of too many ends."""
+class Pair(NamedTuple):
+    """A session's refresh token and when it was made, in milliseconds since 1970: its access token follows from them.
+    `refresh_token` '' means that its predecessor was used too late: the session is over."""
+
+    account: AccountRow
+    session: Session
+    refresh_token: str
+    at: int
+
+
+def start(tx: Transaction, account: AccountRow, scope: str) -> Pair:
+    """A new session and its first pair. The oldest of too many ends."""
     session = Session(ids.new(), account.id, scope)
     tx.put(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
     for (oldest,) in tx.all(SURPLUS, account_id=account.id, most=MAX_SESSIONS):
         end(tx, oldest)
-    return session, _new_refresh_token(tx, session.id)
+    return Pair(account, session, _store(tx, session.id, secrets.token_urlsafe(32)), tx.now)
 
 
-def _new_refresh_token(tx: Transaction, session_id: str) -> str:
-    token = secrets.token_urlsafe(32)
+def renew(tx: Transaction, account: AccountRow, session_id: str) -> Pair:
+    """A pair for a session whose tokens of before die."""
+    rows = tx.all("SELECT id, account_id, scope FROM session WHERE id = :id", id=session_id)
+    (session,) = (Session(*row) for row in rows)
+    tx.put("DELETE FROM refresh_token WHERE session_id = :id", id=session_id)
+    return Pair(account, session, _store(tx, session_id, secrets.token_urlsafe(32)), tx.now)
+
+
+def _store(tx: Transaction, session_id: str, refresh_token: str) -> str:
     tx.put(
         "INSERT INTO refresh_token (digest, session_id, expires_at) VALUES (:digest, :session_id, :expires_at)",
-        digest=_digest(token),
+        digest=_digest(refresh_token),
         session_id=session_id,
         expires_at=tx.now + REFRESH_MS,
     )
-    return token
+    return refresh_token
 
 
 def _digest(token: str) -> str:
@@ -125,16 +158,9 @@ def by_claims(tx: Transaction, claims: Claims) -> Session | None:
     return Session(*row) if row else None
 
 
-class Rotation(NamedTuple):
-    """What a refresh token gave. `refresh_token` '' means that it had been used before: the session is over."""
-
-    account: AccountRow
-    session: Session
-    refresh_token: str
-
-
-def rotate(tx: Transaction, token: str) -> Rotation | None:
-    """Uses a refresh token. None when it is not one, or its account is disabled."""
+def rotate(tx: Transaction, token: str, keys: Sequence[bytes]) -> Pair | None:
+    """Uses a refresh token. None when it is not one, or its account is disabled. The first of the keys makes its
+    successor, all of them find the one that it has."""
     row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
     if row is not None:
         accounts.lock(tx, row[1])
@@ -143,16 +169,25 @@ def rotate(tx: Transaction, token: str) -> Rotation | None:
     if row is None or account is None or account.is_disabled:
         return None
     session = Session(row[0], row[1], _still_granted(row[2], account))
-    if _is_spent(tx, row[3]):
-        end(tx, session.id)  # whoever has it second may have stolen it (RFC 9700 §4.14.2)
-        return Rotation(account, session, "")
-    tx.put(
-        "UPDATE refresh_token SET used_at = coalesce(used_at, :now) WHERE digest = :digest",
-        digest=_digest(token),
-        now=tx.now,
-    )
+    if row[3] is not None:
+        successor = "" if _is_spent(tx, row[3]) else _found(tx, successors(token, keys))
+        if not successor:
+            end(tx, session.id)  # whoever has it second may have stolen it (RFC 9700 §4.14.2)
+        return Pair(account, session, successor, row[3])
+    tx.put("UPDATE refresh_token SET used_at = :now WHERE digest = :digest", digest=_digest(token), now=tx.now)
     tx.put("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
-    return Rotation(account, session, _new_refresh_token(tx, session.id))
+    return Pair(account, session, _store(tx, session.id, successors(token, keys)[0]), tx.now)
+
+
+def successors(token: str, keys: Sequence[bytes]) -> list[str]:
+    digests = (hmac.digest(key, b"refresh " + token.encode(), hashlib.sha256) for key in keys)
+    return [urlsafe_b64encode(digest).decode().rstrip("=") for digest in digests]
+
+
+def _found(tx: Transaction, tokens: Sequence[str]) -> str:
+    """The one that is stored, '' when none is."""
+    sql = "SELECT 1 FROM refresh_token WHERE digest = :digest"
+    return next((token for token in tokens if tx.one(sql, digest=_digest(token))), "")
 
 
 def _still_granted(scope: str, account: AccountRow) -> str:

@@ -409,12 +409,17 @@ def test_a_new_password_works_and_the_old_one_does_not(user: User) -> None:
 
 def test_a_new_password_ends_every_other_session_and_goes_on_with_this_one(user: User) -> None:
     elsewhere = user.login().json()
-    user.patch("/me", json={"current_password": user.password, "password": "an even better password"})
+    again = refresh(user.service, user.refresh_token).json()["refresh_token"]
+    change = {"current_password": user.password, "password": "an even better password"}
+    changed = user.patch("/me", json=change).json()
     assert is_bad_token(user.service.get("/me", headers={"Authorization": f"Bearer {elsewhere['access_token']}"}))
     assert refresh(user.service, elsewhere["refresh_token"]).status_code == 401
     assert is_bad_token(user.get("/me"))  # an access token from before
-    user.take(refresh(user.service, user.refresh_token).json())
-    assert user.get("/me").status_code == 200
+    for before in (user.refresh_token, again):
+        assert refresh(user.service, before).status_code == 401
+    user.take(changed)
+    assert user.get("/me").json() == {name: changed[name] for name in user.profile}
+    assert refresh(user.service, user.refresh_token).status_code == 200
 
 
 def delete(user: User) -> requests.Response:

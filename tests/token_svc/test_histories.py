@@ -15,7 +15,7 @@ from shared.auth import Claims
 from shared.database import Transaction
 from tests.histories import live_through
 from tests.shared.engines import ENGINES
-from tests.tokens import claims_of
+from tests.tokens import KEYS, claims_of
 from tests.transactions import START, Timeline, opened
 from token_svc import accounts, sessions
 from token_svc.accounts import AccountRow
@@ -50,6 +50,7 @@ class Token:
     session_id: str
     expires_at: int
     used_at: int | None = None
+    successor: str = ""
 
     def is_spent(self, now: int) -> bool:
         return self.used_at is not None and now - self.used_at > GRACE_MS
@@ -124,7 +125,7 @@ class LifeOfASession(RuleBasedStateMachine):
 
     def _log_in(self, name: str) -> Grant:
         account = self.model.accounts[self.account_ids[name]]
-        session, token = self.timeline.do(lambda tx: sessions.start(tx, account, account.scope))
+        _, session, token, _ = self.timeline.do(lambda tx: sessions.start(tx, account, account.scope))
         assert session == Session(session.id, account.id, account.scope)
         self.model.sessions[session.id] = Known(session, self.now, self.now + REFRESH_MS)
         self.model.tokens[token] = Token(session.id, self.now + REFRESH_MS)
@@ -144,7 +145,7 @@ class LifeOfASession(RuleBasedStateMachine):
     def _refresh(self, grant: Grant, pause: int) -> Grant | None:
         self.timeline.now += pause
         token, account = self.model.find(grant.refresh_token, self.now), self.model.accounts.get(grant.account_id)
-        rotation = self.timeline.do(lambda tx: sessions.rotate(tx, grant.refresh_token))
+        rotation = self.timeline.do(lambda tx: sessions.rotate(tx, grant.refresh_token, KEYS))
         if token is None or account is None or account.is_disabled:
             assert rotation is None
             return None
@@ -152,11 +153,14 @@ class LifeOfASession(RuleBasedStateMachine):
         scope = " ".join(name for name in known.session.scope.split() if name in account.scope.split())
         assert rotation is not None
         assert rotation[:2] == (account, known.session._replace(scope=scope))
+        if token.used_at is not None and not token.is_spent(self.now):
+            assert rotation[2:] == (token.successor, token.used_at)
+            return Grant(known.session.id, rotation.refresh_token, account.id, account.version)
         if token.is_spent(self.now):
             assert rotation.refresh_token == ""
             self.model.end(known.session.id)
             return None
-        token.used_at = self.now if token.used_at is None else token.used_at
+        token.used_at, token.successor = self.now, rotation.refresh_token
         known.expires_at = self.now + REFRESH_MS
         self.model.tokens[rotation.refresh_token] = Token(known.session.id, self.now + REFRESH_MS)
         return Grant(known.session.id, rotation.refresh_token, account.id, account.version)

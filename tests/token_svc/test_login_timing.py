@@ -113,7 +113,7 @@ def test_a_change_that_a_new_password_overtook_changes_nothing() -> None:
         assert before is not None
         (session,) = await inside.database.read(lambda tx: sessions.of(tx, account_id))
         claims = claims_of(account_id, before.version, session["id"])
-        changed = await inside.grants.change(before, claims, None, "the owner's new password", ADDRESS)
+        changed, _ = await inside.grants.change(before, claims, None, "the owner's new password", ADDRESS)
         assert changed.version == before.version + 1
         with pytest.raises(Problem) as caught:
             await inside.grants.change(before, claims, None, "somebody else's password", ADDRESS)

@@ -12,7 +12,7 @@ from shared.database import Unit
 from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
 from tests.token_svc.tables import START
-from tests.tokens import claims_of
+from tests.tokens import KEYS, claims_of
 from token_svc import accounts, attempts, clients, events, items, mail, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
@@ -90,6 +90,7 @@ NEW = [
     fill(FEW, "refresh_token", "'ada-' || i", "'ada-' || i", f"{END} + i", "NULL"),
     token("fresh", "NULL"),
     token("used", f"{START} - 1000"),
+    token(sessions.successors("used", KEYS)[0], "NULL"),
     token("spent", f"{START} - 60000"),
     fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START)),
     fill(FEW, "attempt", "'login ' || i || ' ada'", "1", str(START), f"{END} + i", "'ada'"),
@@ -152,9 +153,9 @@ PLANS = {
     "by refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "fresh"), REFRESH),
     "no refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "none"), REFRESH),
     "start": Plan(lambda tx: sessions.start(tx, ADA, "data"), {"session_account"}, FEW),  # which are too many?
-    "refresh": Plan(lambda tx: sessions.rotate(tx, "fresh"), REFRESH),
-    "refresh again": Plan(lambda tx: sessions.rotate(tx, "used"), REFRESH),
-    "replay": Plan(lambda tx: sessions.rotate(tx, "spent"), REFRESH | SESSION),
+    "refresh": Plan(lambda tx: sessions.rotate(tx, "fresh", KEYS), REFRESH),
+    "refresh again": Plan(lambda tx: sessions.rotate(tx, "used", KEYS), REFRESH),
+    "replay": Plan(lambda tx: sessions.rotate(tx, "spent", KEYS), REFRESH | SESSION),
     "end": Plan(lambda tx: sessions.end(tx, "ada-1"), SESSION),
     "end others": Plan(lambda tx: sessions.end_others(tx, "ada", keep="ada-1"), SESSION | {"session_account"}),
     "sessions": Plan(lambda tx: sessions.of(tx, "ada"), {"session_account"}),

@@ -19,7 +19,7 @@ from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
-from tests.tokens import claims_of
+from tests.tokens import KEYS, claims_of
 from token_svc import accounts, events, sessions
 from token_svc.accounts import AccountRow
 from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS
@@ -321,12 +321,39 @@ def used_ago(user: User, token: str, seconds: float) -> None:
     rows(user.service, "UPDATE refresh_token SET used_at = ? WHERE digest = ?", used_at, digest)
 
 
-def test_a_refresh_token_used_again_at_once_gives_another_working_pair(user: User) -> None:
+def test_a_refresh_token_used_again_at_once_gives_the_very_same_pair(user: User) -> None:
     first, second = (refresh(user.service, user.refresh_token).json() for _ in range(2))
-    assert first["refresh_token"] != second["refresh_token"]
-    for pair in (first, second):
-        assert works(user.service, pair["access_token"])
-        assert refresh(user.service, pair["refresh_token"]).status_code == 200
+    assert first == second
+    assert works(user.service, first["access_token"])
+    assert refresh(user.service, first["refresh_token"]).status_code == 200
+    assert refresh(user.service, user.refresh_token).json() == first  # though it has been used itself by now
+
+
+def test_a_refresh_token_used_again_may_ask_for_another_scope(user: User) -> None:
+    first, second = (refresh(user.service, user.refresh_token, scope=scope).json() for scope in ("data", "tasks"))
+    assert (first["scope"], second["scope"]) == ("data", "tasks")
+    assert first["refresh_token"] == second["refresh_token"]
+    assert first["access_token"] != second["access_token"]
+
+
+def test_of_two_lines_of_one_refresh_token_there_is_one_and_the_later_use_ends_it(user: User) -> None:
+    thief, owner = (refresh(user.service, user.refresh_token).json()["refresh_token"] for _ in range(2))
+    assert thief == owner
+    assert refresh(user.service, owner).status_code == 200
+    used_ago(user, owner, seconds=11)
+    assert refresh(user.service, thief).status_code == 401
+    assert is_bad_token(user.get("/me"))
+
+
+def test_a_successor_is_found_after_the_secret_has_been_rotated(tables: Tables) -> None:
+    pair = sessions.start(tables, an_account(tables), "data")
+    first = sessions.rotate(tables, pair.refresh_token, [b"old"])
+    again = sessions.rotate(tables, pair.refresh_token, [b"new", b"old"])
+    assert first is not None
+    assert first == again
+    lost = sessions.rotate(tables, pair.refresh_token, [b"new"])
+    assert lost is not None
+    assert lost.refresh_token == ""
 
 
 def test_a_refresh_token_used_again_later_ends_the_whole_session(user: User) -> None:
@@ -351,7 +378,7 @@ def test_twenty_uses_of_a_refresh_token_at_once_leave_one_session_that_works(use
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: refresh(user.service, user.refresh_token), range(20)))
     assert Counter(answer.status_code for answer in answers) == {200: 20}
-    assert len({answer.json()["refresh_token"] for answer in answers}) == 20
+    assert len({answer.text for answer in answers}) == 1
     assert works(user.service, answers[-1].json()["access_token"])
     assert len(user.get("/me/export").json()["sessions"]) == 1
 
@@ -380,48 +407,48 @@ def an_account(tables: Tables, name: str = "ada") -> AccountRow:
 
 
 def test_the_grace_of_a_used_refresh_token_is_ten_seconds_and_not_one_millisecond_more(tables: Tables) -> None:
-    session, token = sessions.start(tables, an_account(tables), "data")
-    assert sessions.rotate(tables, token)
+    _, session, token, _ = sessions.start(tables, an_account(tables), "data")
+    assert sessions.rotate(tables, token, KEYS)
     tables.clock += GRACE_MS
-    again = sessions.rotate(tables, token)
+    again = sessions.rotate(tables, token, KEYS)
     assert again is not None
     assert again.refresh_token
     tables.clock += 1
-    replayed = sessions.rotate(tables, token)
+    replayed = sessions.rotate(tables, token, KEYS)
     assert replayed is not None
     assert replayed.refresh_token == ""
     assert [row for row in sessions.of(tables, session.account_id) if row["id"] == session.id] == []
-    assert sessions.rotate(tables, again.refresh_token) is None
+    assert sessions.rotate(tables, again.refresh_token, KEYS) is None
 
 
 def test_grace_counts_from_the_first_use_whatever_comes_between(tables: Tables) -> None:
-    _, token = sessions.start(tables, an_account(tables), "data")
+    _, _, token, _ = sessions.start(tables, an_account(tables), "data")
     for _ in range(3):
-        rotation = sessions.rotate(tables, token)
+        rotation = sessions.rotate(tables, token, KEYS)
         assert rotation is not None
         assert rotation.refresh_token
         tables.clock += GRACE_MS // 3
     tables.clock += 1000
-    replayed = sessions.rotate(tables, token)
+    replayed = sessions.rotate(tables, token, KEYS)
     assert replayed is not None
     assert replayed.refresh_token == ""
 
 
 def test_a_refresh_token_lives_thirty_days(tables: Tables) -> None:
-    _, token = sessions.start(tables, an_account(tables), "data")
+    _, _, token, _ = sessions.start(tables, an_account(tables), "data")
     tables.clock += REFRESH_MS - 1
-    rotation = sessions.rotate(tables, token)
+    rotation = sessions.rotate(tables, token, KEYS)
     assert rotation is not None
     tables.clock += REFRESH_MS
-    assert sessions.rotate(tables, rotation.refresh_token) is None
+    assert sessions.rotate(tables, rotation.refresh_token, KEYS) is None
 
 
 def test_a_session_in_use_goes_on_beyond_thirty_days(tables: Tables) -> None:
     account = an_account(tables)
-    session, token = sessions.start(tables, account, "data")
+    _, session, token, _ = sessions.start(tables, account, "data")
     for _ in range(4):
         tables.clock += REFRESH_MS * 3 // 4
-        rotation = sessions.rotate(tables, token)
+        rotation = sessions.rotate(tables, token, KEYS)
         assert rotation is not None
         token = rotation.refresh_token
     claims = claims_of(account.id, account.version, session.id)
@@ -434,12 +461,12 @@ def test_pruning_deletes_what_is_over_and_nothing_else(tables: Tables) -> None:
     account = an_account(tables)
     sessions.start(tables, account, "data")
     tables.clock += REFRESH_MS // 2
-    session, token = sessions.start(tables, account, "data")
+    _, session, token, _ = sessions.start(tables, account, "data")
     assert sessions.prune(tables) == 0
     tables.clock += REFRESH_MS // 2
     assert sessions.prune(tables) == 1
     assert [row["id"] for row in sessions.of(tables, account.id)] == [session.id]
-    assert sessions.rotate(tables, token)
+    assert sessions.rotate(tables, token, KEYS)
 
 
 def test_events_are_kept_for_a_year_and_guesses_at_nobody_not_at_all(tables: Tables) -> None:
@@ -458,18 +485,18 @@ def test_of_too_many_sessions_the_oldest_ends(tables: Tables) -> None:
     ada, bob = an_account(tables), an_account(tables, "bob")
     sessions.start(tables, bob, "data")
     started = [sessions.start(tables, ada, "data") for _ in range(MAX_SESSIONS + 2)]
-    left = [session.id for session, _ in started[2:]]
+    left = [pair.session.id for pair in started[2:]]
     assert [row["id"] for row in sessions.of(tables, ada.id)] == left
-    assert sessions.rotate(tables, started[1][1]) is None
-    assert sessions.rotate(tables, started[2][1])
+    assert sessions.rotate(tables, started[1].refresh_token, KEYS) is None
+    assert sessions.rotate(tables, started[2].refresh_token, KEYS)
     assert len(sessions.of(tables, bob.id)) == 1
 
 
 def test_a_refreshed_session_has_only_what_its_account_still_may(tables: Tables) -> None:
     account = an_account(tables)
-    _, token = sessions.start(tables, account, "data tasks")
+    _, _, token, _ = sessions.start(tables, account, "data tasks")
     accounts.set_scopes(tables, account.id, ["introspect", "tasks"])
-    rotation = sessions.rotate(tables, token)
+    rotation = sessions.rotate(tables, token, KEYS)
     assert rotation is not None
     assert rotation.session.scope == "tasks"
 
@@ -506,7 +533,7 @@ def test_an_access_token_that_is_dead_ends_no_session(user: User) -> None:
     dead = user.pair["access_token"]
     change_password(user, keep=user)
     assert user.service.post("/revoke", {"token": dead}).status_code == 200
-    assert works(user.service, refresh(user.service, user.refresh_token).json()["access_token"])
+    assert user.get("/me").status_code == 200
 
 
 def test_revoking_nothing_is_refused(tokens: TokenService) -> None:
@@ -601,7 +628,10 @@ def change_password(user: User, keep: User | None = None) -> None:
     """In a session of its own, or in that of `keep`, which is the one that goes on."""
     access_token = (keep.pair if keep else user.login().json())["access_token"]
     change = {"current_password": user.password, "password": "an even better password"}
-    assert user.service.request("PATCH", "/me", json=change, headers=bearer(access_token)).status_code == 200
+    answer = user.service.request("PATCH", "/me", json=change, headers=bearer(access_token))
+    assert answer.status_code == 200
+    if keep:
+        keep.take(answer.json())
 
 
 @pytest.mark.parametrize("end", [revoke, delete, disable, change_password])

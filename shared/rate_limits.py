@@ -125,3 +125,15 @@ def _network(host: str) -> str:
     if parsed.version == 6 and parsed.ipv4_mapped:  # an IPv4 client of a socket that listens on ::
         return str(parsed.ipv4_mapped)
     return host if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+WIDER = {4: (24, 16), 6: (56, 48)}  # what one site or one customer may have, at most
+
+
+def wider_networks(address: str) -> list[str]:
+    """The networks around what `address` gives, the narrower first; none around what is no address."""
+    try:
+        network = ipaddress.ip_network(address)
+    except ValueError:
+        return []
+    return [str(network.supernet(new_prefix=bits)) for bits in WIDER[network.version] if bits < network.prefixlen]

@@ -1,9 +1,11 @@
 """Logins that failed, and registrations, counted in the database that all processes share.
 
 A login counts before the password is looked at, so that of two at the same moment only one slips through. Above its
-limit it has to wait, twice as long with every further failure. An account as a whole makes only strangers wait, and
-not for long: an address that has logged in before has a count of its own, so nobody can lock the owner out; and
-refresh tokens go on working in any case.
+limit it has to wait, twice as long with every further failure. An address that has logged in to the account before has
+a count of its own alone. Strangers are counted by network as well, /64, /56 and /48 (of IPv4 the address, /24 and /16),
+so that one who has many addresses soon waits for minutes; only then does the account as a whole make strangers wait,
+and not for long: the turns between are the others'. So nobody can lock the owner out, and refresh tokens go on working
+in any case.
 """
 
 import hashlib
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 from shared import times
 from shared.database import Transaction
 from shared.errors import TooManyRequests
+from shared.rate_limits import wider_networks
 from shared.settings import Rate
 
 MAX_DELAY_SECONDS = 900
@@ -47,6 +50,8 @@ def login_limits(tx: Transaction, rate: Rate, username_key: str, address: str) -
     delay = seconds / allowed
     own = [Limit(f"login {address} {username_key}", allowed, delay, MAX_DELAY_SECONDS)]
     if not is_known(tx, username_key, address):
+        for wider, network in enumerate(wider_networks(address), start=1):
+            own.append(Limit(f"login {network} {username_key}", allowed * 2**wider, delay, MAX_DELAY_SECONDS))
         own.append(Limit(f"login * {username_key}", ACCOUNT_FAILURES, 1, MAX_ACCOUNT_DELAY_SECONDS))
     return LoginLimits([Limit(f"login {address}", allowed, delay, MAX_DELAY_SECONDS)], own)
 
@@ -71,12 +76,21 @@ def fail(tx: Transaction, limits: LoginLimits) -> None:
     _count(tx, limits.address)
 
 
+def uncount(tx: Transaction, limits: LoginLimits) -> None:
+    """The password was not looked at after all."""
+    for limit in limits.own:
+        tx.put(ONE_LESS, key=limit.key)
+
+
+ONE_LESS = "UPDATE attempt SET failures = failures - 1 WHERE key = :key AND failures > 0"
+
+
 def forgive(tx: Transaction, limits: LoginLimits) -> None:
     """The login was a good one."""
     for limit in limits.own[:1]:  # of this address for this account
         tx.put("DELETE FROM attempt WHERE key = :key", key=limit.key)
     for limit in limits.own[1:]:
-        tx.put("UPDATE attempt SET failures = failures - 1 WHERE key = :key AND failures > 0", key=limit.key)
+        tx.put(ONE_LESS, key=limit.key)
 
 
 def take_registration(tx: Transaction, rate: Rate, address: str) -> None:

@@ -1,12 +1,13 @@
 """What a login takes: the limits, the password, and the session that it starts."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from shared.auth import Claims
 from shared.database import Database, Transaction
-from shared.errors import Conflict, Forbidden, Invalid, Problem
+from shared.errors import Conflict, Forbidden, Invalid, Problem, Unavailable
 from shared.schemas import Fault
 from token_svc import accounts, attempts, emails, events, mail, models, names, scopes, sessions
 from token_svc.accounts import AccountRow
@@ -15,6 +16,7 @@ from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords, needs_renewal
 from token_svc.sessions import Issuer, Pair
 from token_svc.settings import Settings
+from token_svc.turns import Asker
 
 
 class InvalidGrant(Problem):
@@ -45,9 +47,11 @@ class Grants:
                 "/password": self.passwords.fault(wanted.password, wanted.username, wanted.email),
             }
         )
+        asker = Asker(address, names.fold(wanted.username))
+        await self.passwords.turns.admit(asker)
         await self._count_registration(address)
         await self.database.read(lambda tx: _check_free(tx, wanted.username, wanted.email))
-        password_hash = await self.passwords.hash(wanted.password)
+        password_hash = await self.passwords.hash(wanted.password, asker)
 
         def unit(tx: Transaction) -> Pair:
             _check_free(tx, wanted.username, wanted.email)
@@ -75,8 +79,11 @@ class Grants:
         self, username: str, password: str, scope: str | None, address: str, language: str = ""
     ) -> dict[str, Any]:
         """A new session. Raises InvalidGrant, after the same work whatever is wrong, 403, 429 and 503."""
+        asker = Asker(address, names.fold(username))
+        await self.passwords.turns.admit(asker)
         account, limits = await self.database.write(lambda tx: self._begin(tx, username, address))
-        is_right = await self.passwords.verify(password, account.password_hash if account else None)
+        async with self._uncounted(limits):
+            is_right = await self.passwords.verify(password, account.password_hash if account else None, asker)
         if account is None or not is_right or account.is_disabled:
             await self._failed(account, limits, address)
             raise InvalidGrant
@@ -84,7 +91,8 @@ class Grants:
             await self._refuse_unverified(account, limits, language)
         if not scopes.is_within(account.scope, scope):
             await self.database.write(lambda tx: attempts.forgive(tx, limits))  # the password was right
-        renewed = await self.passwords.hash(password) if needs_renewal(account.password_hash) else None
+        async with self._uncounted(limits):
+            renewed = await self.passwords.hash(password, asker) if needs_renewal(account.password_hash) else None
 
         granted = scopes.granted(account.scope, scope)
 
@@ -122,6 +130,15 @@ class Grants:
         attempts.begin(tx, limits)
         return account, limits
 
+    @contextlib.asynccontextmanager
+    async def _uncounted(self, limits: LoginLimits) -> AsyncIterator[None]:
+        """What is refused with a 503 has not failed."""
+        try:
+            yield
+        except Unavailable:
+            await self.database.write(lambda tx: attempts.uncount(tx, limits))
+            raise
+
     def _succeed(self, tx: Transaction, account: AccountRow, limits: LoginLimits, address: str) -> None:
         attempts.forgive(tx, limits)
         attempts.remember(tx, names.fold(account.username), address)
@@ -141,8 +158,12 @@ class Grants:
 
     async def confirm(self, account: AccountRow, password: str, address: str) -> None:
         """The password once more, before something that can't be undone. Raises 403, 429."""
+        asker = Asker(address, names.fold(account.username))
+        await self.passwords.turns.admit(asker)
         _, limits = await self.database.write(lambda tx: self._begin(tx, account.username, address))
-        if not await self.passwords.verify(password, account.password_hash):
+        async with self._uncounted(limits):
+            is_right = await self.passwords.verify(password, account.password_hash, asker)
+        if not is_right:
             await self._failed(account, limits, address)
             raise Forbidden("wrong_password", "current_password is not right")
         await self.database.write(lambda tx: attempts.forgive(tx, limits))
@@ -187,7 +208,8 @@ class Grants:
         if password is not None:
             found["/password"] = self.passwords.fault(password, account.username, email or account.email)
         need_good(found)
-        password_hash = await self.passwords.hash(password) if password is not None else None
+        asker = Asker(address, names.fold(account.username))
+        password_hash = await self.passwords.hash(password, asker) if password is not None else None
 
         def unit(tx: Transaction) -> tuple[AccountRow, Pair | None]:
             current = sessions.hold(tx, claims)

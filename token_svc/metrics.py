@@ -22,6 +22,8 @@ def _sizes(tx: Transaction) -> list[str]:
 
 def hashing(passwords: Passwords) -> list[str]:
     return [
-        gauge("only_post_password_hashes_pending", "Passwords being hashed, or waiting for it.", passwords.pending),
-        gauge("only_post_password_hashes_limit", "How many may be; more are answered with 503.", passwords.limit),
+        gauge(
+            "only_post_password_hashes_pending", "Passwords being hashed, or waiting for it.", passwords.turns.pending
+        ),
+        gauge("only_post_password_hashes_limit", "How many may be; more are answered with 503.", passwords.turns.limit),
     ]

@@ -4,20 +4,18 @@ argon2id with 19 MiB, t=2, p=1 (OWASP's password storage cheat sheet, first choi
 of the interpreter, so it runs in a few threads of its own; what waits for them is bounded.
 """
 
-import asyncio
 import os
 import re
 import unicodedata
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from passlib.context import CryptContext
 
 from shared import cpus
-from shared.errors import Unavailable
 from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, check_of, own_form
+from token_svc.turns import Asker, Turns
 
 T = TypeVar("T")
 
@@ -48,13 +46,14 @@ CONTEXT = CryptContext(
 )
 
 
+OPERATOR = Asker()
+
+
 class Passwords:
     def __init__(self, min_length: int, threads: int = cpus.usable()) -> None:
         self._min_length = min_length
         self._common = frozenset(COMMON.read_text(encoding="utf-8").split("\n"))
-        self._threads = ThreadPoolExecutor(threads, "passwords")
-        self.limit = threads * (1 + WAITING_PER_THREAD)
-        self.pending = 0
+        self.turns = Turns(threads, threads * WAITING_PER_THREAD, "passwords")
         self._nobodys = CONTEXT.hash(os.urandom(16).hex())  # what the password of an unknown user is checked against
 
     def fault(self, password: str, *names: str) -> str:
@@ -71,27 +70,21 @@ class Passwords:
             return "must not be made of the username or the email"
         return ""
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, asker: Asker = OPERATOR) -> str:
         """Raises Unavailable when too many wait already."""
-        return str(await self._aside(CONTEXT.hash, normal(password)))
+        return str(await self._aside(asker, CONTEXT.hash, normal(password)))
 
-    async def verify(self, password: str, stored: str | None) -> bool:
+    async def verify(self, password: str, stored: str | None, asker: Asker = OPERATOR) -> bool:
         """Whether it is the password of `stored`; with None the same work for nothing."""
         if len(password) > MAX_SENT_LENGTH or len(normal(password)) > MAX_LENGTH:
             return False
-        return await self._aside(_verify, normal(password), stored or self._nobodys) and stored is not None
+        return await self._aside(asker, _verify, normal(password), stored or self._nobodys) and stored is not None
 
-    async def _aside(self, work: Callable[..., T], *arguments: str) -> T:
-        if self.pending >= self.limit:
-            raise Unavailable("busy", "too many passwords are being checked", 2)
-        self.pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        finally:
-            self.pending -= 1
+    async def _aside(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
+        return await self.turns.run(asker, work, *arguments)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.turns.close()
 
 
 def _plain(password: str) -> str:

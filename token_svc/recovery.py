@@ -11,6 +11,7 @@ from token_svc.grants import need_good
 from token_svc.passwords import Passwords
 from token_svc.sessions import Issuer, Pair
 from token_svc.settings import Settings
+from token_svc.turns import Asker
 
 
 class BadMailToken(BadRequest):
@@ -48,7 +49,7 @@ class Recovery:
         if found is None:
             raise BadMailToken
         need_good({"/password": self.passwords.fault(password, found.username, found.email)})
-        password_hash = await self.passwords.hash(password)
+        password_hash = await self.passwords.hash(password, Asker(address, names.fold(found.username)))
 
         def unit(tx: Transaction) -> Pair:
             account = mail.use_token(tx, mail.RESET, token)

@@ -15,6 +15,7 @@ from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords
 from token_svc.sessions import Issuer
 from token_svc.settings import Settings
+from token_svc.turns import Asker
 
 T = TypeVar("T")
 ADDRESS = "192.0.2.1"
@@ -24,9 +25,9 @@ PASSWORD = "correct horse battery staple"
 class CountingPasswords(Passwords):
     computed = 0
 
-    async def _aside(self, work: Callable[..., T], *arguments: str) -> T:
+    async def _aside(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
         self.computed += 1
-        return await super()._aside(work, *arguments)
+        return await super()._aside(asker, work, *arguments)
 
 
 @dataclass

@@ -1,0 +1,103 @@
+"""Turns at a few threads, which go round between addresses."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from shared.errors import Unavailable
+
+T = TypeVar("T")
+
+ACCOUNT_PLACES = 4
+PAUSE_SECONDS = (
+    0.5  # before a refusal that is for one account or address alone, or a client that asks on at once is heard
+)
+
+
+class Asker(NamedTuple):
+    """For whom some work is done: an address, and the account that it names."""
+
+    address: str = ""
+    account: str = ""
+
+
+class Place(NamedTuple):
+    asker: Asker
+    called: asyncio.Future[None]
+
+
+class Turns:
+    """`threads` do the work, and at most `places` wait: of one address half of them, of one account ACCOUNT_PLACES."""
+
+    def __init__(self, threads: int, places: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._threads = threads
+        self._places = places
+        self._at_work = 0
+        self._waiting: OrderedDict[str, deque[Place]] = OrderedDict()  # by address, who is next first
+        self.limit = threads + places
+
+    @property
+    def pending(self) -> int:
+        return self._at_work + len(self._all())
+
+    async def admit(self, asker: Asker) -> None:
+        """Raises Unavailable when there is no place for it, before anything is done or counted."""
+        refusal = self._refusal(asker)
+        if refusal and len(self._all()) < self._places:
+            await asyncio.sleep(PAUSE_SECONDS)
+        if refusal:
+            raise Unavailable("busy", refusal, 2)
+
+    def _refusal(self, asker: Asker) -> str:
+        waiting = self._all()
+        if len(waiting) >= self._places:
+            return "too many passwords are being checked"
+        if len(self._waiting.get(asker.address, ())) >= max(1, self._places // 2):
+            return "too many passwords of this address are being checked"
+        if asker.account and sum(place.asker.account == asker.account for place in waiting) >= ACCOUNT_PLACES:
+            return "too many passwords of this account are being checked"
+        return ""
+
+    def _all(self) -> list[Place]:
+        return [place for places in self._waiting.values() for place in places]
+
+    async def run(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
+        """The work's value, once it is its turn. Raises Unavailable."""
+        if self._at_work >= self._threads:
+            if refusal := self._refusal(asker):
+                raise Unavailable("busy", refusal, 2)
+            await self._until_called(asker)
+        else:
+            self._at_work += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
+        finally:
+            self._call_next()
+
+    async def _until_called(self, asker: Asker) -> None:
+        place = Place(asker, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(asker.address, deque()).append(place)
+        try:
+            await place.called
+        except asyncio.CancelledError:
+            if place.called.done() and not place.called.cancelled():
+                self._call_next()  # it was called as it left
+            raise
+
+    def _call_next(self) -> None:
+        """Hands the thread on, to an address that has had no turn for the longest."""
+        while self._waiting:
+            address, places = self._waiting.popitem(last=False)
+            place = places.popleft()
+            if places:
+                self._waiting[address] = places
+            if not place.called.done():
+                place.called.set_result(None)
+                return
+        self._at_work -= 1
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)

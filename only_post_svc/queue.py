@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, failures, webhooks
-from shared import ids
+from shared import departures, ids
 from shared.database import Transaction, listed
 from shared.strict_json import encode
 
@@ -511,12 +511,25 @@ FOR UPDATE SKIP LOCKED
 
 
 def prune(tx: Transaction, result_ttl_seconds: int) -> int:
-    """Deletes tasks that ended longer ago than that: how many, MAX_SWEPT at most."""
+    """Deletes tasks that ended longer ago than that: how many, MAX_SWEPT at most, 0 when there were none."""
     old = [task_id for (task_id,) in tx.all(OLD, before=tx.now - result_ttl_seconds * 1000, most=MAX_SWEPT)]
-    if old:
-        ids, values = listed("id", old)
+    return _delete(tx, old)
+
+
+def forget(tx: Transaction, caller: str) -> bool:
+    """Deletes some tasks of a caller who is gone, running ones too: whether there were any."""
+    found = tx.all("SELECT id FROM task WHERE caller = :caller LIMIT :most", caller=caller, most=MAX_SWEPT)
+    return _delete(tx, [task_id for (task_id,) in found]) > 0
+
+
+def _delete(tx: Transaction, task_ids: Sequence[str]) -> int:
+    """As many as there is time for."""
+    deleted = 0
+    for some in departures.in_time(task_ids):
+        ids, values = listed("id", some)
         tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
         tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
-        failures.delete(tx, old)
+        failures.delete(tx, list(some))
         tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
-    return len(old)
+        deleted += len(some)
+    return deleted

@@ -160,6 +160,11 @@ def remove(tx: Transaction, caller: str, name: str) -> ScheduleRow | None:
     return found
 
 
+def forget(tx: Transaction, caller: str) -> bool:
+    """Deletes the schedules of a caller who is gone: whether there were any."""
+    return tx.run("DELETE FROM schedule WHERE caller = :caller AND in_code = 0", caller=caller) > 0
+
+
 def run_now(tx: Transaction, row: ScheduleRow) -> TaskRow:
     """A task of the schedule, beside those of its ticks."""
     return queue.submit(tx, row.caller, row.new_task)

@@ -7,12 +7,13 @@ and of two that race the second finds what the first has committed.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
-from shared.database import Transaction
+from shared.database import Row, Transaction
 from shared.errors import BadRequest, Problem
 from shared.middleware.single_headers import single_header
 
@@ -22,9 +23,13 @@ MAX_PRUNED = 500
 
 
 class IdempotencyKey(NamedTuple):
+    """`owner` is the caller; `is_counted` when the kept answer counts for what the owner stores."""
+
     scope: str  # caller and route
     key: str
     fingerprint: str
+    owner: str = ""
+    is_counted: bool = False
 
 
 class Answer(NamedTuple):
@@ -33,7 +38,9 @@ class Answer(NamedTuple):
     is_replay: bool = False
 
 
-def key_of(request: Request[Any], route: str, caller: str, body: Any) -> IdempotencyKey | None:
+def key_of(
+    request: Request[Any], route: str, caller: str, body: Any, *, is_counted: bool = False
+) -> IdempotencyKey | None:
     """The request's key, None without one. `route` is its route's name, which no prefix of a proxy changes.
     Raises 400 for a malformed one."""
     sent = single_header(request.scope, b"idempotency-key")
@@ -44,32 +51,40 @@ def key_of(request: Request[Any], route: str, caller: str, body: Any) -> Idempot
     if not KEY.fullmatch(sent):
         raise BadRequest("invalid_idempotency_key", "Idempotency-IdempotencyKey: 1 to 255 visible ASCII characters")
     canonical = json.dumps(body, sort_keys=True).encode()
-    return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest())
+    return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest(), caller, is_counted)
 
 
 FIND = """
-SELECT fingerprint, status, body FROM idempotency_key
-WHERE scope = :scope AND key = :key AND expires_at > :now
+SELECT fingerprint, status, body, expires_at, owner, bytes FROM idempotency_key
+WHERE scope = :scope AND key = :key FOR UPDATE
 """
 
-# An expired one that has not been pruned yet gives way.
+REMOVE = "DELETE FROM idempotency_key WHERE scope = :scope AND key = :key"
+
 KEEP = """
-INSERT INTO idempotency_key (scope, key, fingerprint, status, body, expires_at)
-VALUES (:scope, :key, :fingerprint, :status, :body, :expires_at)
-ON CONFLICT (scope, key) DO UPDATE SET
-    fingerprint = excluded.fingerprint, status = excluded.status, body = excluded.body,
-    expires_at = excluded.expires_at
+INSERT INTO idempotency_key (scope, key, fingerprint, status, body, expires_at, owner, bytes)
+VALUES (:scope, :key, :fingerprint, :status, :body, :expires_at, :owner, :bytes)
 """
+
+COUNT = """
+INSERT INTO kept_answers (owner, bytes) VALUES (:owner, :bytes)
+ON CONFLICT (owner) DO UPDATE SET bytes = kept_answers.bytes + excluded.bytes
+"""
+
+GIVE_BACK = "UPDATE kept_answers SET bytes = bytes - :bytes WHERE owner = :owner"
 
 PRUNE = """
 DELETE FROM idempotency_key WHERE (scope, key) IN (
     WITH old AS MATERIALIZED (
-        SELECT scope, key FROM idempotency_key WHERE expires_at <= :now ORDER BY expires_at LIMIT :most
-        FOR UPDATE SKIP LOCKED
+        SELECT scope, key FROM idempotency_key WHERE {condition} LIMIT :most FOR UPDATE SKIP LOCKED
     )
     SELECT scope, key FROM old
 )
+RETURNING owner, bytes
 """
+
+EXPIRED = PRUNE.format(condition="expires_at <= :now ORDER BY expires_at")
+OWNED = PRUNE.format(condition="owner = :owner AND owner <> ''")
 
 
 def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]) -> Answer:
@@ -78,16 +93,56 @@ def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]
     if key is None:
         return work()
     tx.lock(f"idempotency {key.scope} {key.key}")
-    found = tx.one(FIND, scope=key.scope, key=key.key, now=tx.now)
-    if found is None:
+    found = tx.one(FIND, scope=key.scope, key=key.key)
+    if found is None or found[3] <= tx.now:
+        if found:  # it is over, though nothing has deleted it yet
+            tx.put(REMOVE, scope=key.scope, key=key.key)
+            _give_back(tx, [found[4:]])
         answer = work()
-        tx.put(KEEP, **key._asdict(), status=answer.status, body=answer.body, expires_at=tx.now + KEPT_MS)
+        _keep(tx, key, answer)
         return answer
-    fingerprint, status, body = found
+    fingerprint, status, body = found[:3]
     if fingerprint != key.fingerprint:
         raise Problem("idempotency_key_reused", "this key was used with another body", status=422)
     return Answer(status, body, is_replay=True)
 
 
+def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:
+    size = len(answer.body.encode()) if key.is_counted else 0
+    tx.put(
+        KEEP,
+        scope=key.scope,
+        key=key.key,
+        fingerprint=key.fingerprint,
+        status=answer.status,
+        body=answer.body,
+        expires_at=tx.now + KEPT_MS,
+        owner=key.owner,
+        bytes=size,
+    )
+    if size:
+        tx.put(COUNT, owner=key.owner, bytes=size)
+
+
 def prune(tx: Transaction) -> int:
-    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)
+    """Deletes keys that are over: how many, MAX_PRUNED at most."""
+    freed = tx.all(EXPIRED, now=tx.now, most=MAX_PRUNED)
+    _give_back(tx, freed)
+    return len(freed)
+
+
+def forget(tx: Transaction, owner: str) -> bool:
+    """Deletes some keys of an owner who is gone: whether any was left."""
+    if tx.all(OWNED, owner=owner, most=MAX_PRUNED):
+        return True
+    tx.put("DELETE FROM kept_answers WHERE owner = :owner", owner=owner)
+    return False
+
+
+def _give_back(tx: Transaction, freed: Iterable[Row]) -> None:
+    bytes_of: Counter[str] = Counter()
+    for owner, size in freed:
+        bytes_of[owner] += size
+    for owner, size in sorted(bytes_of.items()):  # sorted: a fixed lock order cannot deadlock
+        if size:
+            tx.put(GIVE_BACK, owner=owner, bytes=size)

@@ -46,5 +46,5 @@ class Loops:
                 self._database_failed()
             log.warning("loop.database_unavailable", extra={"reason": error.detail})
         except Exception:
-            log.exception("loop.step_failed", extra={"step": step.__name__})
+            log.exception("loop.step_failed", extra={"step": getattr(step, "__name__", "")})
         return False

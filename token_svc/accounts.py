@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shared import ids
-from shared.database import Transaction
+from shared import departures, idempotency, ids
+from shared.database import Transaction, listed
 from token_svc import emails, scopes
 from token_svc.names import fold
+
+SERVICE = "token"  # whose tables these are
 
 
 class AccountRow(NamedTuple):
@@ -154,20 +156,33 @@ def set_scopes(tx: Transaction, account_id: str, scopes: Iterable[str]) -> None:
     tx.put(SET_SCOPES, id=account_id, scope=" ".join(scopes))
 
 
-OWNED = (
-    "DELETE FROM idempotency_key WHERE scope = 'POST /data ' || :id",
-    "DELETE FROM refresh_token WHERE session_id IN (SELECT id FROM session WHERE account_id = :id)",
-    "DELETE FROM session WHERE account_id = :id",
-    "DELETE FROM client_secret WHERE account_id = :id",
-    "DELETE FROM mail_token WHERE account_id = :id",
-    "DELETE FROM mail WHERE account_id = :id",
-    "DELETE FROM event WHERE account_id = :id",
-    "DELETE FROM item WHERE account_id = :id",
-    "DELETE FROM account WHERE id = :id",
+def delete(tx: Transaction, account_id: str) -> None:
+    """The account is gone, and with it whatever asks for it: its sessions, its tokens. Its rows follow by `forget`."""
+    tx.put("DELETE FROM account WHERE id = :id", id=account_id)
+    departures.announce(tx, account_id)
+
+
+OF_SESSIONS = "SELECT digest FROM refresh_token WHERE session_id IN (SELECT id FROM session WHERE account_id = :owner)"
+
+# What an account leaves behind: the table, its key, and how the account's rows are found.
+LEFT = (
+    ("item", "id", "SELECT id FROM item WHERE account_id = :owner"),
+    ("deleted_item", "id", "SELECT id FROM deleted_item WHERE account_id = :owner"),
+    ("event", "id", "SELECT id FROM event WHERE account_id = :owner"),
+    ("client_secret", "digest", "SELECT digest FROM client_secret WHERE account_id = :owner"),
+    ("mail_token", "digest", "SELECT digest FROM mail_token WHERE account_id = :owner"),
+    ("mail", "id", "SELECT id FROM mail WHERE account_id = :owner"),
+    ("refresh_token", "digest", OF_SESSIONS),
+    ("session", "id", "SELECT id FROM session WHERE account_id = :owner"),
 )
 
 
-def delete(tx: Transaction, account_id: str) -> None:
-    """The account and all that is its own."""
-    for statement in OWNED:
-        tx.put(statement, id=account_id)
+def forget(tx: Transaction, owner: str) -> bool:
+    """Deletes some of what an account that is gone has left: whether there was any."""
+    for table, key, find in LEFT:
+        if left := [value for (value,) in tx.all(f"{find} LIMIT :most", owner=owner, most=departures.MOST)]:
+            for some in departures.in_time(left):
+                named, values = listed("key", some)
+                tx.put(f"DELETE FROM {table} WHERE {key} IN {named}", **values)
+            return True
+    return idempotency.forget(tx, owner)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from functools import partial
 from typing import Any
 
@@ -10,40 +11,104 @@ from starlette.responses import Response
 
 from shared import bodies, ids, strict_json, urls
 from shared.database import Transaction
-from shared.errors import BadRequest, Conflict, NotFound, Problem, Unavailable
+from shared.errors import BadRequest, Conflict, Invalid, NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.pages import limit_of
-from token_svc import items, models, sessions
-from token_svc.items import ItemRow
+from shared.schemas import Fault
+from token_svc import filters, items, models, sessions
+from token_svc.items import Deleted, ItemRow, Page, Room
 from token_svc.state import Holder, State, holder_of, written_response
 
 MERGE_PATCH = "application/merge-patch+json"
+MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
 MERGE_TRIES = 20  # every one that fails is another writer's success, so twenty at once all get through
 
 
 async def list_all(request: Request[State]) -> Response:
-    account, _ = await holder_of(request, "data")
-    limit = limit_of(request.query_params.get("limit"))
-    cursors, bound = request.state["cursors"], ("items", account.id)
-    cursor = request.query_params.get("cursor")
-    after = cursors.read(cursor, *bound) if cursor is not None else ""
-    # Where it is: a page is bounded in rows and bytes, and a hop to another thread costs more than it takes.
-    found, is_more = await request.state["database"].read(lambda tx: items.page(tx, account.id, after, limit))
-    next_cursor = strict_json.encode(cursors.write(found[-1].id, *bound) if is_more else None)
-    return written_response(f'{{"items":[{",".join(map(models.item_json, found))}],"next_cursor":{next_cursor}}}')
+    holder = await holder_of(request, "data")
+    account = holder.account
+    query = request.query_params
+    limit = limit_of(query.get("limit"))
+    if "since" in query:
+        return await _list_changes(request, holder, query["since"], limit)
+    if query.get("wait"):
+        raise Invalid([Fault("/wait", "is for since")])
+    where = query.get("where")
+    fits = filters.containing(where) if where is not None else None
+    cursors, bound = request.state["cursors"], ("items", account.id, where)
+    position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
+
+    def unit(tx: Transaction) -> tuple[str, Page]:
+        mark, _, after = position.partition(" ") if position else (str(items.latest_change(tx, account.id)), "", "")
+        return mark, items.page(tx, account.id, after, limit, fits)
+
+    database = request.state["database"]
+    # A page without a filter is read where it is: a hop to another thread costs more than it takes.
+    mark, page = await (database.query(unit) if fits else database.read(unit))
+    next_cursor = cursors.write(f"{mark} {page.after}", *bound) if page.after is not None else None
+    return _page(list(map(models.item_json, page.items)), next_cursor, cursors.write(mark, "since", account.id))
+
+
+async def _list_changes(request: Request[State], holder: Holder, since: str, limit: int) -> Response:
+    owner = holder.account.id
+    query, cursors = request.query_params, request.state["cursors"]
+    if "where" in query:
+        raise Invalid([Fault("/where", "is not for since: an item that fits no more would never be told of")])
+    seconds = _wait_of(query.get("wait"))
+    bound = ("changes", owner, since)
+    start = int(cursors.read(since, "since", owner))
+    position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
+
+    def unit(tx: Transaction) -> tuple[int, list[ItemRow | Deleted], int | None]:
+        sessions.need_holder(tx, holder.caller.claims)  # it may have ended while the request waited
+        upto, after = map(int, position.split(" ")) if position else (items.latest_change(tx, owner), start)
+        found, more = items.changes(tx, owner, after, upto, limit)
+        if start < items.forgotten(tx, owner):  # asked last: pruning may have come between
+            raise Problem("since_expired", "deletions since then are forgotten; list all items again", status=410)
+        return upto, found, more
+
+    deadline = time.monotonic() + seconds
+    with request.state["changes"].watching(owner) as news:
+        while True:
+            news.clear()
+            upto, found, more = await request.state["database"].read(unit)
+            left = deadline - time.monotonic()
+            if found or left <= 0 or not await request.state["changes"].wait(news, left):
+                break
+    next_cursor = cursors.write(f"{upto} {more}", *bound) if more is not None else None
+    return _page(list(map(models.change_json, found)), next_cursor, cursors.write(str(upto), "since", owner))
+
+
+def _wait_of(text: str | None) -> int:
+    """Seconds. Raises 422."""
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 3) or int(text) > MAX_WAIT_SECONDS:
+        raise Invalid([Fault("/wait", f"must be a whole number from 0 to {MAX_WAIT_SECONDS}")])
+    return int(text)
+
+
+def _page(written: list[str], next_cursor: str | None, since: str) -> Response:
+    encode = strict_json.encode
+    return written_response(
+        f'{{"items":[{",".join(written)}],"next_cursor":{encode(next_cursor)},"since":{encode(since)}}}'
+    )
 
 
 async def create(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     body, written = await bodies.read_json_as_written(request)
     models.CREATE.parse(body)
-    key = key_of(request, "POST /data", holder.account.id, body)
-    most = request.state["settings"].max_items_per_user
+    key = key_of(request, "POST /data", holder.account.id, body, is_counted=True)
+    room = _room(request)
+
+    def kept(item: ItemRow) -> int:
+        return len(models.item_json(item).encode()) if key else 0
 
     def work(tx: Transaction) -> Answer:
-        item = items.create(tx, holder.account.id, written["data"], most)
+        item = items.create(tx, holder.account.id, written["data"], room, kept)
         if item is None:
-            raise Conflict("quota_exceeded", "no room for another item")
+            raise _no_room()
         return Answer(201, models.item_json(item))
 
     def unit(tx: Transaction) -> Answer:
@@ -51,6 +116,7 @@ async def create(request: Request[State]) -> Response:
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
+    request.state["changes"].publish(holder.account.id)
     headers = {"Location": urls.location(request, f"/data/{models.id_of(answer.body)}"), "ETag": '"1"'}
     if answer.is_replay:
         headers["Idempotency-Replayed"] = "true"
@@ -75,9 +141,10 @@ async def replace(request: Request[State]) -> Response:
         owner = sessions.hold(tx, holder.caller.claims).id
         item = _item_of(tx, request, holder)
         _check_conditions(request, item)
-        return items.replace(tx, owner, item, written["data"]) or item  # the account is locked: nothing has moved on
+        return _replace(tx, request, owner, item, written["data"])
 
     replaced = await request.state["database"].write(unit)
+    request.state["changes"].publish(holder.account.id)
     return written_response(models.item_json(replaced), headers=_etag(replaced))
 
 
@@ -104,13 +171,34 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
         _check_conditions(request, item)
         data = await asyncio.to_thread(strict_json.merge, item.data, patch)
         _check_size(request, data)
-        if written := await request.state["database"].write(partial(_swap, holder=holder, item=item, data=data)):
+        unit = partial(_swap, request=request, holder=holder, item=item, data=data)
+        if written := await request.state["database"].write(unit):
+            request.state["changes"].publish(holder.account.id)
             return written_response(models.item_json(written), headers=_etag(written))
     raise Unavailable("busy", "too many write this item at once")  # who named a version has had a 412 by now
 
 
-def _swap(tx: Transaction, holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
-    return items.replace(tx, sessions.hold(tx, holder.caller.claims).id, item, data)
+def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
+    """None when it has moved on from what was read."""
+    owner = sessions.hold(tx, holder.caller.claims).id
+    current = items.find(tx, owner, item.id)
+    return _replace(tx, request, owner, current, data) if current == item else None
+
+
+def _replace(tx: Transaction, request: Request[State], owner: str, item: ItemRow, data: str) -> ItemRow:
+    replaced = items.replace(tx, owner, item, data, _room(request))
+    if replaced is None:
+        raise _no_room()
+    return replaced
+
+
+def _room(request: Request[State]) -> Room:
+    settings = request.state["settings"]
+    return Room(settings.max_items_per_user, settings.max_bytes_per_user)
+
+
+def _no_room() -> Conflict:
+    return Conflict("quota_exceeded", "no room for it beside what is stored")
 
 
 def _check_size(request: Request[State], data: str) -> None:
@@ -129,6 +217,7 @@ async def delete(request: Request[State]) -> Response:
         items.delete(tx, holder.account.id, item)
 
     await request.state["database"].write(unit)
+    request.state["changes"].publish(holder.account.id)
     return Response(status_code=204)
 
 

@@ -1,13 +1,19 @@
 """Items: each user's own JSON, kept as the text that was sent.
 
-Every statement names the owner, so that another's item is as absent as one that does not exist.
+Every statement names the owner, so that another's item is as absent as one that does not exist. A unit that writes
+holds the account's lock: the account has the number of its latest change and the sum of what it stores.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction
 from shared.pages import DEFAULT_LIMIT
+
+DELETED_MS = 30 * 86400 * 1000  # for so long `since` tells of a deletion
+MAX_DELETED = 100_000  # changes of one account: what was deleted longer ago is forgotten before its time
+MAX_PRUNED = 500
 
 
 class ItemRow(NamedTuple):
@@ -16,30 +22,69 @@ class ItemRow(NamedTuple):
     version: int
     created_at: int  # milliseconds since 1970
     updated_at: int
+    change: int = 0  # the number that the account's latest change of it has
 
 
-COLUMNS = "id, data, version, created_at, updated_at"
+class Deleted(NamedTuple):
+    id: str
+    change: int
 
-# The count stands in the account, so that a new item costs the same beside ten thousand.
-MAKE_ROOM = "UPDATE account SET item_count = item_count + 1 WHERE id = :owner AND item_count < :most"
+
+class Room(NamedTuple):
+    """How much one account may store."""
+
+    items: int
+    bytes: int
+
+
+# It is looked for by its id alone: with the owner in sight, a planner may prefer all that is the owner's.
+MINE = "id = :id AND coalesce(account_id, '') = :owner"
+
+COLUMNS = "id, data, version, created_at, updated_at, change"
+
+# The counts stand in the account, so that a write costs the same beside ten thousand items. An answer that is kept for
+# an idempotency key counts as well.
+COUNT = """
+UPDATE account SET item_count = item_count + :items, item_bytes = item_bytes + :bytes, change = change + 1
+WHERE id = :owner AND (:growth <= 0 OR item_count + :items <= :most_items AND item_bytes + :growth
+    + coalesce((SELECT bytes FROM kept_answers WHERE kept_answers.owner = account.id), 0) <= :most_bytes)
+RETURNING change
+"""
 
 INSERT = """
-INSERT INTO item (id, account_id, data, version, created_at, updated_at)
-VALUES (:id, :owner, :data, 1, :now, :now)
+INSERT INTO item (id, account_id, data, version, created_at, updated_at, change)
+VALUES (:id, :owner, :data, 1, :now, :now, :change)
 """
 
 
-def create(tx: Transaction, owner: str, data: str, most: int) -> ItemRow | None:
-    """None when the owner has `most` items already."""
-    if not tx.run(MAKE_ROOM, owner=owner, most=most):
-        return None
+def _count(tx: Transaction, owner: str, room: Room, *, items: int, size: int, kept: int = 0) -> int | None:
+    """The number of the change, None when there is no room for it."""
+    row = tx.one(
+        COUNT,
+        owner=owner,
+        items=items,
+        bytes=size,
+        growth=size + kept,
+        most_items=room.items,
+        most_bytes=room.bytes,
+    )
+    return int(row[0]) if row else None
+
+
+def create(
+    tx: Transaction, owner: str, data: str, room: Room, kept: Callable[[ItemRow], int] = lambda item: 0
+) -> ItemRow | None:
+    """None when there is no room for it, and for `kept(item)` bytes of an answer about it."""
     item = ItemRow(ids.new(), data, 1, tx.now, tx.now)
-    tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
-    return item
+    change = _count(tx, owner, room, items=1, size=len(data.encode()), kept=kept(item))
+    if change is None:
+        return None
+    tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now, change=change)
+    return item._replace(change=change)
 
 
 def find(tx: Transaction, owner: str, item_id: str) -> ItemRow | None:
-    row = tx.one(f"SELECT {COLUMNS} FROM item WHERE id = :id AND account_id = :owner", id=item_id, owner=owner)
+    row = tx.one(f"SELECT {COLUMNS} FROM item WHERE {MINE}", id=item_id, owner=owner)
     return ItemRow(*row) if row else None
 
 
@@ -59,49 +104,150 @@ WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit
 """
 
 
+MAX_LOOKED_AT = 2000  # items, in one page of those that a filter lets through
+MAX_LOOKED_AT_BYTES = 4 * 1024 * 1024
+
+
+class Page(NamedTuple):
+    """`after` is where the next one begins, None on the last."""
+
+    items: list[ItemRow]
+    after: str | None
+
+
 def page(
-    tx: Transaction, owner: str, after: str, limit: int, most_bytes: int = MAX_PAGE_BYTES
-) -> tuple[list[ItemRow], bool]:
-    """Up to `limit` items behind `after`, and whether there are more. It ends early before the item that would make it
-    longer than `most_bytes`."""
+    tx: Transaction,
+    owner: str,
+    after: str,
+    limit: int,
+    fits: Callable[[ItemRow], bool] | None = None,
+    most_bytes: int = MAX_PAGE_BYTES,
+) -> Page:
+    """Up to `limit` items behind `after` that fit. It ends early before the item that would make it longer than
+    `most_bytes`; with a filter also once it has looked at much, and it may be empty then."""
     found: list[ItemRow] = []
-    size, look = 0, FIRST_LOOK
+    size = looked_at = looked_at_bytes = 0
+    look = FIRST_LOOK
     while True:
-        chunk = min(look, limit + 1 - len(found))
-        some = tx.all(LIST_SHORT, owner=owner, after=found[-1].id if found else after, limit=chunk, long=LONG)
+        chunk = look if fits else min(look, limit + 1 - len(found))
+        some = tx.all(LIST_SHORT, owner=owner, after=after, limit=chunk, long=LONG)
         for row in some:
             item = ItemRow(*row) if row[1] is not None else find(tx, owner, row[0])
             if item is None:  # deleted since, by another transaction
                 continue
-            size += len(item.data.encode())
-            if len(found) == limit or (found and size > most_bytes):
-                return found, True
-            found.append(item)
+            length = len(item.data.encode())
+            if looked_at == MAX_LOOKED_AT or looked_at_bytes > MAX_LOOKED_AT_BYTES:
+                return Page(found, after)
+            if fits is None or fits(item):
+                if len(found) == limit or (found and size + length > most_bytes):
+                    return Page(found, after)
+                found.append(item)
+                size += length
+            looked_at, looked_at_bytes, after = looked_at + 1, looked_at_bytes + length, item.id
         if len(some) < chunk:
-            return found, False
+            return Page(found, None)
         look = CHUNK if all(row[1] is not None for row in some) else FIRST_LOOK
 
 
+def latest_change(tx: Transaction, owner: str) -> int:
+    row = tx.one("SELECT change FROM account WHERE id = :owner", owner=owner)
+    return int(row[0]) if row else 0
+
+
+def forgotten(tx: Transaction, owner: str) -> int:
+    """The latest change that may have been a deletion of which nothing is known any more."""
+    row = tx.one("SELECT forgotten FROM account WHERE id = :owner", owner=owner)
+    return int(row[0]) if row else 0
+
+
+CHANGED = """
+SELECT change, id FROM {table} WHERE account_id = :owner AND change > :after AND change <= :upto
+ORDER BY change LIMIT :limit
+"""
+
+
+def changes(
+    tx: Transaction, owner: str, after: int, upto: int, limit: int
+) -> tuple[list[ItemRow | Deleted], int | None]:
+    """Up to `limit` changes behind the number `after`, up to the number `upto`, oldest first: each item once, as it is
+    now. And where the next page begins, None on the last."""
+    span = {"owner": owner, "after": after, "upto": upto, "limit": limit + 1}
+    changed = [(change, id, False) for change, id in tx.all(CHANGED.format(table="item"), **span)]
+    deleted = [(change, id, True) for change, id in tx.all(CHANGED.format(table="deleted_item"), **span)]
+    found: list[ItemRow | Deleted] = []
+    size, last = 0, after
+    for number, (change, id, is_deleted) in enumerate(sorted(changed + deleted)):
+        item = None if is_deleted else find(tx, owner, id)
+        length = len(item.data.encode()) if item else 0
+        if number == limit or (found and size + length > MAX_PAGE_BYTES):
+            return found, last
+        if is_deleted:
+            found.append(Deleted(id, change))
+        elif item and item.change <= upto:  # else it has changed since, and the next mark tells of it
+            found.append(item)
+        size, last = size + length, change
+    return found, None
+
+
 REPLACE = f"""
-UPDATE item SET data = :data, version = version + 1, updated_at = :now
-WHERE id = :id AND account_id = :owner AND version = :version
+UPDATE item SET data = :data, version = version + 1, updated_at = :now, change = :change
+WHERE {MINE}
 RETURNING {COLUMNS}
 """
 
 
-def replace(tx: Transaction, owner: str, item: ItemRow, data: str) -> ItemRow | None:
-    """None when it has moved on from `item`'s version."""
-    row = tx.one(REPLACE, id=item.id, owner=owner, version=item.version, data=data, now=tx.now)
+def replace(tx: Transaction, owner: str, item: ItemRow, data: str, room: Room) -> ItemRow | None:
+    """None when there is no room. The item is as it was found under the account's lock."""
+    change = _count(tx, owner, room, items=0, size=len(data.encode()) - len(item.data.encode()))
+    if change is None:
+        return None
+    row = tx.one(REPLACE, id=item.id, owner=owner, data=data, now=tx.now, change=change)
     return ItemRow(*row) if row else None
 
 
-def delete(tx: Transaction, owner: str, item: ItemRow) -> bool:
-    deleted = tx.run(
-        "DELETE FROM item WHERE id = :id AND account_id = :owner AND version = :version",
-        id=item.id,
-        owner=owner,
-        version=item.version,
+UNCOUNT = """
+UPDATE account SET item_count = item_count - 1, item_bytes = item_bytes - :bytes, change = change + 1,
+    forgotten = CASE WHEN forgotten < change - :most THEN change - :most ELSE forgotten END
+WHERE id = :owner
+RETURNING change
+"""
+
+REMEMBER = """
+INSERT INTO deleted_item (id, account_id, change, deleted_at) VALUES (:id, :owner, :change, :now)
+"""
+
+FORGET = "DELETE FROM deleted_item WHERE account_id = :owner AND change <= :forgotten"
+
+
+def delete(tx: Transaction, owner: str, item: ItemRow) -> None:
+    """The item is as it was found under the account's lock."""
+    tx.put(f"DELETE FROM item WHERE {MINE}", id=item.id, owner=owner)
+    row = tx.one(UNCOUNT, owner=owner, bytes=len(item.data.encode()), most=MAX_DELETED)
+    change = row[0] if row else 0
+    tx.put(REMEMBER, id=item.id, owner=owner, change=change, now=tx.now)
+    if change > MAX_DELETED:
+        tx.put(FORGET, owner=owner, forgotten=change - 1 - MAX_DELETED)
+
+
+PRUNE = """
+DELETE FROM deleted_item WHERE id IN (
+    WITH old AS MATERIALIZED (
+        SELECT id FROM deleted_item WHERE deleted_at <= :before ORDER BY deleted_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
-    if deleted:
-        tx.put("UPDATE account SET item_count = item_count - 1 WHERE id = :owner", owner=owner)
-    return deleted == 1
+    SELECT id FROM old
+)
+RETURNING account_id, change
+"""
+
+MOVE_ON = "UPDATE account SET forgotten = :change WHERE id = :owner AND forgotten < :change"
+
+
+def prune(tx: Transaction) -> int:
+    """Forgets deletions of long ago: how many, MAX_PRUNED at most."""
+    forgotten: dict[str, int] = {}
+    rows = tx.all(PRUNE, before=tx.now - DELETED_MS, most=MAX_PRUNED)
+    for owner, change in rows:
+        forgotten[owner] = max(change, forgotten.get(owner, 0))
+    for owner, change in sorted(forgotten.items()):  # sorted: a fixed lock order cannot deadlock
+        tx.put(MOVE_ON, owner=owner, change=change)
+    return len(rows)

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from starlette.middleware import Middleware
 
-from shared import idempotency, logs
+from shared import departures, idempotency, logs
 from shared.auth import TokenDoor
 from shared.database import Database, Unit, connection
 from shared.errors import AlsoDescribe, ExceptionHandler
@@ -26,7 +27,8 @@ from shared.pages import cursors
 from shared.rate_limits import AtOnce, CountAll, RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
-from token_svc import api, attempts, events, forms, mail, oauth, sessions
+from token_svc import accounts, api, attempts, events, forms, items, mail, oauth, sessions
+from token_svc.changes import Changes
 from token_svc.clients import Clients
 from token_svc.grants import Grants
 from token_svc.letters import Letters
@@ -47,6 +49,7 @@ PRUNERS = (
     (attempts.prune, attempts.MAX_PRUNED),
     (events.prune, events.MAX_PRUNED),
     (mail.prune, mail.MAX_PRUNED),
+    (items.prune, items.MAX_PRUNED),
     (idempotency.prune, idempotency.MAX_PRUNED),
 )
 
@@ -77,12 +80,16 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         letters = Letters(settings.mail_templates, {"reset": settings.reset_url, "verify": settings.verify_url})
         door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
         with server.stop_signals(server.leave):
-            database = await connection.connect(settings.database_url, {"token": SCHEMA}, waits=True)
+            database = await connection.connect(settings.database_url, {accounts.SERVICE: SCHEMA}, waits=True)
     except SettingsError as error:
         server.fail_now(str(error))
     server.log_start(settings)
     passwords = Passwords(settings.password_min_length)
     upkeep = Loops(lambda: None)
+    left = asyncio.Event()
+    changes = Changes(database)
+    forget = partial(departures.sweep_all, database, accounts.SERVICE, accounts.forget)
+    upkeep.start(forget, every=PRUNE_SECONDS, at=left)
     for prune, most in PRUNERS:
         upkeep.start(_pruning(database, prune, most), every=PRUNE_SECONDS)
     if settings.mail_url:
@@ -100,7 +107,10 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         exports=AtOnce(EXPORTS),
         rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
         health=Health(lambda: api.look(database)),
+        left=left,
+        changes=changes,
     )
+    changes.stop()
     upkeep.stop()
     passwords.close()
     await database.close()

@@ -51,7 +51,8 @@ async def delete(request: Request[State]) -> Response:
         accounts.delete(tx, current.id)
         attempts.forget(tx, names.fold(current.username))
 
-    await request.state["database"].write(unit, is_long=True)
+    await request.state["database"].write(unit)
+    request.state["left"].set()
     events.announce("deleted", account.id, address(request))
     return Response(status_code=204)
 
@@ -110,11 +111,12 @@ class Export(StreamingResponse):
 async def _export(database: Database, owner: str, head: str) -> AsyncIterator[bytes]:
     """Item by item, since ten thousand of them need not fit into memory."""
     yield head.encode()
-    after, separator, is_more = "", "", True
-    while is_more:
+    after: str | None = ""
+    separator = ""
+    while after is not None:
         page = partial(items.page, owner=owner, after=after, limit=MAX_LIMIT, most_bytes=EXPORT_BYTES)
-        found, is_more = await database.query(page)
+        found, after = await database.query(page)
         for item in found:
             yield f"{separator}{models.item_json(item)}".encode()
-            after, separator = item.id, ","
+            separator = ","
     yield b"]}"

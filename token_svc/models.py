@@ -9,7 +9,7 @@ from shared.openapi import DatabaseHealth, Id, Time, left_out
 from shared.schemas import schema_of
 from shared.strict_json import encode
 from token_svc.accounts import AccountRow
-from token_svc.items import ItemRow
+from token_svc.items import Deleted, ItemRow
 from token_svc.sessions import Issuer, Pair
 
 
@@ -238,11 +238,19 @@ class Item:
 
 
 @dataclass(frozen=True)
-class ItemPage:
-    """Some items, oldest first. `next_cursor` is null on the last page."""
+class DeletedItem:
+    id: Id
+    deleted: Literal[True]
 
-    items: list[Item]
+
+@dataclass(frozen=True)
+class ItemPage:
+    """Some items, oldest first, or what has changed, oldest change first. `next_cursor` is null on the last page;
+    `since` is the same on all pages of one walk."""
+
+    items: list[Item | DeletedItem]
     next_cursor: str | None
+    since: str
 
 
 @dataclass(frozen=True)
@@ -413,6 +421,10 @@ def item_json(item: ItemRow) -> str:
         f'{{"id":"{item.id}","data":{item.data},"version":{item.version},'
         f'"created_at":"{created}","updated_at":"{updated}"}}'
     )
+
+
+def change_json(change: ItemRow | Deleted) -> str:
+    return item_json(change) if isinstance(change, ItemRow) else f'{{"id":"{change.id}","deleted":true}}'
 
 
 def id_of(item: str) -> str:

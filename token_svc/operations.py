@@ -7,7 +7,7 @@ from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Limits
 from token_svc import models
-from token_svc.data import MERGE_PATCH
+from token_svc.data import MAX_WAIT_SECONDS, MERGE_PATCH
 from token_svc.forms import FORM
 from token_svc.models import ActiveAccessToken, ActiveRefreshToken, Inactive, OAuthProblem
 
@@ -25,6 +25,28 @@ LIMIT = Parameter(
     {422: "invalid_request"},
 )
 CURSOR = Parameter("cursor", "query", "the `next_cursor` of the page before", str, {400: "invalid_cursor"})
+SINCE = Parameter(
+    "since",
+    "query",
+    "the `since` of a walk before: only what has been made, changed or deleted from there on",
+    str,
+    {400: "invalid_cursor", 410: "since_expired"},
+)
+WAIT = Parameter(
+    "wait",
+    "query",
+    "beside `since`: seconds to wait for a change",
+    Annotated[int, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)],
+    {422: "invalid_request"},
+)
+WHERE = Parameter(
+    "where",
+    "query",
+    "a JSON object: only items whose data has all its members, objects likewise within. A page may be short, even "
+    "empty, while there is a `next_cursor`",
+    str,
+    {422: "invalid_request"},
+)
 ITEM_ID = Parameter("item_id", "path", "the item's `id`", str, {404: "item_not_found"})
 IF_MATCH = Parameter(
     "If-Match",
@@ -131,8 +153,8 @@ EXPORT_ME = Operation(
 )
 LIST_ITEMS = Operation(
     name="list_items",
-    summary="List one's items, oldest first",
-    parameters=(LIMIT, CURSOR),
+    summary="List one's items, oldest first, or what has changed",
+    parameters=(LIMIT, CURSOR, SINCE, WAIT, WHERE),
     scope="data",
     answers={200: Reply("a page", models.ItemPage)},
 )
@@ -159,6 +181,7 @@ REPLACE_ITEM = Operation(
     parameters=(ITEM_ID, IF_MATCH, UNWANTED),
     scope="data",
     answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
+    codes={409: "quota_exceeded"},
 )
 MERGE_ITEM = Operation(
     name="merge_item",
@@ -167,6 +190,7 @@ MERGE_ITEM = Operation(
     parameters=(ITEM_ID, IF_MATCH, UNWANTED),
     scope="data",
     answers={200: Reply("the item as it is now", models.Item, ("ETag",))},
+    codes={409: "quota_exceeded"},
 )
 DELETE_ITEM = Operation(
     name="delete_item",

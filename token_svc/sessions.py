@@ -134,6 +134,7 @@ def _digest(token: str) -> str:
 FIND_REFRESH = """
 SELECT session.id, session.account_id, session.scope, refresh_token.used_at
 FROM refresh_token JOIN session ON session.id = refresh_token.session_id
+    JOIN account ON account.id = session.account_id
 WHERE refresh_token.digest = :digest AND refresh_token.expires_at > :now
 """
 

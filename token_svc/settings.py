@@ -69,6 +69,7 @@ class Settings(settings.Settings):
     access_token_seconds: int = setting(1800, integer(1, 24 * 3600))
     password_min_length: int = setting(8, integer(8, 128))
     max_items_per_user: int = setting(10_000, integer(1, 10**9))
+    max_bytes_per_user: int = setting(100 * 1024**2, integer(1024, 10**15))  # items, and answers kept for their keys
     registration: str = setting("open", choice("open", "closed"))
     default_scope: str = setting(scopes.DEFAULT, scopes.parse)  # of a new user
     mail_url: MailURL | None = setting(None, mail_url)

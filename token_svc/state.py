@@ -1,5 +1,6 @@
 """Who sent a request, and what its handlers share."""
 
+import asyncio
 from typing import Any, NamedTuple, TypedDict
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from shared.rate_limits import AtOnce, RateLimit, count
 from shared.strict_json import encode
 from token_svc import sessions
 from token_svc.accounts import AccountRow
+from token_svc.changes import Changes
 from token_svc.clients import Clients
 from token_svc.grants import Grants
 from token_svc.recovery import Recovery
@@ -35,6 +37,8 @@ class State(TypedDict):
     keys: dict[str, Any]
     exports: AtOnce
     rate_limit: RateLimit | None
+    changes: Changes
+    left: asyncio.Event  # an account is gone, and what it stored is to be deleted
     health: Health
 
 

@@ -188,10 +188,9 @@ async def prune_tasks(database: Database, settings: Settings, options: argparse.
     """In small transactions, so that services go on meanwhile."""
     seconds = settings.result_ttl if options.older_than is None else options.older_than
     total = await database.query(lambda tx: all_callers.count_ended(tx, seconds))
-    pruned, some = 0, queue.MAX_SWEPT
+    pruned = 0
     with bar("pruning") as progress:
-        while some >= queue.MAX_SWEPT:
-            some = await database.write(partial(queue.prune, result_ttl_seconds=seconds), is_long=True)
+        while some := await database.write(partial(queue.prune, result_ttl_seconds=seconds), is_long=True):
             pruned += some
             progress(pruned, total)
     print(encode({"pruned": pruned}) if options.json else f"{pruned} tasks deleted")

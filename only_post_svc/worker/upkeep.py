@@ -14,14 +14,17 @@ from only_post_svc.registry import TaskType
 from only_post_svc.schedules import NewSchedule
 from only_post_svc.settings import Settings
 from only_post_svc.worker.clock_watch import ClockWatch
-from shared import idempotency
+from shared import departures, idempotency
+from shared.auth import MAX_LIFETIME_SECONDS
 from shared.database import Database, Transaction
 from shared.loops import Loops
 
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0
+SWEEP_SECONDS = 5.0
 DECLARE_SECONDS = 30.0
 BUSY_SECONDS = 0.1  # until another worker has done what is due
+SERVICE = "only_post"  # the name of its tables
 LOST = queue.error("worker_lost", "its worker stopped renewing the lease")
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Upkeep:
         loops.start(self._promote, at=self._due)
         loops.start(self._look, every=min(LOOK_SECONDS, self._lease_seconds / 3))
         loops.start(self._prune, every=PRUNE_SECONDS)
+        loops.start(self._sweep, every=SWEEP_SECONDS)
 
     async def _promote(self) -> None:
         while True:
@@ -141,10 +145,18 @@ class Upkeep:
     async def _prune(self) -> None:
         if self.clock.is_distrusted:
             return
-        while await self._database.write(self._prune_tasks, is_long=True) >= queue.MAX_SWEPT:
+        while await self._database.write(self._prune_tasks, is_long=True):
             await asyncio.sleep(0)
         while await self._database.write(idempotency.prune, is_long=True) >= idempotency.MAX_PRUNED:
             await asyncio.sleep(0)
 
+    async def _sweep(self) -> None:
+        """Deletes what callers who are gone have left."""
+        await departures.sweep_all(self._database, SERVICE, _forget, MAX_LIFETIME_SECONDS * 1000)
+
     def _prune_tasks(self, tx: Transaction) -> int:
         return queue.prune(tx, self._result_ttl)
+
+
+def _forget(tx: Transaction, caller: str) -> bool:
+    return schedules.forget(tx, caller) or queue.forget(tx, caller) or idempotency.forget(tx, caller)

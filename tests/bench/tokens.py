@@ -12,6 +12,7 @@ from tests.bench.lab import Lab, Measured
 from tests.bench.load import post, wrk
 from tests.bench.table import Row
 from token_svc import items
+from token_svc.items import Room
 from token_svc.main import SCHEMA
 from token_svc.passwords import CONTEXT
 
@@ -47,7 +48,7 @@ def _fill(lab: Lab, owner: str, count: int) -> None:
 
 def _create(tx: Transaction, owner: str, count: int) -> None:
     for _ in range(count):
-        items.create(tx, owner, DATA, 10**9)
+        items.create(tx, owner, DATA, Room(10**9, 10**12))
 
 
 def list_items(lab: Lab) -> Measured:

@@ -8,7 +8,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.processes import Service, TokenService
+from tests.processes import Service, TokenService, eventually
 from tests.token_svc.users import User
 from tests.tokens import SECRET, token
 
@@ -59,6 +59,31 @@ def test_one_secret_lets_the_users_of_one_service_submit_to_the_other(
     start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service]
 ) -> None:
     assert_tasks_are_their_owners(start_tasks(SECRET_KEY=SECRET), start_tokens(SECRET_KEY=SECRET))
+
+
+def test_a_deleted_user_leaves_no_task_and_no_schedule_in_a_shared_database(
+    start_tokens: Callable[..., TokenService],
+    start_tasks: Callable[..., Service],
+    tmp_path: Path,
+    database: dict[str, str],
+) -> None:
+    shared = {"SECRET_KEY": SECRET, "DATABASE_URL": database.get("DATABASE_URL", f"sqlite:///{tmp_path}/shared.db")}
+    tokens, tasks = start_tokens(**shared), start_tasks(**shared)
+    ada, bob = User(tokens), User(tokens)
+    for user in (ada, bob):
+        submitted(tasks, user, "one two")
+        schedule = {"name": "nightly", "every": 3600, "type": "echo"}
+        assert post(tasks, "/api/schedule", schedule, user).status_code == 201
+        keyed = {"Authorization": str(user.headers["Authorization"]), "Idempotency-Key": "k"}
+        assert tasks.post("/api/task", {"type": "echo", "delay": 3600}, headers=keyed).status_code == 202
+    assert ada.delete("/me", json={"current_password": ada.password}).status_code == 204
+
+    def left(user: User) -> tuple[int, int]:
+        listed = post(tasks, "/api/tasks", {}, user).json()["items"]
+        return len(listed), len(post(tasks, "/api/schedules", {}, user).json()["items"])
+
+    eventually(lambda: left(ada) == (0, 0), seconds=30)  # its token is good there until it expires
+    assert left(bob) == (2, 1)
 
 
 def test_with_a_key_pair_the_other_service_needs_the_public_half_alone(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
+from shared import departures
 from shared.auth import Claims
 from shared.database import Transaction
 from tests.histories import live_through
@@ -218,6 +219,8 @@ class LifeOfASession(RuleBasedStateMachine):
     def delete_the_account_and_register_again(self, name: str) -> None:
         account_id = self.account_ids[name]
         self.timeline.do(lambda tx: accounts.delete(tx, account_id))
+        while self.timeline.do(lambda tx: departures.sweep(tx, accounts.SERVICE, accounts.forget)):
+            pass
         del self.model.accounts[account_id]
         for session_id in self.model.of(account_id):
             self.model.end(session_id)

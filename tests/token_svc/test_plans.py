@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shared import idempotency
+from shared import departures, idempotency
 from shared.database import Unit
 from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
@@ -16,7 +16,7 @@ from tests.tokens import KEYS, claims_of
 from token_svc import accounts, attempts, clients, events, items, mail, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
-from token_svc.items import ItemRow
+from token_svc.items import ItemRow, Room
 from token_svc.mail import RESET, MailRow
 from token_svc.main import SCHEMA
 
@@ -36,8 +36,8 @@ def fill(count: int, table: str, *values: str, columns: str = "") -> str:
 
 def users(count: int, name: str) -> str:
     texts = (f"{name} || '@example.org'", f"{name} || '@example.org'", "'hash'", "'data tasks'")
-    values = (name, name, name, *texts, "1", "0", str(FEW), str(START))
-    return fill(count, "account", *values, columns=USER_COLUMNS)
+    values = (name, name, name, *texts, "1", "0", str(FEW), str(START), str(FEW))
+    return fill(count, "account", *values, columns=f"{USER_COLUMNS[:-1]}, change)")
 
 
 def machines(count: int) -> str:
@@ -63,15 +63,19 @@ def token(name: str, used_at: str) -> str:
     return f"INSERT INTO refresh_token VALUES ('{digest(name)}', 'ada-1', {END}, {used_at})"
 
 
+KEPT = ("'user'", "0")  # whose, and how many bytes
 OLD = [
     users(ROWS, "'user-' || i"),
     fill(ROWS, "session", "'session-' || i", "'user-' || i", "'data'", str(START), str(END)),
     fill(ROWS, "refresh_token", "'token-' || i", "'session-' || i", f"{END} + i", "NULL"),
     fill(ROWS, "refresh_token", "'used-' || i", "'session-' || i", f"{END} + i", str(START)),
+    fill(ROWS, "deleted_item", "'gone-of-user-' || i", "'user-' || i", "i", f"{START} + i"),
     fill(ROWS, "event", "'event-' || i", "'user-' || i", "'login'", "'192.0.2.1'", f"{START} + i"),
-    fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START)),
+    fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START), "i"),
     fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "1", str(START), f"{END} + i", "'user-' || i"),
-    fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i"),
+    fill(
+        ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i", "'user'", "0"
+    ),
 ]
 OLD += [
     machines(FEW),
@@ -92,14 +96,17 @@ NEW = [
     token("used", f"{START} - 1000"),
     token(sessions.successors("used", KEYS)[0], "NULL"),
     token("spent", f"{START} - 60000"),
-    fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START)),
+    fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START), "i"),
+    fill(FEW, "deleted_item", "'gone-' || i", "'ada'", f"{FEW} + i", f"{START} + i"),
     fill(FEW, "attempt", "'login ' || i || ' ada'", "1", str(START), f"{END} + i", "'ada'"),
-    fill(FEW, "idempotency_key", "'POST /data ada'", "'key-' || i", "'f'", "201", "'{}'", f"{END} + i"),
+    fill(FEW, "idempotency_key", "'POST /data ada'", "'key-' || i", "'f'", "201", "'{}'", f"{END} + i", *KEPT),
     # What is over.
     fill(FEW, "session", "'over-' || i", "'over'", "'data'", str(START), f"{START} - i"),
     fill(FEW, "refresh_token", "'over-' || i", "'over-' || i", f"{START} - i", "NULL"),
     fill(FEW, "attempt", "'login over-' || i", "1", str(START), f"{START} - i", "''"),
-    fill(FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i"),
+    fill(
+        FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i", "'user'", "0"
+    ),
     fill(FEW, "event", "'guess-' || i", f"'{events.NOBODY}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
     fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),
 ]
@@ -117,6 +124,7 @@ ITEM = ItemRow("ada-1", "{}", 1, START, START)
 MACHINE = replace(claims_of("machine-1", 1, ""), client_id="machine-1")
 MAIL = MailRow("ada-mail-1", "reset", "ada", "ada@example.org", 1, "", 0, START)
 KEY = IdempotencyKey("POST /data ada", "key-1", "f")
+ROOM = Room(10**6, 10**9)
 MADE = Answer(201, "{}")
 RATE = (10, 60)
 
@@ -130,24 +138,16 @@ SESSION = {"session_pkey", "refresh_token_session"}
 HOLDER = {"account_pkey", "session_pkey", "session_account"}  # which has the session's id as well
 ITEMS = {"item_pkey", "item_list"}  # which has the item's id as well
 REFRESH = {"refresh_token_pkey", "session_pkey", "account_pkey"}
-OWNED = {
-    "idempotency_key_pkey",
-    "refresh_token_session",
-    "session_account",
-    "event_account",
-    "item_list",
-    "account_pkey",
-    "client_secret_account",
-    "mail_token_account",
-    "mail_account",
-}
+COUNTED = {"account_pkey", "kept_answers_pkey"}
 PLANS = {
     "by name": Plan(lambda tx: accounts.by_username(tx, "ada"), NAMES),
     "by id": Plan(lambda tx: accounts.by_id(tx, "ada"), {"account_pkey"}),
     "taken": Plan(lambda tx: accounts.taken(tx, "grace", "grace@example.org"), NAMES),
     "create": Plan(lambda tx: accounts.create(tx, "grace", "grace@example.org", "hash"), set()),
     "set password": Plan(lambda tx: accounts.set_password(tx, "ada", "hash"), {"account_pkey"}),
-    "delete": Plan(lambda tx: accounts.delete(tx, "ada"), OWNED),
+    "delete": Plan(lambda tx: accounts.delete(tx, "ada"), {"account_pkey", "migration_pkey"}, 20),  # migrations
+    "forget": Plan(lambda tx: accounts.forget(tx, "ada"), {"item_list", "item_change", "item_pkey"}),
+    "sweep": Plan(lambda tx: departures.sweep(tx, "token", accounts.forget), {"departure_service"}),
     "holder": Plan(lambda tx: sessions.holder(tx, CLAIMS), HOLDER),
     "by claims": Plan(lambda tx: sessions.by_claims(tx, CLAIMS), HOLDER),
     "by refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "fresh"), REFRESH),
@@ -188,18 +188,24 @@ PLANS = {
     "good login": Plan(lambda tx: attempts.forgive(tx, limits(tx)), {"attempt_pkey"}),
     "known address": Plan(lambda tx: attempts.remember(tx, "ada", "192.0.2.9"), {"attempt_pkey"}),
     "registration": Plan(lambda tx: attempts.take_registration(tx, RATE, "192.0.2.9"), {"attempt_pkey"}),
-    "forget": Plan(lambda tx: attempts.forget(tx, "ada"), {"attempt_username"}),
+    "forget attempts": Plan(lambda tx: attempts.forget(tx, "ada"), {"attempt_username"}),
     "attempts": Plan(lambda tx: attempts.of(tx, "ada"), {"attempt_username"}),
     "prune attempts": Plan(attempts.prune, {"attempt_expiry", "attempt_pkey"}),
     "event": Plan(lambda tx: events.record(tx, "ada", "login", "192.0.2.1"), set()),
     "events": Plan(lambda tx: events.of(tx, "ada"), {"event_account"}),
     "prune events": Plan(events.prune, {"event_account", "event_at", "event_pkey"}),
-    "new item": Plan(lambda tx: items.create(tx, "ada", "{}", 10**6), {"account_pkey"}),
+    "new item": Plan(lambda tx: items.create(tx, "ada", "{}", ROOM), COUNTED),
     "item": Plan(lambda tx: items.find(tx, "ada", "ada-1"), ITEMS),
     "page": Plan(lambda tx: items.page(tx, "ada", "", 200), {"item_list"}),
     "next page": Plan(lambda tx: items.page(tx, "ada", "ada-5", 200), {"item_list"}),
     "empty page": Plan(lambda tx: items.page(tx, "nobody", "", 200), {"item_list"}),
-    "replace item": Plan(lambda tx: items.replace(tx, "ada", ITEM, "[]"), ITEMS),
+    "changes": Plan(
+        lambda tx: items.changes(tx, "ada", 5, FEW, 200), {"item_change", "deleted_item_change", "item_pkey"}
+    ),
+    "prune deletions": Plan(items.prune, {"deleted_item_at", "deleted_item_pkey", "account_pkey"}),
+    "replace item": Plan(
+        lambda tx: items.replace(tx, "ada", ITEM, "[]", ROOM), ITEMS | {"account_pkey", "kept_answers_pkey"}
+    ),
     "delete item": Plan(lambda tx: items.delete(tx, "ada", ITEM), ITEMS | {"account_pkey"}),
     "first of a key": Plan(
         lambda tx: idempotency.once(tx, KEY._replace(key="new"), lambda: MADE), {"idempotency_key_pkey"}

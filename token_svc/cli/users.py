@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from shared import times
+from shared import departures, times
 from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
@@ -173,4 +173,6 @@ async def delete_user(database: Database, settings: Settings, options: argparse.
         accounts.delete(tx, account.id)
         attempts.forget(tx, names.fold(account.username))
 
-    _print(await changes.make(database, lambda tx: _need(tx, BY_ID + found.id), "deleted", change), options)
+    account = await changes.make(database, lambda tx: _need(tx, BY_ID + found.id), "deleted", change)
+    await departures.sweep_all(database, accounts.SERVICE, accounts.forget)
+    _print(account, options)

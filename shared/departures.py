@@ -1,0 +1,75 @@
+"""Owners who are gone, and what is left of them.
+
+A service that deletes an owner says so in the transaction that does it: one row for each service that has tables in
+this database, its own included. Each of them then deletes what it has of that owner, in small steps; a service that is
+not running does so when it starts. So neither knows the other's tables.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from shared.database import Database, Transaction
+
+STEP_SECONDS = 0.02  # of deleting in one transaction: other writes wait for no more
+CHUNK = 8  # rows between two looks at the clock: they may be of a megabyte each
+MOST = 500  # rows in one step
+AGAIN_MS = 600_000
+SHARED = "shared"  # the tables that a service keeps its own rows in
+
+T = TypeVar("T")
+Forget = Callable[[Transaction, str], bool]  # deletes some rows of an owner: whether any was left
+
+
+def announce(tx: Transaction, owner: str) -> None:
+    """The owner is gone."""
+    applied = tx.all("SELECT name FROM migration")
+    for service in sorted({name.partition("/")[0] for (name,) in applied} - {SHARED}):
+        tx.put(INSERT, owner=owner, service=service, now=tx.now)
+
+
+INSERT = """
+INSERT INTO departure (owner, service, at, looked_at) VALUES (:owner, :service, :now, 0)
+ON CONFLICT (owner, service) DO NOTHING
+"""
+
+NEXT = """
+SELECT owner, at FROM departure WHERE service = :service AND looked_at <= :before
+ORDER BY looked_at LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+DONE = "DELETE FROM departure WHERE owner = :owner AND service = :service"
+
+LOOKED = "UPDATE departure SET looked_at = :now WHERE owner = :owner AND service = :service"
+
+
+def sweep(tx: Transaction, service: str, forget: Forget, kept_ms: int = 0) -> bool:
+    """Deletes some of what a service has of one owner who is gone. False when there was none to look at. For `kept_ms`
+    it looks again: a service that checks signatures only takes the owner's tokens until they expire."""
+    row = tx.one(NEXT, service=service, before=tx.now - AGAIN_MS)
+    if row is None:
+        return False
+    owner, at = row
+    if forget(tx, owner):
+        return True
+    if tx.now < at + kept_ms:
+        tx.put(LOOKED, owner=owner, service=service, now=tx.now)
+    else:
+        tx.put(DONE, owner=owner, service=service)
+    return True
+
+
+async def sweep_all(database: Database, service: str, forget: Forget, kept_ms: int = 0) -> None:
+    """One small step after another, until nothing is left to do."""
+    while await database.write(lambda tx: sweep(tx, service, forget, kept_ms), is_long=True):
+        await asyncio.sleep(0)
+
+
+def in_time(rows: Sequence[T], clock: Callable[[], float] = time.monotonic) -> Iterator[Sequence[T]]:
+    """Chunks of the rows, at least one, until a step has taken its time."""
+    until = clock() + STEP_SECONDS
+    for start in range(0, len(rows), CHUNK):
+        if start and clock() > until:
+            return
+        yield rows[start : start + CHUNK]

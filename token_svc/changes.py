@@ -1,0 +1,59 @@
+"""Requests that are held until an account's items change."""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+
+from shared.database import Database
+
+HINT = "changed "
+POLL_SECONDS = 5.0  # a hint makes it fast; this makes it right when one is lost
+MAX_WAITING = 5000  # above it no request is held, only told to come back
+
+
+class Changes:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._count = 0
+        self._is_stopping = False
+        database.subscribe(self._take_hint)
+
+    def publish(self, owner: str) -> None:
+        """Items of the owner have changed."""
+        self._database.publish(HINT + owner)
+
+    @contextlib.contextmanager
+    def watching(self, owner: str) -> Iterator[asyncio.Event]:
+        """The event is set when items of the owner may have changed: watch first, then look."""
+        news = asyncio.Event()
+        self._waiting[owner].add(news)
+        self._count += 1
+        try:
+            yield news
+        finally:
+            self._count -= 1
+            self._waiting[owner].discard(news)
+            if not self._waiting[owner]:
+                del self._waiting[owner]
+
+    async def wait(self, news: asyncio.Event, seconds: float) -> bool:
+        """For the event, at most so long. False when there is no use in it."""
+        if self._is_stopping or self._count > MAX_WAITING:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(seconds, POLL_SECONDS)):
+                await news.wait()
+        return not self._is_stopping
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        for waiting in self._waiting.values():
+            for news in waiting:
+                news.set()
+
+    def _take_hint(self, hint: str) -> None:
+        if hint.startswith(HINT):
+            for news in self._waiting.get(hint.removeprefix(HINT), ()):
+                news.set()

@@ -1,0 +1,54 @@
+"""`where`: which items contain some JSON."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from shared import strict_json
+from shared.errors import Invalid
+from shared.schemas import Fault
+from shared.strict_json import NotJSON
+from token_svc.items import ItemRow
+
+MAX_CHARACTERS = 8192
+
+
+def containing(where: str) -> Callable[[ItemRow], bool]:
+    """Whether an item's data is an object with every member of `where`, and with that value: of an object every member
+    within, of anything else all of it. Raises 422."""
+    try:
+        if len(where) > MAX_CHARACTERS:
+            raise ValueError
+        strict_json.decode(where.encode())  # the rules are those of bodies
+        wanted = _parsed(where)
+    except (ValueError, NotJSON, UnicodeEncodeError):
+        raise _fault(f"must be JSON of at most {MAX_CHARACTERS} characters") from None
+    if not isinstance(wanted, dict):
+        raise _fault("must be a JSON object")
+    return lambda item: _contains(_parsed(item.data), wanted)
+
+
+def _fault(detail: str) -> Invalid:
+    return Invalid([Fault("/where", detail)])
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, parse_float=Decimal)  # every digit counts: 0.1 is not 0.10000000000000001
+
+
+def _contains(data: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(data, dict) and all(
+            name in data and _contains(data[name], value) for name, value in wanted.items()
+        )
+    return _is_same(data, wanted)
+
+
+def _is_same(data: Any, wanted: Any) -> bool:
+    """As JSON: 1 and 1.0 are one number, 1 and true are not one value."""
+    if isinstance(data, list) and isinstance(wanted, list):
+        return len(data) == len(wanted) and all(map(_is_same, data, wanted))
+    if isinstance(data, dict) and isinstance(wanted, dict):
+        return data.keys() == wanted.keys() and all(_is_same(data[name], wanted[name]) for name in wanted)
+    return isinstance(data, bool) == isinstance(wanted, bool) and bool(data == wanted)

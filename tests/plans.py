@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
-from shared.database import Row, Unit, connection, sqlite
+from shared.database import Row, Unit, connection, sqlite_transaction
 from shared.database.postgres_connections import Connections
 from shared.database.postgres_dialect import lateral
 from shared.database.postgres_transaction import WRITING, Times, Transaction, session
@@ -88,7 +88,7 @@ class SQLitePlans:
         return tx.statements
 
     def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
-        tx = sqlite.Transaction(self._connection)
+        tx = sqlite_transaction.Transaction(self._connection)
         plan = [step for *_, step in tx.all(f"EXPLAIN QUERY PLAN {sql}", **values)]
         changed, self._steps = self._connection.total_changes, 0
         self._connection.set_progress_handler(self._step, 1)
@@ -210,7 +210,7 @@ def _leave_alone(url: str) -> None:
 def check(plans: Plans, act: Unit[Any], now: int, indexes: set[str], walked: int = 0) -> None:
     """Every statement takes some of these indexes and no other, and looks at few rows more than it gives; where it has
     to walk an index, at as many as are `walked`."""
-    for statement in plans.of(act, now):
-        assert statement.indexes <= indexes, statement
-        most = 15 * statement.given + 300 if isinstance(plans, SQLitePlans) else 3 * statement.given + 30
-        assert statement.looked_at <= most + 3 * walked, statement
+    for seen in plans.of(act, now):
+        assert seen.indexes <= indexes, seen
+        most = 15 * seen.given + 300 if isinstance(plans, SQLitePlans) else 3 * seen.given + 30
+        assert seen.looked_at <= most + 3 * walked, seen

@@ -14,7 +14,7 @@ from pathlib import Path
 from shared import files
 from shared.cli.terminal import Failure, Progress
 from shared.database.connection import SHARED_SCHEMA, file_of, is_sqlite
-from shared.database.sqlite import make_file, open_lock
+from shared.database.sqlite_files import make_file, open_lock
 
 STEP_PAGES = 1000
 LOCKED_SECONDS = 5

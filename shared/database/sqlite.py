@@ -1,5 +1,15 @@
 """SQLite: whatever is waiting is written as one group.
 
+    caller          in the event loop                            what it waits for
+    ------          -----------------                            -----------------
+    write(unit) ──► all that wait are a group: BEGIN, each   ──► the turn to write (a lock on a file beside the
+                    unit's statements, then COMMIT               database), and COMMIT: in the thread `sqlite-disk`
+    write(is_long) ► nothing                                 ──► the same thread runs all of it
+    read(unit)  ──► runs where it is, on a connection of     ──► nothing
+                    its own
+    query(unit) ──► nothing                                  ──► the thread `sqlite-query` runs it on a snapshot
+    publish     ──► a datagram to each process (Hints)       ──► nothing
+
 Its statements run in the event loop: they take microseconds, and a thread that runs them costs more than that, as both
 would take turns for the interpreter. What waits for the disk or for another process is left to a thread: COMMIT, the
 lock, and units that say they are long.
@@ -15,19 +25,20 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.database import Row, Unit, Unstorable, database_unavailable
+from shared.database import Unit, Unstorable, database_unavailable
 from shared.database.hints import Hints
 from shared.database.jobs import Helper, Job, Outcome, resolve
+from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
+from shared.database.sqlite_transaction import Transaction
 from shared.errors import Unavailable
 
 T = TypeVar("T")
@@ -38,7 +49,6 @@ LOOP_SECONDS = 0.01  # for so long one group may keep the event loop from others
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
 LOCKED_MS = 1000  # another program has the file, sqlite3's own shell, say
-CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
 # The first reader behind a commit marks it in the file's shared memory (https://sqlite.org/walformat.html#read_marks),
 # which a disk that does not answer never lets it do. So the writer is the first: reads run in the event loop.
 MARK = "PRAGMA data_version"
@@ -50,53 +60,6 @@ PRAGMA cache_size = -16000;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA busy_timeout = 0;
 """
-
-
-class Transaction:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._now: int | None = None
-        self.has_run = False
-
-    @property
-    def now(self) -> int:
-        if self._now is None:
-            self._now = int(self._connection.execute(CLOCK).fetchone()[0])
-        return self._now
-
-    def all(self, sql: str, **values: Any) -> list[Row]:
-        return self._connection.execute(_dialect(sql), values).fetchall()
-
-    def one(self, sql: str, **values: Any) -> Row | None:
-        cursor = self._connection.execute(_dialect(sql), values)
-        row: Row | None = cursor.fetchone()
-        cursor.close()
-        return row
-
-    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
-        # No LATERAL in SQLite, and no round trip to save.
-        cursor = self._connection.execute(_dialect(outer), values)
-        names = [f"each_{name}" for name, *_ in cursor.description]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        return [found for row in rows for found in self.all(inner.replace(":each.", ":each_"), **values, **row)]
-
-    def run(self, sql: str, **values: Any) -> int:
-        self.has_run = True
-        return self._connection.execute(_dialect(sql), values).rowcount
-
-    def put(self, sql: str, **values: Any) -> None:
-        self.run(sql, **values)
-
-    def lock(self, name: str) -> None:
-        pass  # one writes at a time
-
-
-FOR_UPDATE = re.compile(r"FOR UPDATE( OF \w+)?( SKIP LOCKED)?")
-
-
-@lru_cache(maxsize=4096)
-def _dialect(sql: str) -> str:
-    return FOR_UPDATE.sub("", sql)
 
 
 class SQLite:
@@ -124,7 +87,7 @@ class SQLite:
         self._slow_reader = self._writer if self._is_memory else self._connect("PRAGMA query_only = ON;")
         self._reader.execute(MARK).fetchone()  # makes the files beside it
         names = () if self._is_memory else (self._path, f"{self._path}-wal", lock_of(self._path))
-        self._files = {name: _identity(name) for name in names}
+        self._files = {name: identity(name) for name in names}
         self._hints = Hints(None if self._is_memory else Path(f"{self._path}-hints"))
         self._aside = ThreadPoolExecutor(1, "sqlite-query")
         self._disk = Helper("sqlite-disk")
@@ -300,7 +263,7 @@ class SQLite:
         """Raises OSError where a file was deleted or replaced under this process: what it writes has no name any more
         and is gone with the process, and what it reads is not what others see."""
         for path in paths if self._files else ():
-            if _identity(path) != self._files[path]:
+            if identity(path) != self._files[path]:
                 raise FileNotFoundError(errno.ENOENT, "replaced under this process, which has to be restarted", path)
 
     def _undo(self) -> None:
@@ -358,25 +321,3 @@ class SQLite:
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(database_unavailable("no turn to write"))
-
-
-def open_lock(path: str, is_memory: bool) -> int | None:
-    if is_memory:
-        return None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def make_file(file: Path) -> None:
-    """For its owner alone, where SQLite would make it for every user of the machine; -wal and -shm follow it."""
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def lock_of(path: str) -> str:
-    return f"{path}-lock"
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino

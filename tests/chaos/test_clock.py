@@ -10,7 +10,7 @@ from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, NewTask
 from only_post_svc.worker.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
 from only_post_svc.worker.clock_watch import ClockWatch
-from shared.database import sqlite
+from shared.database import sqlite_transaction
 from tests.only_post_svc.store import claim
 from tests.processes import eventually
 
@@ -22,7 +22,7 @@ LOST = '{"code": "worker_lost", "type": null, "message": "lost"}'
 QUIET_SECONDS = 0.3  # a lease of the watch that a test can wait for
 
 
-class Transaction(sqlite.Transaction):
+class Transaction(sqlite_transaction.Transaction):
     """One whose clock the test sets."""
 
     clock = START

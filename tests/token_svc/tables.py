@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from shared.database.sqlite import Transaction
+from shared.database.sqlite_transaction import Transaction
 
 START = 1_795_336_200_000
 

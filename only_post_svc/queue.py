@@ -334,7 +334,7 @@ UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = 
 WHERE id IN {ids} AND lease IN {leases}
 """
 
-INSERT_RESULTS = "INSERT INTO task_result (task_id, body) VALUES {rows}"
+INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :body)"
 
 FAIL = """
 UPDATE task SET status = 'failed', finished_at = :now, error = :error, progress = coalesce(:progress, progress),
@@ -396,12 +396,9 @@ def _succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> bool:
         return False
     if saved := [run.id for run, ending in ended if ending.has_checkpoint]:
         checkpoints.drop(tx, saved)
-    results = {run.id: ending.result for run, ending in ended if ending.result is not None}
-    if results:
-        _, ids = listed("id", results)
-        _, bodies = listed("body", results.values())
-        rows = ", ".join(f"(:{task_id}, :{body})" for task_id, body in zip(ids, bodies, strict=True))
-        tx.put(INSERT_RESULTS.format(rows=rows), **ids, **bodies)
+    for run, ending in ended:
+        if ending.result is not None:
+            tx.put(INSERT_RESULT, id=run.id, body=ending.result)
     return True
 
 

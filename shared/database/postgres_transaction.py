@@ -1,12 +1,12 @@
 """Transactions of PostgreSQL, over a wire."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from psycopg import errors
 
 from shared.database import Row
-from shared.database.postgres_dialect import lateral, statement
+from shared.database.postgres_dialect import Statement, adds_a_row, lateral, repeated, statement
 from shared.database.postgres_wire import Answer, Wire
 
 WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -34,8 +34,8 @@ set_config('jit', 'off', {{is_local}})
 SET_UP = f"{CLOCK}, {TIMES}, {REST}".format(is_local="true")
 OTHER_TIMES = f"{CLOCK}, {TIMES}".format(is_local="true")
 
-# Once, where the session is this process's own. A plan that was made while a table was empty is not kept for when it is
-# full.
+# Once, where the session is this process's own. A prepared statement is parsed once and planned each time: a plan that
+# PostgreSQL makes while a table is empty, and keeps, may read all of it when it is full.
 SESSION = f"""
 SELECT set_config('statement_timeout', '{{times.statement_ms}}', false),
     set_config('lock_timeout', '{{times.lock_ms}}', false), {REST.format(is_local="false")},
@@ -45,6 +45,21 @@ SELECT set_config('statement_timeout', '{{times.statement_ms}}', false),
 """
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+
+
+MAX_ROWS = 32  # of one INSERT
+
+Given = tuple[Statement, list[bytes | None], list[int]]
+
+
+def _sizes(count: int) -> Iterator[int]:
+    """Powers of two that make up `count`: few statements to prepare."""
+    size = MAX_ROWS
+    while count:
+        while size > count:
+            size //= 2
+        yield size
+        count -= size
 
 
 class Times(NamedTuple):
@@ -120,6 +135,7 @@ class Transaction(Statements):
     def __init__(self, wire: Wire, begin: str, times: Times, session: Times) -> None:
         """`session` has the times of the session, where it is this process's own."""
         super().__init__(wire)
+        self._rows: dict[str, list[Given]] = {}  # to be added, by INSERT
         wire.failure = None
         self._send(begin, {})
         if not wire.is_direct:
@@ -128,6 +144,27 @@ class Transaction(Statements):
             self._clock = self._send(OTHER_TIMES, times.values)
         else:
             self._clock = self._send(CLOCK, {})
+
+    def put(self, sql: str, **values: Any) -> None:
+        """Rows that are added one after the other, by one unit or by many, go out as sets."""
+        if not adds_a_row(sql):
+            return super().put(sql, **values)
+        self._note(sql)
+        self._rows.setdefault(sql, []).append(statement(sql, **values))
+
+    def _send(self, sql: str, values: Mapping[str, Any]) -> Answer:
+        if self._rows:
+            self._add_rows()
+        return super()._send(sql, values)
+
+    def _add_rows(self) -> None:
+        added, self._rows = self._rows, {}
+        for sql, rows in added.items():
+            for size in _sizes(len(rows)):
+                some, rows = rows[:size], rows[size:]
+                texts = [text for _, row, _ in some for text in row]
+                types = [oid for _, _, row in some for oid in row]
+                self._wire.send(repeated(sql, size), texts, types)
 
     def commit(self) -> None:
         """Raises psycopg.Error: nothing is committed, though if the wire is lost nobody knows."""

@@ -70,7 +70,7 @@ class Wire:
         self._socket = self._libpq.socket
         self._expected: deque[Answer] = deque()
         self._prepares = prepares and connection.is_direct
-        self._prepared: dict[bytes, bytes] = {}
+        self._prepared: dict[bytes, bytes] = {}  # names of statements, by their text
         self._count = 0
         self._types = Transformer()
         self._is_sent = True

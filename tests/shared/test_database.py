@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,40 @@ def test_rows_values_and_counts_come_back(engine: Engine) -> None:
 
     rows = [("é😀'\";--", -(2**63)), ("a", 2**63 - 1)]
     assert engine.run(work) == [rows, (2**63 - 1,), None, (1,), 2, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 33, 100])
+def test_rows_that_are_put_one_by_one_are_all_there_when_a_unit_asks(engine: Engine, count: int) -> None:
+    """Whatever their values are, and those of other units beside them."""
+
+    def unit(tx: Transaction, mark: str) -> list[Any]:
+        for number in range(count):
+            tx.put(ADD, id=f"{mark}'{number:03}\\\"{{,}}", writer=number)
+        return tx.all("SELECT writer FROM note WHERE id >= :mark AND id < :mark || 'z' ORDER BY id", mark=mark)
+
+    async def work(database: Database) -> list[list[Any]]:
+        return await grouped(engine, database, [partial(unit, mark=mark) for mark in "abc"])
+
+    assert engine.run(work) == [[(number,) for number in range(count)]] * 3
+
+
+def test_a_row_that_can_not_be_put_is_its_own_units_fault(engine: Engine) -> None:
+    def put(id: Any) -> Unit[None]:
+        return lambda tx: tx.put(ADD, id=id, writer=1 if id else None)
+
+    async def work(database: Database) -> tuple[list[Any], list[str]]:
+        units = [put("a"), put("lone \ud800"), put("b"), put(None), put("b"), put("c")]
+        return await grouped(engine, database, units), await database.read(ids)
+
+    outcomes, found = engine.run(work)
+    assert found == ["a", "b", "c"]
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None),
+        Unstorable,
+        type(None),
+        *[Unavailable] * 2,
+        type(None),
+    ]
 
 
 def test_a_unit_sees_what_it_wrote_itself(engine: Engine) -> None:

@@ -137,6 +137,24 @@ def test_a_long_statement_is_not_taken_for_silence(postgres: Engine) -> None:
     assert len(postgres.run(work)) == 1
 
 
+# PostgreSQL would choose to keep a plan from the sixth use on.
+KEPT = "SELECT count(*), sum(generic_plans) FROM pg_prepared_statements"
+
+
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_a_statement_is_parsed_once_and_planned_each_time(postgres: Engine, way: str) -> None:
+    async def work(database: Database) -> tuple[Any, ...]:
+        call = getattr(database, way)
+        for number in range(10):
+            await call(lambda tx, id=str(number): tx.one("SELECT id FROM note WHERE id = :id", id=id))
+        row: tuple[Any, ...] = await call(lambda tx: tx.one(KEPT))
+        return row
+
+    prepared, kept = postgres.run(work)
+    assert 0 < prepared < 10
+    assert kept == 0
+
+
 END_ALL = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()

@@ -17,14 +17,16 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import claims, idle, machine, tasks, tokens
+from tests.bench import claims, idle, machine, spread, tasks, tokens
 from tests.bench.databases import Databases
 from tests.bench.lab import Lab, Options
 from tests.bench.table import HEAD, Row, line
 from tests.postgres import new_cluster
 
 UNLOADED = (*idle.ROWS, *claims.ROWS)
-ROWS = {row.name: row for row in (*UNLOADED, *tasks.ROWS, *tokens.ROWS)}  # idle ones first: all processes are fresh
+ROWS = {
+    row.name: row for row in (*UNLOADED, *tasks.ROWS, *spread.ROWS, *tokens.ROWS)
+}  # idle ones first: all processes are fresh
 
 
 def arguments() -> tuple[list[Row], Options]:

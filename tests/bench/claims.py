@@ -19,9 +19,7 @@ GROUP = 500  # tasks that are made in one transaction
 
 def claims(lab: Lab) -> Measured:
     with asyncio.Runner() as runner:
-        full, empty = (
-            runner.run(connection.connect(lab.databases.url(name), {"only_post": SCHEMA})) for name in ("full", "empty")
-        )
+        full, empty = (runner.run(connected(lab, name)) for name in ("full", "empty"))
         for _ in range(0, lab.options.finished, GROUP):
             runner.run(full.write(lambda tx: _finish(tx, _submitted(tx)), seconds=None))
         measured = lab.beside(
@@ -33,13 +31,17 @@ def claims(lab: Lab) -> Measured:
     return measured
 
 
+async def connected(lab: Lab, name: str) -> Database:
+    return await connection.connect(lab.databases.url(name), {"only_post": SCHEMA})
+
+
 def _submitted(tx: Transaction) -> list[Claim]:
     for _ in range(GROUP):
         queue.submit(tx, "", TASK)
-    return _claimed(tx, GROUP)
+    return claimed(tx, GROUP)
 
 
-def _claimed(tx: Transaction, most: int) -> list[Claim]:
+def claimed(tx: Transaction, most: int) -> list[Claim]:
     lanes, kinds = [Lane(False, shares.ALL, most)], {TASK.type: Kind()}
     return shares.claim(tx, secrets.token_hex(8), lanes, kinds, shares.up_to(most), 3600).claims
 
@@ -56,7 +58,7 @@ async def _claims_a_second(database: Database, seconds: float) -> float:
         await database.write(lambda tx: [queue.submit(tx, "", TASK) for _ in range(GROUP)], seconds=None)
         runs: list[Claim] = []
         started = time.monotonic()
-        while some := await database.write(lambda tx: _claimed(tx, 32), seconds=None):
+        while some := await database.write(lambda tx: claimed(tx, 32), seconds=None):
             runs += some
         taken += time.monotonic() - started
         count += len(runs)

@@ -41,3 +41,15 @@ class Databases:
         names = [urlsplit(url).path.removeprefix("/") for url in self._urls.values()]
         counted = "SELECT coalesce(sum(xact_commit + xact_rollback), 0) FROM pg_stat_database WHERE datname = ANY(%s)"
         return int(execute(self._server_url, counted, names)[0][0])
+
+    def sessions(self) -> list[int]:
+        """The server's processes, as far as they are on this machine."""
+        found = execute(self._server_url, "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        pids = [pid for (pid,) in found]
+        return [pid for pid in pids if Path(f"/proc/{pid}/stat").exists()]
+
+    def dead_rows(self, name: str) -> int:
+        """Of tasks that ended or were changed, which no VACUUM has taken away yet."""
+        if not self.is_postgresql:
+            return 0
+        return int(execute(self.url(name), "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'task'")[0][0])

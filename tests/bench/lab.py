@@ -71,6 +71,14 @@ class Lab:
         return web, self._started(Worker(self._directory / "apart", self._settings("apart"), name="worker"))
 
     @cached_property
+    def pairs(self) -> tuple[list[Service], list[Worker]]:
+        """Two of each on one database."""
+        webs = [self.service(Service, "pairs", WORKER_PROCESSES="0") for _ in range(2)]
+        settings = self._settings("pairs") | {"WORKER_PROCESSES": "1"}
+        workers = [Worker(self._directory / "pairs", settings, name=f"worker{number}") for number in range(2)]
+        return webs, [self._started(worker) for worker in workers]
+
+    @cached_property
     def tokens(self) -> TokenService:
         return self.service(TokenService, "tokens")
 

@@ -33,7 +33,7 @@ def _bare(lab: Lab) -> float:
     return lab.load(f"{lab.limit}/api/task", 32, post(TASK)).per_second
 
 
-def _drained(service: Service) -> None:
+def drained(service: Service) -> None:
     def is_empty() -> bool:
         counts = service.post("/health").json()["queue"]
         return bool(counts and counts["queued"] + counts["running"] == 0)
@@ -44,7 +44,7 @@ def _drained(service: Service) -> None:
 def submit(lab: Lab) -> Measured:
     def submits() -> float:
         load = lab.load(f"{lab.tasks.url}/api/task", 32, post(TASK))
-        _drained(lab.tasks)
+        drained(lab.tasks)
         return load.per_second
 
     return lab.beside(lambda: _bare(lab), submits)
@@ -65,7 +65,7 @@ def result(lab: Lab) -> Measured:
 def batch(lab: Lab) -> Measured:
     def submits() -> float:
         load = lab.load(f"{lab.tasks.url}/api/batch", 4, post(BATCH))
-        _drained(lab.tasks)
+        drained(lab.tasks)
         return load.per_second * 100
 
     return lab.beside(lambda: _bare(lab), submits)
@@ -84,7 +84,7 @@ def health(lab: Lab) -> Measured:
     seconds = 2 * lab.options.rounds * lab.options.seconds + 60  # it is killed before
     with wrk(f"{lab.tasks.url}/api/task", 32, post(TASK), seconds):
         measured = lab.latency(lambda: lab.load(f"{lab.tasks.url}/health", 1, post("{}")))
-    _drained(lab.tasks)
+    drained(lab.tasks)
     return measured
 
 
@@ -101,16 +101,22 @@ def _run_many(service: Service, count: int) -> None:
     for _ in range(0, count, 10 * MANY):
         for _ in range(10):
             service.post("/api/batch", {"tasks": [{"type": "echo"}] * MANY}).raise_for_status()
-        _drained(service)
+        drained(service)
 
 
 ROWS = [
-    Row("submit", "`POST /api/task`, on disk when acknowledged, run meanwhile, 32 connections", "0.35", submit, "0.12"),
-    Row("run", "tasks submitted, run and every result fetched, 16 connections", "0.13", run, "0.06"),
-    Row("result", "`POST /api/result` of an ended task, 32 connections", "0.6", result, ""),
+    Row("submit", "`POST /api/task`, on disk when acknowledged, run meanwhile, 32 connections", "0.35", submit, "0.25"),
+    Row("run", "tasks submitted, run and every result fetched, 16 connections", "0.13", run, "0.12"),
+    Row("result", "`POST /api/result` of an ended task, 32 connections", "0.6", result, "0.45"),
     Row("batch", "tasks by `POST /api/batch` of 100, 4 connections", "1.1", batch, ""),
-    Row("round-trip", "idle, submit to result, one process: p50 / p99", "p50 3 ms", round_trip, ""),
-    Row("round-trip-apart", "idle, submit to result, separate worker: p50 / p99", "p50 8 ms", round_trip_apart, ""),
+    Row("round-trip", "idle, submit to result, one process: p50 / p99", "p50 3 ms", round_trip, "p50 3.5 ms"),
+    Row(
+        "round-trip-apart",
+        "idle, submit to result, worker apart: p50 / p99",
+        "p50 8 ms",
+        round_trip_apart,
+        "p50 5 ms",
+    ),
     Row("growth", "RSS of web / child: what the second half of `--tasks` adds", "0 MB", growth),
     Row("health-submits", "`POST /health` while 32 clients submit: p50 / p99", "p99 50 ms", health),
 ]

@@ -16,7 +16,7 @@ QUERYING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
 
 # The clock goes on within a transaction, so it is read once.
-CLOCK = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+CLOCK = "SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
 
 # How long a statement may take, and how much of that it may wait for a lock.
 TIMES = "set_config('statement_timeout', :statement_ms, {is_local}), set_config('lock_timeout', :lock_ms, {is_local})"

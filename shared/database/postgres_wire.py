@@ -89,7 +89,7 @@ class Wire:
         """Raises psycopg.OperationalError when the connection is lost, as all do that send or wait."""
         if not self._expected:
             self._heard_at = time.monotonic()
-        if self._prepares:
+        if self._prepares and statement.is_prepared:
             name = self._prepared.get(statement.text) or self._prepare(statement, types)
             self._libpq.send_query_prepared(name, values)
         else:
@@ -198,7 +198,10 @@ class Wire:
         for answer in lost:
             answer.error = answer.error or error
             answer.is_there = True
-        _wake(lost)
+        self._wake(lost)
+
+    def _wake(self, lost: list[Answer]) -> None:
+        """A thread is awake."""
 
     def _flush(self) -> None:
         try:
@@ -263,6 +266,9 @@ class LoopWire(Wire):
         self._loop.remove_reader(self._socket)  # before its number is another's
         self._loop.remove_writer(self._socket)
         super()._end(error)
+
+    def _wake(self, lost: list[Answer]) -> None:
+        self._loop.call_soon(_wake, lost)  # it may be a greenlet that ends the connection, which others wait for
 
     def _flush(self) -> None:
         super()._flush()

@@ -9,6 +9,7 @@ from passlib.context import CryptContext
 from shared.errors import Problem, Unavailable
 from tests.token_svc.inside import PASSWORD, Inside, run
 from token_svc.passwords import MEMORY_KIB, WAITING_PER_THREAD, Passwords, needs_renewal
+from token_svc.turns import Asker
 
 TODAYS = f"$argon2id$v=19$m={MEMORY_KIB},t=2,p=1$"
 
@@ -119,7 +120,7 @@ def test_what_waits_for_a_hash_is_bounded_and_there_is_room_again_after() -> Non
         passwords = Passwords(8, threads=1)
         room = 1 + WAITING_PER_THREAD
         found = await asyncio.gather(
-            *(passwords.verify(PASSWORD, None) for _ in range(room + 3)), return_exceptions=True
+            *(passwords.verify(PASSWORD, None, Asker(f"192.0.2.{n}")) for n in range(room + 3)), return_exceptions=True
         )
         again = await passwords.verify(PASSWORD, await passwords.hash(PASSWORD))
         passwords.close()

@@ -13,7 +13,7 @@ from only_post_svc.main import SCHEMA, parts, print_document, start_server
 from only_post_svc.models import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
-from shared import VERSION, cpus, logs
+from shared import VERSION, cpus, logs, times
 from shared.cli import commands
 from shared.cli.commands import Service, add_json, add_serve, positive, text
 from shared.http import server
@@ -57,11 +57,27 @@ def parser() -> argparse.ArgumentParser:
     types.set_defaults(
         run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings, makes_files=False), options))
     )
+    for action, verb, meaning in (
+        ("pause", tasks.pause_type, "claim no task of a type until it is resumed"),
+        ("resume", tasks.resume_type, "claim tasks of a type again"),
+    ):
+        one = subparsers.add_parser(action, help=meaning)
+        one.add_argument("type", metavar="TYPE", type=text)
+        add_json(one)
+        one.set_defaults(run=SERVICE.over_database(verb))
     _add_run(subparsers.add_parser("run", help="run one task here and now, without a service"))
     document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print_document())
     SERVICE.add(subparsers)
     return parser
+
+
+def moment(text: str) -> int:
+    """An argument: a time, in milliseconds since 1970."""
+    try:
+        return times.from_text(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError("must be a time such as 2026-11-22T08:30:00Z") from None
 
 
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
@@ -78,8 +94,17 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         ("retry", tasks.retry_task, "queue a failed or cancelled task again"),
     ):
         one = actions.add_parser(action, help=meaning)
-        one.add_argument("task_id", metavar="ID", type=text, help="or its first characters")
+        one.add_argument(
+            "task_id", metavar="ID", type=text, nargs=None if action == "show" else "?", help="or its first characters"
+        )
         one.set_defaults(run=SERVICE.over_database(verb))
+    for action in ("cancel", "retry"):
+        some = actions.choices[action]
+        some.add_argument("--type", type=text, help="all of this type")
+        some.add_argument("--status", choices=get_args(Status), help="all with this status")
+        some.add_argument("--key", type=text, help="all with this key")
+        some.add_argument("--caller", type=text, help="all of this caller, '' for anyone's")
+        some.add_argument("--submitted-before", type=moment, metavar="TIME", help="all from before (RFC 3339)")
     watch = actions.add_parser("watch", help="the newest tasks, live")
     watch.add_argument("--limit", type=positive, default=20)
     watch.set_defaults(run=SERVICE.over_database(tasks.watch_tasks))

@@ -3,13 +3,15 @@
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any, TypedDict
+from functools import partial
+from typing import Any, NamedTuple, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import failures, hints, metrics, models, operations, queue, schedules
-from only_post_svc.backlog import Backlog
+from only_post_svc import bulk, failures, hints, metrics, models, operations, queue, schedules, shares
+from only_post_svc.backlog import Backlog, Place
+from only_post_svc.bulk import Selection
 from only_post_svc.elsewhere import Claimants
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.models import (
@@ -22,14 +24,14 @@ from only_post_svc.models import (
     schedule_json,
     task_json,
 )
-from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.queue import MAX_SWEPT, NewTask, TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.schedules import ScheduleRow
 from only_post_svc.settings import Settings
 from only_post_svc.tracing import traceparent_of
 from only_post_svc.waiters import Waiters
 from shared import metrics_endpoint, openapi
-from shared.auth import TokenDoor, require
+from shared.auth import Caller, TokenDoor, need_scope, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
@@ -61,16 +63,44 @@ class State(TypedDict):
 
 
 LONG_BATCH = 100  # tasks, above which writing them takes more than some milliseconds
+MAX_CHANGED = 10_000  # tasks, by one request with a filter
 ANYONE = ""  # the caller where no token is asked for
+
+
+class Requester(NamedTuple):
+    """Who asks. `caller` is None where no token is asked for."""
+
+    caller: Caller | None
+
+    @property
+    def id(self) -> str:
+        return self.caller.subject if self.caller else ANYONE
+
+    @property
+    def is_person(self) -> bool:
+        return self.caller is not None and not self.caller.is_machine
+
+    def has_scope(self, scope: str) -> bool:
+        return self.caller is None or not scope or scope in self.caller.scopes
+
+    def need_scope(self, scope: str) -> None:
+        """Raises 403."""
+        if self.caller is not None and scope:
+            need_scope(self.caller, scope)
+
+
+async def requester_of(request: Request[State], scope: str = operations.SCOPE) -> Requester:
+    """Who asks. Raises 401, 403 and 429."""
+    who = Requester(None)
+    if request.state["settings"].task_auth == "required":
+        who = Requester(await require(request, scope))
+    count(request, who.id or address(request))
+    return who
 
 
 async def caller_of(request: Request[State], scope: str = operations.SCOPE) -> str:
     """The caller's id. Raises 401, 403 and 429."""
-    caller = ANYONE
-    if request.state["settings"].task_auth == "required":
-        caller = (await require(request, scope)).subject
-    count(request, caller or address(request))
-    return caller
+    return (await requester_of(request, scope)).id
 
 
 def json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -85,62 +115,87 @@ def task_response(task: TaskRow, headers: dict[str, str] | None = None) -> Respo
 
 
 async def submit(request: Request[State]) -> Response:
-    caller = await caller_of(request)
+    who = await requester_of(request)
     body = await read_json(request)
     wanted = models.SUBMIT.parse(body)
+    who.need_scope(request.state["types"].scope(wanted.type))
     new = request.state["types"].new_task(wanted)._replace(traceparent=traceparent_of(request))
-    answer = await _submit_once(request, "POST /api/task", caller, body, [new], lambda tasks: task_json(tasks[0]))
+    answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
     if wanted.wait:
         task_id = json.loads(answer.body)["task_id"]
         with contextlib.suppress(Unavailable):  # it is on disk, whatever becomes of the waiting
-            task = await request.state["waiters"].until_final(caller, task_id, wanted.wait)
+            task = await request.state["waiters"].until_final(who.id, task_id, wanted.wait)
             if task is not None:
-                return task_response(task, _replayed(answer))
-    return json_response(answer.body, answer.status, _replayed(answer))
+                return task_response(task, headers)
+    return json_response(answer.body, answer.status, headers)
 
 
 async def submit_batch(request: Request[State]) -> Response:
-    caller = await caller_of(request)
+    who = await requester_of(request)
     body = await read_json(request)
-    new = _batch(models.BATCH.parse(body).tasks, request.state["types"], traceparent_of(request))
-    answer = await _submit_once(request, "POST /api/batch", caller, body, new, _items)
-    return json_response(answer.body, answer.status, _replayed(answer))
+    new = _batch(models.BATCH.parse(body).tasks, request.state["types"], who, traceparent_of(request))
+    answer, headers = await _submit_once(request, "POST /api/batch", who, body, new, _items)
+    return json_response(answer.body, answer.status, headers)
 
 
 async def _submit_once(
     request: Request[State],
     route: str,
-    caller: str,
+    who: Requester,
     body: Any,
     new: list[NewTask],
     write: Callable[[list[TaskRow]], str],
-) -> Answer:
-    """The answer to a submit: the first one, when its key was used before. `write` says it in JSON."""
-    key = key_of(request, route, caller, body)
+) -> tuple[Answer, dict[str, str]]:
+    """The answer to a submit, and its headers: the first one, when its key was used before. `write` says it in JSON."""
+    key = key_of(request, route, who.id, body)
     database, backlog = request.state["database"], request.state["backlog"]
+    submitted: list[tuple[TaskRow, bool]] = []
+
+    def unit(tx: Transaction) -> Answer:
+        submitted.clear()  # it may run twice
+        return once(tx, key, lambda: work(tx))
 
     def work(tx: Transaction) -> Answer:
-        backlog.admit(tx, len(new))
-        return Answer(202, write([queue.submit(tx, caller, one) for one in new]))
+        submitted.extend(_submit_all(tx, who, new, place))
+        return Answer(202, write([task for task, _ in submitted]))
 
-    answer = await database.write(lambda tx: once(tx, key, lambda: work(tx)), is_long=len(new) > LONG_BATCH)
-    if not answer.is_replay:
-        request.state["counts"].submitted(new)
+    async with backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
+        answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
+        made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
+        place.made = len(made)
+    request.state["counts"].submitted(made)
     database.publish(hints.QUEUED)
     if any(one.notify for one in new):
         database.publish(hints.NOTIFY)
     if any(one.is_for_later for one in new):
         database.publish(hints.SCHEDULED)
-    return answer
+    headers = _replayed(answer)
+    if len(made) < len(submitted):
+        headers["Task-Existing"] = "true"
+    return answer, headers
 
 
-def _batch(entries: list[dict[str, Any]], types: Types, traceparent: str | None) -> list[NewTask]:
+def _submit_all(tx: Transaction, who: Requester, new: list[NewTask], place: Place) -> list[tuple[TaskRow, bool]]:
+    """The tasks, and which of them there were already. Raises 503 `queue_full`."""
+    if any(one.unique is None for one in new):
+        place.check()
+    for name in sorted({queue.unique_lock(who.id, one) for one in new if one.unique is not None}):
+        tx.lock(name)
+    submitted = [queue.submit_once(tx, who.id, one, is_person=who.is_person) for one in new]
+    if not all(is_existing for _, is_existing in submitted):
+        place.check()
+    return submitted
+
+
+def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, traceparent: str | None) -> list[NewTask]:
     """Raises Invalid with the faults of all entries at once."""
     new: list[NewTask] = []
     faults: list[Fault] = []
     for index, entry in enumerate(entries):
         try:
-            new.append(types.new_task(models.TASK.parse(entry))._replace(traceparent=traceparent))
+            wanted = models.TASK.parse(entry)
+            who.need_scope(types.scope(wanted.type))
+            new.append(types.new_task(wanted)._replace(traceparent=traceparent))
         except Invalid as invalid:
             faults += [Fault(f"/tasks/{index}{fault.pointer}", fault.detail) for fault in invalid.errors]
     if faults:
@@ -152,8 +207,8 @@ def _items(tasks: list[TaskRow]) -> str:
     return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
 
 
-def _replayed(answer: Answer) -> dict[str, str] | None:
-    return {"Idempotency-Replayed": "true"} if answer.is_replay else None
+def _replayed(answer: Answer) -> dict[str, str]:
+    return {"Idempotency-Replayed": "true"} if answer.is_replay else {}
 
 
 async def result(request: Request[State]) -> Response:
@@ -168,7 +223,10 @@ async def result(request: Request[State]) -> Response:
 
 async def cancel(request: Request[State]) -> Response:
     caller = await caller_of(request)
-    task_id = models.TASK_ID.parse(await read_json(request)).task_id
+    wanted = models.CHANGE.parse(await read_json(request))
+    if selection := wanted.selection(caller):
+        return await _cancel_all(request, selection)
+    task_id = wanted.task_id or ""
 
     def unit(tx: Transaction) -> tuple[bool, TaskRow | None]:
         return queue.cancel(tx, caller, task_id), queue.find(tx, caller, task_id)
@@ -179,34 +237,101 @@ async def cancel(request: Request[State]) -> Response:
         raise Conflict("task_finished", f"the task has {task.status} already")
     if is_cancelled:
         request.state["database"].publish(hints.cancelled(task.id))
+        request.state["database"].publish(hints.QUEUED)  # one that was held may have been let in
     return task_response(task)
 
 
+async def _cancel_all(request: Request[State], selection: Selection) -> Response:
+    database, count, some = request.state["database"], 0, MAX_SWEPT
+    while some >= MAX_SWEPT and count < MAX_CHANGED:
+        cancelled = await database.write(lambda tx: bulk.cancel(tx, selection), is_long=True)
+        for task_id in cancelled:
+            database.publish(hints.cancelled(task_id))
+        some = len(cancelled)
+        count += some
+    database.publish(hints.QUEUED)
+    return _changed(count, has_more=some >= MAX_SWEPT)
+
+
+def _changed(count: int, *, has_more: bool) -> Response:
+    return json_response(encode({"count": count, "has_more": has_more}))
+
+
 async def retry(request: Request[State]) -> Response:
-    caller = await caller_of(request)
-    task_id = models.TASK_ID.parse(await read_json(request)).task_id
+    who = await requester_of(request)
+    wanted = models.CHANGE.parse(await read_json(request))
+    if selection := wanted.selection(who.id):
+        return await _retry_all(request, who, selection)
+    task_id = wanted.task_id or ""
 
-    def unit(tx: Transaction) -> tuple[bool, TaskRow | None]:
-        return queue.retry(tx, caller, task_id), queue.find(tx, caller, task_id)
+    def unit(tx: Transaction) -> tuple[bool, TaskRow | None, bool]:
+        is_queued, found = queue.retry(tx, who.id, task_id), queue.find(tx, who.id, task_id)
+        return is_queued, found, not is_queued and queue.has_successor(tx, who.id, task_id)
 
-    is_queued, found = await request.state["database"].write(unit)
+    is_queued, found, has_successor = await request.state["database"].write(unit)
     task = _found(found)
     if task.status == "succeeded":
         raise Conflict("task_succeeded", "only a failed or cancelled task can be tried again")
+    if has_successor:
+        raise Conflict("task_exists", "another task with the same `unique` has not ended")
     if not is_queued:
         raise Conflict("task_not_finished", f"the task is {models.status_of(task)}")
     request.state["database"].publish(hints.QUEUED)
     return task_response(task)
 
 
+async def _retry_all(request: Request[State], who: Requester, selection: Selection) -> Response:
+    database, backlog, count, after = request.state["database"], request.state["backlog"], 0, ""
+    while count < MAX_CHANGED:
+        async with backlog.place(database, who.id, 1, is_person=who.is_person) as place:
+            place.check()
+            unit = partial(bulk.retry, selection=selection, after=after)
+            retried = await database.write(unit, is_long=True)
+            place.made = retried.number
+        database.publish(hints.QUEUED)
+        count += retried.number
+        if retried.after is None:
+            return _changed(count, has_more=False)
+        after = retried.after
+    return _changed(count, has_more=True)
+
+
+async def pause(request: Request[State]) -> Response:
+    return await _set_paused(request, shares.pause, is_paused=True)
+
+
+async def resume(request: Request[State]) -> Response:
+    return await _set_paused(request, shares.resume, is_paused=False)
+
+
+async def _set_paused(
+    request: Request[State], change: Callable[[Transaction, str], None], *, is_paused: bool
+) -> Response:
+    await requester_of(request, operations.OPERATE)
+    type = models.TYPE.parse(await read_json(request)).type
+    if type not in request.state["types"]:
+        raise Invalid([Fault("/type", "unknown task type; POST /api/types lists them")])
+    await request.state["database"].write(lambda tx: change(tx, type))
+    request.state["database"].publish(hints.LANES)
+    return json_response(encode({"type": type, "paused": is_paused}))
+
+
 async def list_tasks(request: Request[State]) -> Response:
     caller = await caller_of(request)
     wanted = models.LIST.parse(await read_json(request))
-    bound = ("tasks", caller, wanted.status, wanted.type)
+    bound = ("tasks", caller, wanted.status, wanted.type, wanted.key)
     cursors, limit = request.state["cursors"], wanted.limit
     before = cursors.read(wanted.cursor, *bound) if wanted.cursor is not None else None
     tasks = await request.state["database"].query(
-        lambda tx: queue.list_newest(tx, caller, status=wanted.status, type=wanted.type, before=before, limit=limit + 1)
+        partial(
+            queue.list_newest,
+            caller=caller,
+            status=wanted.status,
+            type=wanted.type,
+            key=wanted.key,
+            before=before,
+            limit=limit + 1,
+        )
     )
     items = tasks[:limit]
     cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None
@@ -214,8 +339,10 @@ async def list_tasks(request: Request[State]) -> Response:
 
 
 async def schedule(request: Request[State]) -> Response:
-    caller = await caller_of(request)
+    who = await requester_of(request)
+    caller = who.id
     wanted = models.SCHEDULE.parse(await read_json(request))
+    who.need_scope(request.state["types"].scope(wanted.type))
     types, database = request.state["types"], request.state["database"]
 
     def unit(tx: Transaction) -> tuple[ScheduleRow, bool]:
@@ -279,9 +406,10 @@ async def finish(request: Request[State]) -> Response:
 
 
 async def list_types(request: Request[State]) -> Response:
-    await caller_of(request)
+    who = await requester_of(request)
     models.EMPTY.parse(await _optional_body(request))
-    return json_response(encode({"items": request.state["types"].listing()}))
+    paused = await request.state["database"].read(shares.paused)
+    return json_response(encode({"items": request.state["types"].listing(paused, who.has_scope)}))
 
 
 async def health(request: Request[State]) -> Response:
@@ -330,7 +458,8 @@ def document(settings: Settings, types: dict[str, TaskType]) -> str:
 def describe(*, health_get: bool, has_tokens: bool) -> Schema:
     """The document without the types of tasks."""
     paths = routes(health_get=health_get)
-    return openapi.document(operations.TITLE, operations.DESCRIPTION, operations_of(paths), has_tokens=has_tokens)
+    described = operations.TITLE, operations.DESCRIPTION, operations_of(paths)
+    return openapi.document(*described, has_tokens=has_tokens, headers=operations.HEADERS)
 
 
 def routes(*, health_get: bool) -> list[Path]:
@@ -348,6 +477,8 @@ def routes(*, health_get: bool) -> list[Path]:
         Path("/api/claim", POST=(claim, operations.CLAIM)),
         Path("/api/renew", POST=(renew, operations.RENEW)),
         Path("/api/finish", POST=(finish, operations.FINISH)),
+        Path("/api/pause", POST=(pause, operations.PAUSE)),
+        Path("/api/resume", POST=(resume, operations.RESUME)),
         Path("/api/types", POST=(list_types, operations.TYPES)),
         Path("/health", POST=(health, operations.HEALTH), **probe),
         Path("/metrics", POST=(show_metrics, operations.METRICS)),

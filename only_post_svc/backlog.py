@@ -1,39 +1,134 @@
 """How many tasks wait, without counting them for every one that is submitted."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 from only_post_svc import queue
-from shared.database import Transaction
+from shared.database import Database, Transaction
 from shared.errors import Unavailable
 
 RECOUNT_SECONDS = 1.0
 COUNTING_SHARE = 20  # a full queue is counted again once this many times the last count's cost has gone by
+MAX_CALLERS = 10_000  # whose counts are kept
+RETRY_SECONDS = 5
+PER_PERSON = 10_000  # tasks that wait
 
 
-class Backlog:
-    """Admits tasks up to a limit: exactly where one process submits, and else within what the others
-    add in a second. Used inside the transactions that submit."""
+class Estimate:
+    """How many wait, of one caller or of all: what was counted last, and what has been let in since."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, caller: str | None, limit: int, clock: Callable[[], float]) -> None:
+        self._caller = caller
         self._limit = limit
         self._clock = clock
         self._count = 0
+        self._under_way = 0  # reserved, not yet written or given up
         self._counted_at = -RECOUNT_SECONDS
         self._cost_seconds = 0.0
+        self._counting = asyncio.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._under_way and self._clock() - self._counted_at >= RECOUNT_SECONDS
+
+    async def renew(self, database: Database, number: int) -> None:
+        """Counts where that is due before so many more."""
+        async with self._counting:
+            if self._is_outdated(number):
+                started = self._clock()
+                self._count = await database.read(partial(queue.count_waiting, caller=self._caller))
+                self._counted_at = self._clock()
+                self._cost_seconds = self._counted_at - started
+
+    def _is_outdated(self, number: int) -> bool:
+        age = self._clock() - self._counted_at
+        return age >= RECOUNT_SECONDS or (self.is_full(number) and age >= COUNTING_SHARE * self._cost_seconds)
+
+    def is_full(self, number: int) -> bool:
+        return self._count + self._under_way + number > self._limit
+
+    def refusal(self) -> Unavailable:
+        whose = "tasks" if self._caller is None else "tasks of yours"
+        detail = f"{self._count + self._under_way} {whose} are waiting; the limit is {self._limit}"
+        return Unavailable("queue_full", detail, RETRY_SECONDS)
+
+    def reserve(self, number: int) -> None:
+        self._under_way += number
+
+    def settle(self, number: int, made: int) -> None:
+        """Of those that were reserved, so many have been made."""
+        self._under_way -= number
+        self._count += made
+
+
+class Place:
+    """Room for some tasks, or the refusal of it, to be raised where no answer was given before. `made` says how many
+    there are once they are on disk."""
+
+    def __init__(self, refusal: Unavailable | None) -> None:
+        self._refusal = refusal
+        self.made = 0
+
+    def check(self) -> None:
+        """Raises 503 `queue_full`."""
+        if self._refusal is not None:
+            raise self._refusal
+
+
+class Backlog:
+    """Admits tasks up to a limit of all, and one of each caller (None: of people alone): exactly where one process
+    submits, and else within what the others add in a second. It counts outside the transactions that submit, which may
+    be undone or run twice."""
+
+    def __init__(self, limit: int, per_caller: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_caller = per_caller
+        self._clock = clock
+        self._of_all = Estimate(None, limit, clock)
+        self._of_callers: dict[str, Estimate] = {}
+
+    @asynccontextmanager
+    async def place(self, database: Database, caller: str, number: int, *, is_person: bool) -> AsyncIterator[Place]:
+        estimates = [self._of_all, *self._of(caller, is_person=is_person)]
+        for estimate in estimates:
+            await estimate.renew(database, number)
+        full = next((estimate for estimate in reversed(estimates) if estimate.is_full(number)), None)
+        if full is not None:
+            yield Place(full.refusal())
+            return
+        place = Place(None)
+        for estimate in estimates:
+            estimate.reserve(number)
+        try:
+            yield place
+        finally:
+            for estimate in estimates:
+                estimate.settle(number, place.made)
+
+    def _of(self, caller: str, *, is_person: bool) -> list[Estimate]:
+        limit = self._per_caller or (PER_PERSON if is_person else None)
+        if limit is None or not caller:
+            return []
+        if len(self._of_callers) >= MAX_CALLERS:
+            self._of_callers = {name: one for name, one in self._of_callers.items() if not one.is_idle}
+        return [self._of_callers.setdefault(caller, Estimate(caller, limit, self._clock))]
+
+
+class Count:
+    """The limit of all inside one unit of work, which makes few tasks and seldom."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count: int | None = None
 
     def admit(self, tx: Transaction, number: int) -> None:
-        """Raises 503 `queue_full` when `number` more would be too many."""
-        age = self._clock() - self._counted_at
-        is_full = self._count + number > self._limit
-        if age >= RECOUNT_SECONDS or (is_full and age >= COUNTING_SHARE * self._cost_seconds):
-            self._recount(tx)
+        """Raises 503 `queue_full`."""
+        if self._count is None:
+            self._count = queue.count_waiting(tx)
         if self._count + number > self._limit:
-            raise Unavailable("queue_full", f"{self._count} tasks are waiting; the limit is {self._limit}", 5)
+            raise Unavailable(
+                "queue_full", f"{self._count} tasks are waiting; the limit is {self._limit}", RETRY_SECONDS
+            )
         self._count += number
-
-    def _recount(self, tx: Transaction) -> None:
-        started = self._clock()
-        self._count = queue.count_waiting(tx)
-        self._counted_at = self._clock()
-        self._cost_seconds = self._counted_at - started

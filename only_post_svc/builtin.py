@@ -12,6 +12,7 @@ from only_post_svc.registry import Context, Fail, task
 from shared.schemas import Limits
 
 MAX_SLEEP_SECONDS = 3600
+MAX_COLUMNS = 1000
 WORD = re.compile(r"[\w'’-]+")
 
 
@@ -52,12 +53,14 @@ class Column:
     """What is known of one column while its rows go by."""
 
     name: str
+    cells: int = 0
     nulls: int = 0
     texts: set[str] = field(default_factory=set)
     numbers: list[float] = field(default_factory=list)
     is_numeric: bool = True
 
     def add(self, cell: str) -> None:
+        self.cells += 1
         if not cell.strip():
             self.nulls += 1
             return
@@ -69,12 +72,12 @@ class Column:
                 self.numbers.clear()
                 self.is_numeric = False
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, rows: int) -> dict[str, Any]:
         values: Any = self.numbers if self.is_numeric else self.texts
         return {
             "name": self.name,
             "type": "number" if self.numbers else "text",
-            "nulls": self.nulls,
+            "nulls": self.nulls + rows - self.cells,
             "distinct": len(self.texts),
             "min": min(values, default=None),
             "max": max(values, default=None),
@@ -96,11 +99,13 @@ def csv_summary(text: str, delimiter: Annotated[str, Limits(minLength=1, maxLeng
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [Column(name) for name in next(rows, [])]
+        if len(columns) > MAX_COLUMNS:
+            raise Fail(f"{len(columns)} columns; the limit is {MAX_COLUMNS}")
         count = 0
         for row in filter(None, rows):
             count += 1
-            for column, cell in zip(columns, row + [""] * (len(columns) - len(row)), strict=False):
+            for column, cell in zip(columns, row, strict=False):  # cells that a short row lacks are counted below
                 column.add(cell)
     except csv.Error as error:
         raise Fail(f"row {rows.line_num}: {error}") from None
-    return {"rows": count, "columns": [column.summary() for column in columns]}
+    return {"rows": count, "columns": [column.summary(count) for column in columns]}

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, hints, queue, shares
@@ -58,10 +58,14 @@ class Taken(NamedTuple):
     last: str
 
 
-def claim(tx: Transaction, token: str, types: Sequence[str], limit: int, after: str, lease_seconds: int) -> Taken:
+def kinds_of(types: Iterable[TaskType]) -> dict[str, Kind]:
+    """What claims have to know of those whose code runs elsewhere."""
+    return {type.type: Kind(False, type.max_running, type.max_running_per_key) for type in types if type.elsewhere}
+
+
+def claim(tx: Transaction, token: str, kinds: Mapping[str, Kind], limit: int, after: str, lease_seconds: int) -> Taken:
     """As shares.claim, of the lanes of these types alone."""
-    lanes = [Lane(False, type, limit) for type in types]
-    kinds = {type: Kind() for type in types}
+    lanes = [Lane(False, type, limit) for type in kinds]
     dealt = shares.claim(tx, token, lanes, kinds, up_to(limit), lease_seconds, after=after)
     if short := [one.id for one in dealt.claims if one.timeout_ms < lease_seconds * 1000]:
         ids, values = listed("id", short)
@@ -111,7 +115,7 @@ def renew(tx: Transaction, runs: Sequence[Held], lease_seconds: int) -> list[Lea
 
 OF_RUNS = """
 SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease, caller, key, is_person,
-    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent
+    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent, permits
 FROM task
 WHERE id IN {ids} AND lease IN {leases} ORDER BY id FOR UPDATE
 """
@@ -148,8 +152,16 @@ LogFailure = Callable[[Claim, str, str | None], None]
 class Claimants:
     """Those that wait for tasks: of those that wait for the same types one tries at a time, the first that came."""
 
-    def __init__(self, database: Database, counts: TaskCounts, lease_seconds: int, log_failure: LogFailure) -> None:
+    def __init__(
+        self,
+        database: Database,
+        types: Iterable[TaskType],
+        counts: TaskCounts,
+        lease_seconds: int,
+        log_failure: LogFailure,
+    ) -> None:
         self._database = database
+        self._kinds = kinds_of(types)
         self._counts = counts
         self._lease_seconds = lease_seconds
         self._log_failure = log_failure
@@ -204,14 +216,15 @@ class Claimants:
     async def _take(self, types: tuple[str, ...], limit: int) -> list[Run]:
         self._tried_at[types] = self._loop.time()
         token, after = f"{WORKER}{secrets.token_hex(8)}", self._served
-        taken = await self._database.write(lambda tx: claim(tx, token, types, limit, after, self._lease_seconds))
+        kinds = {type: self._kinds[type] for type in types}
+        taken = await self._database.write(lambda tx: claim(tx, token, kinds, limit, after, self._lease_seconds))
         self._served = taken.last
         if len(self._tried_at) > MAX_REMEMBERED:
             self._tried_at.clear()
         return taken.runs
 
     def _take_hint(self, hint: str) -> None:
-        if hint == hints.QUEUED:
+        if hint in (hints.QUEUED, hints.LANES):
             for types in self._waiting:
                 self._wake_first(types)
 
@@ -230,6 +243,8 @@ class Claimants:
         for claim, ending in ended:
             self._counts.ended(claim, ending)
             self._database.publish(hints.ended(claim.id))
+            if claim.permits:
+                self._database.publish(hints.QUEUED)  # one that was held may have been let in
             if ending.error is not None:
                 self._log_failure(claim, ending.error, None)
         if any(ending.error is not None for _, ending in ended):

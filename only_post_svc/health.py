@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from only_post_svc import shares
 from shared import VERSION, times
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
@@ -22,13 +23,15 @@ async def look(database: Database, types: Collection[str]) -> Report:
         body: dict[str, object] = {"status": "degraded", "version": VERSION, "database": silent, "queue": None}
         return Report(False, body | {"workers": []})
     is_ok = not _is_stalled(found) or found.queued == sum(unknown.values())
-    queue = {
+    queue: dict[str, Any] = {
         "queued": found.queued,
         "scheduled": found.scheduled,
         "running": found.running,
         "oldest_queued_seconds": _age_seconds(found),
         **({"unknown_types": sorted(unknown)} if unknown else {}),
     }
+    told = {"held": found.held, "paused": found.paused, "unclaimed": found.unclaimed}
+    queue |= {name: value for name, value in told.items() if value}
     workers = [_worker(row) for row in found.workers]
     status = "ok" if is_ok else "degraded"
     said = {"status": status, "version": VERSION, "database": answered, "queue": queue, "workers": workers}
@@ -41,19 +44,38 @@ class Condition(NamedTuple):
     now: int
     queued: int
     scheduled: int
+    held: int
     running: int
     oldest_queued_at: int | None
+    paused: list[str]  # types
+    unclaimed: list[str]  # types that no worker here has, says the time that their tasks have waited
     workers: list[dict[str, Any]]
 
 
+# In a lane of its own nothing waits for long that any worker could take.
+APART = """
+SELECT lane, count(*), min(run_at) FROM task
+WHERE lane <> '' AND finished_at IS NULL AND status = 'queued' GROUP BY lane
+"""
+
+
 def condition(tx: Transaction) -> Condition:
-    queued, oldest = tx.all("SELECT count(*), min(run_at) FROM task WHERE status = 'queued'")[0]
+    queued, oldest = tx.all("SELECT count(*), min(run_at) FROM task WHERE status = 'queued' AND lane = ''")[0]
+    paused = shares.paused(tx)
+    apart = tx.all(APART)
+    queued += sum(number for _, number, _ in apart)
+    since = {type: since for type, _, since in apart if type not in paused}
+    late = tx.now - STALLED_SECONDS * 1000
+    unclaimed = sorted(type for type in since if since[type] < late)
+    (held,) = tx.all("SELECT count(*) FROM task WHERE status = 'held'")[0]
     (scheduled,) = tx.all("SELECT count(*) FROM task WHERE status = 'scheduled'")[0]
     (running,) = tx.all("SELECT count(*) FROM task WHERE status = 'running'")[0]
     names = ("id", "host", "pid", "processes", "running", "started_at", "seen_at", "claimed_at")
     rows = tx.all(f"SELECT {', '.join(names)} FROM worker ORDER BY started_at, id")
     found = [dict(zip(names, row, strict=True)) for row in rows]
-    return Condition(tx.now, queued, scheduled, running, oldest, found)
+    if not found:  # who might have the types
+        oldest = min((moment for moment in (oldest, *since.values()) if moment is not None), default=None)
+    return Condition(tx.now, queued, scheduled, held, running, oldest, paused, unclaimed, found)
 
 
 BY_TYPE = "SELECT type, count(*) FROM task WHERE status = 'queued' GROUP BY type ORDER BY type"

@@ -80,7 +80,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     async with parts(settings) as (database, types):
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes)
-        claimants = Claimants(database, worker.counts, settings.lease_seconds, log_failure)
+        claimants = Claimants(database, types.values(), worker.counts, settings.lease_seconds, log_failure)
         worker.start()
 
         def stop() -> None:
@@ -94,7 +94,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 database=database,
                 token_door=token_door,
                 types=Types(types, settings.receivers),
-                backlog=Backlog(settings.max_queued),
+                backlog=Backlog(settings.max_queued, settings.max_queued_per_caller),
                 waiters=waiters,
                 health=Health(lambda: look(database, types)),
                 counts=worker.counts,

@@ -58,14 +58,30 @@ async def families(database: Database) -> list[str]:
     return await metrics_endpoint.from_database(database, lambda tx: [*_condition(tx), *_counts(tx)])
 
 
+OLDEST = """
+SELECT type, min(run_at) FROM (
+    SELECT type, run_at FROM task WHERE status = 'queued' UNION ALL SELECT type, run_at FROM task WHERE status = 'held'
+) AS due GROUP BY type
+"""
+
+
 def _condition(tx: Transaction) -> list[str]:
     now = condition(tx)
-    states: dict[Labels, float] = {("queued",): now.queued, ("scheduled",): now.scheduled, ("running",): now.running}
+    counted = ("queued", "scheduled", "held", "running")
+    states: dict[Labels, float] = {(state,): getattr(now, state) for state in counted}
     age = 0 if now.oldest_queued_at is None else max(0, now.now - now.oldest_queued_at) / 1000
     processes = [worker["processes"] for worker in now.workers if worker["processes"]]
     return [
         family("gauge", "only_post_tasks", "Tasks that have not ended.", ("state",), states),
+        gauge("only_post_tasks_held", "Tasks that max_running or max_running_per_key holds back.", now.held),
         gauge("only_post_oldest_queued_seconds", "How long the oldest task that could run has waited.", age),
+        family(
+            "gauge",
+            "only_post_oldest_queued_by_type_seconds",
+            "How long the oldest task of a type that is due has waited, whatever it waits for.",
+            ("type",),
+            {(type,): max(0, now.now - since) / 1000 for type, since in tx.all(OLDEST)},
+        ),
         gauge("only_post_workers", "Processes that claim tasks.", len(processes)),
         gauge("only_post_worker_processes", "Child processes that run them.", sum(processes)),
     ]

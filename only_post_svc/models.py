@@ -1,12 +1,14 @@
 """The shapes on the wire."""
 
 import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
+from only_post_svc.bulk import Selection
 from only_post_svc.elsewhere import Held, Lease, Run
 from only_post_svc.failures import Failure
-from only_post_svc.queue import Ending, NewTask, TaskRow
+from only_post_svc.queue import WAITING, Ending, NewTask, TaskRow
 from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from only_post_svc.registry import MAX_ATTEMPTS, TaskType
 from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule, ScheduleRow
@@ -19,6 +21,7 @@ from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Check, Fault, Format, Limits, validator
 from shared.strict_json import encode
 
+MIN_TIMEOUT_SECONDS = 1  # a child that overruns may have to be replaced
 MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
 MAX_DELAY_SECONDS = 30 * 86400
 MAX_BATCH = 1000
@@ -28,7 +31,8 @@ MAX_MESSAGE = 2000  # characters of an error or a progress message, as in worker
 Wait = Annotated[float, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)]
 Name = Annotated[str, Limits(minLength=1, maxLength=255)]
 Priority = Annotated[int, Limits(minimum=-100, maximum=100)]
-Timeout = Annotated[float, Limits(exclusiveMinimum=0)]
+Timeout = Annotated[float, Limits(minimum=MIN_TIMEOUT_SECONDS)]
+Key = Annotated[str, Limits(minLength=1, maxLength=255)]
 MaxAttempts = Annotated[int, Limits(minimum=1, maximum=MAX_ATTEMPTS)]
 Notify = Annotated[str, Format("uri"), Limits(maxLength=MAX_URL_LENGTH)]
 Limit = Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)]
@@ -37,7 +41,9 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One task of a batch. Seconds; `timeout` and `max_attempts` are the type's own when left out."""
+    """One task of a batch. Seconds; `timeout` and `max_attempts` are the type's own when left out. `key` says what it
+    is about. While a task with the same `unique` has not ended, none is made: the answer is that one, which takes the
+    new payload, time and settings with `replace` if it has not started."""
 
     type: str
     payload: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +52,9 @@ class TaskRequest:
     priority: Priority = 0
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
+    key: Key | None = None
+    unique: Key | None = None
+    replace: bool = False
     notify: Notify | None = None
 
 
@@ -66,14 +75,44 @@ class ResultRequest:
 
 
 @dataclass(frozen=True)
-class TaskIdRequest:
-    task_id: str
+class TaskFilter:
+    """All of the caller's tasks that have this in common."""
+
+    type: str | None = None
+    status: Status | None = None
+    key: Key | None = None
+    submitted_before: Annotated[str, Format("date-time")] | None = None
+
+
+@dataclass(frozen=True)
+class ChangeRequest:
+    """One task, or all that fit a filter."""
+
+    task_id: str | None = None
+    filter: TaskFilter | None = None
+
+    def selection(self, caller: str) -> Selection | None:
+        """What the filter selects, None without one. Raises Invalid."""
+        if (self.task_id is None) == (self.filter is None):
+            raise Invalid([Fault("/task_id", "required, or filter; not both")])
+        if self.filter is None:
+            return None
+        wanted: dict[str, Any] = {"submitted_before": None, **cast(dict[str, Any], self.filter)}
+        if wanted["submitted_before"] is not None:
+            wanted["submitted_before"] = _moment(wanted["submitted_before"], "/filter/submitted_before")
+        return Selection(caller, **wanted)
+
+
+@dataclass(frozen=True)
+class TypeRequest:
+    type: str
 
 
 @dataclass(frozen=True)
 class ListRequest:
     status: Status | None = None
     type: str | None = None
+    key: Key | None = None
     limit: Limit = DEFAULT_LIMIT
     cursor: str | None = None
 
@@ -193,12 +232,29 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """How many tasks were changed; `has_more`: as many as one request may, and others fit too."""
+
+    count: int
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class PausedType:
+    type: str
+    paused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListedTask:
-    """A task without its result. A retry that waits is `queued`, its `run_at` ahead and the last `error` shown."""
+    """A task without its result. A retry that waits is `queued`, its `run_at` ahead and the last `error` shown; so is
+    one that a bound or a pause holds back, which `held` names."""
 
     task_id: Id
     type: str
+    key: str = left_out()
     status: Status
+    held: Literal["max_running_per_key", "max_running", "paused"] = left_out()
     error: TaskError | None
     progress: Progress | None
     attempt: int
@@ -220,7 +276,7 @@ class Notified:
     last_error: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task(ListedTask):
     """A task. `succeeded`, `failed` and `cancelled` are final, and a final task never changes."""
 
@@ -332,13 +388,15 @@ class HeldRuns:
 
 @dataclass(frozen=True)
 class ListedType:
-    """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds."""
+    """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds. `paused` is there while
+    none of its tasks is claimed."""
 
     type: str
     description: str
     payload_schema: dict[str, Any]
     timeout: float
     max_attempts: int
+    paused: bool = left_out()
 
 
 @dataclass(frozen=True)
@@ -348,11 +406,18 @@ class TaskTypes:
 
 @dataclass(frozen=True)
 class QueueHealth:
+    """How many tasks can run, are for later, run. `oldest_queued_seconds` is the longest that one which can run has
+    waited. Where there are any: how many a bound has `held`, the types that are `paused`, and those of which tasks have
+    waited for long, as no worker has the type (`unclaimed`)."""
+
     queued: int
     scheduled: int
     running: int
     oldest_queued_seconds: float | None
     unknown_types: list[str] = left_out()  # where tasks wait that no code here runs
+    held: int = left_out()
+    paused: list[str] = left_out()
+    unclaimed: list[str] = left_out()
 
 
 @dataclass(frozen=True)
@@ -383,7 +448,8 @@ TASK = Shape(TaskRequest)
 SUBMIT = Shape(SubmitRequest)
 BATCH = Shape(BatchRequest)
 RESULT = Shape(ResultRequest)
-TASK_ID = Shape(TaskIdRequest)
+CHANGE = Shape(ChangeRequest)
+TYPE = Shape(TypeRequest)
 LIST = Shape(ListRequest)
 SCHEDULE = Shape(ScheduleRequest)
 SCHEDULES = Shape(SchedulesRequest)
@@ -412,6 +478,8 @@ class Types:
         timeout = task_type.timeout if request.timeout is None else request.timeout
         if timeout > task_type.timeout:
             faults.append(Fault("/timeout", f"must be at most {task_type.timeout:g}"))
+        if request.replace and request.unique is None:
+            faults.append(Fault("/replace", "only beside unique"))
         run_at = _run_at(request, faults)
         if request.notify is not None and (wrong := self._receivers.fault(request.notify)):
             faults.append(Fault("/notify", wrong))
@@ -427,6 +495,9 @@ class Types:
             run_at=run_at,
             is_alone=not task_type.is_async,
             notify=request.notify,
+            key=request.key,
+            unique=request.unique,
+            replace=request.replace,
             lane=request.type if task_type.elsewhere else "",
         )
 
@@ -439,6 +510,10 @@ class Types:
         ]
         if faults:
             raise Invalid(faults)
+
+    def scope(self, type: str) -> str:
+        """What a caller needs for it; '' also for a type that is unknown."""
+        return self._types[type].scope if type in self._types else ""
 
     def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
         """What a request asks for at `now`. Raises Invalid."""
@@ -455,7 +530,13 @@ class Types:
             raise Invalid(faults)
         return NewSchedule(request.name, recurrence, new, overlap=request.overlap)
 
-    def listing(self) -> list[dict[str, Any]]:
+    def __contains__(self, type: str) -> bool:
+        return type in self._types
+
+    def listing(
+        self, paused: Collection[str] = (), may_see: Callable[[str], bool] = lambda scope: True
+    ) -> list[dict[str, Any]]:
+        """Those whose scope the caller has."""
         return [
             {
                 "type": type.type,
@@ -463,8 +544,10 @@ class Types:
                 "payload_schema": type.payload_schema,
                 "timeout": type.timeout,
                 "max_attempts": type.max_attempts,
+                **({"paused": True} if type.type in paused else {}),
             }
             for type in self._types.values()
+            if may_see(type.scope)
         ]
 
 
@@ -478,6 +561,14 @@ def _run_at(request: TaskRequest, faults: list[Fault]) -> int | None:
     except (ValueError, OverflowError):
         faults.append(Fault("/run_at", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
         return None
+
+
+def _moment(text: str, pointer: str) -> int:
+    """In milliseconds. Raises Invalid."""
+    try:
+        return times.from_text(text)
+    except (ValueError, OverflowError):
+        raise Invalid([Fault(pointer, "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")]) from None
 
 
 def task_json(task: TaskRow) -> str:
@@ -503,8 +594,10 @@ def listed_json(task: TaskRow) -> str:
 
 
 def _json(task: TaskRow, result: str) -> str:
+    key = f'"key":{json.dumps(task.key)},' if task.key is not None else ""
+    held = f'"held":"{task.held}",' if task.held is not None else ""
     return (
-        f'{{"task_id":"{task.id}","type":{json.dumps(task.type)},"status":"{status_of(task)}",'
+        f'{{"task_id":"{task.id}","type":{json.dumps(task.type)},{key}"status":"{status_of(task)}",{held}'
         f'{result}"error":{task.error or "null"},"progress":{task.progress or "null"},'
         f'"attempt":{task.attempt},"max_attempts":{task.max_attempts},"priority":{task.priority},'
         f'"created_at":{_time(task.created_at)},"run_at":{_time(task.run_at)},'
@@ -576,7 +669,7 @@ def _seconds(milliseconds: int) -> float:
 
 
 def status_of(task: TaskRow) -> str:
-    return "queued" if task.status == "scheduled" else task.status
+    return "queued" if task.status in WAITING else task.status
 
 
 def _time(milliseconds: int | None) -> str:

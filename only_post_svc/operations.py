@@ -16,8 +16,14 @@ DESCRIPTION = (
     "`method_not_allowed`, an unknown path a 404 `not_found`."
 )
 SCOPE = "tasks"
+OPERATE = "operate"
 ANY_OBJECT: Schema = {"type": "object"}
 NOT_FOUND: Codes = {404: "task_not_found"}
+
+HEADERS: dict[str, Schema] = {
+    "Task-Existing": {"description": "there was a task with this `unique` already", "schema": {"enum": ["true"]}},
+}
+SUBMIT_HEADERS = ("Idempotency-Replayed", "Task-Existing")
 
 SUBMIT = Operation(
     name="submit_task",
@@ -26,8 +32,8 @@ SUBMIT = Operation(
     parameters=(IDEMPOTENCY_KEY,),
     scope=SCOPE,
     answers={
-        200: Reply("with `wait`: the task, which has ended", models.Task, ("Idempotency-Replayed",)),
-        202: Reply("the task is on disk", models.Task, ("Idempotency-Replayed", "Retry-After")),
+        200: Reply("with `wait`: the task, which has ended", models.Task, SUBMIT_HEADERS),
+        202: Reply("the task is on disk", models.Task, (*SUBMIT_HEADERS, "Retry-After")),
     },
     codes={503: "queue_full"},
 )
@@ -37,7 +43,7 @@ BATCH = Operation(
     body={JSON: models.BATCH},
     parameters=(IDEMPOTENCY_KEY,),
     scope=SCOPE,
-    answers={202: Reply("the tasks are on disk", models.Batch, ("Idempotency-Replayed",))},
+    answers={202: Reply("the tasks are on disk", models.Batch, SUBMIT_HEADERS)},
     codes={503: "queue_full"},
 )
 RESULT = Operation(
@@ -53,19 +59,36 @@ RESULT = Operation(
 )
 CANCEL = Operation(
     name="cancel_task",
-    summary="Cancel a task, waiting or running",
-    body={JSON: models.TASK_ID},
+    summary="Cancel a task, waiting or running, or all that fit a filter",
+    body={JSON: models.CHANGE},
     scope=SCOPE,
-    answers={200: Reply("the task is cancelled", models.Task)},
+    answers={200: Reply("the task is cancelled; with `filter`: how many are", models.Task | models.Changed)},
     codes={**NOT_FOUND, 409: "task_finished"},
 )
 RETRY = Operation(
     name="retry_task",
-    summary="Queue a failed or cancelled task again",
-    body={JSON: models.TASK_ID},
+    summary="Queue a failed or cancelled task again, or all that fit a filter",
+    body={JSON: models.CHANGE},
     scope=SCOPE,
-    answers={202: Reply("the task is queued", models.Task, ("Retry-After",))},
-    codes={**NOT_FOUND, 409: "task_not_finished task_succeeded"},
+    answers={
+        200: Reply("with `filter`: how many are queued again", models.Changed),
+        202: Reply("the task is queued", models.Task, ("Retry-After",)),
+    },
+    codes={**NOT_FOUND, 409: "task_not_finished task_succeeded task_exists", 503: "queue_full"},
+)
+PAUSE = Operation(
+    name="pause_type",
+    summary="Claim no task of a type until it is resumed; what runs goes on",
+    body={JSON: models.TYPE},
+    scope=OPERATE,
+    answers={200: Reply("it is paused", models.PausedType)},
+)
+RESUME = Operation(
+    name="resume_type",
+    summary="Claim tasks of a type again",
+    body={JSON: models.TYPE},
+    scope=OPERATE,
+    answers={200: Reply("it is not paused", models.PausedType)},
 )
 LIST = Operation(
     name="list_tasks",

@@ -1,9 +1,9 @@
 """The life of a task, in SQL.
 
-    scheduled → queued → running → succeeded | failed | cancelled
+    scheduled → queued (⇄ held) → running → succeeded | failed | cancelled
 
-shares.py has the claim. Every function is a unit of work over a transaction. Whatever a run writes is fenced by its
-lease: no row back means that the run is no longer the task's, and nothing was written.
+shares.py has the claim, gates.py what is held. Every function is a unit of work over a transaction. Whatever a run
+writes is fenced by its lease: no row back means that the run is no longer the task's, and nothing was written.
 """
 
 import random
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, failures, webhooks
+from only_post_svc.gates import Permits, give_back
 from shared import departures, ids
 from shared.database import Transaction, listed
 from shared.strict_json import encode
 
+WAITING = ("queued", "scheduled", "held")  # queued, for clients
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 600.0
@@ -37,6 +39,8 @@ class TaskRow(NamedTuple):
     finished_at: int | None
     progress: str | None  # JSON
     error: str | None  # JSON
+    key: str | None = None
+    held: str | None = None  # by what, of those that wait
     result: str | None = None  # JSON
     has_webhook: int = 0
     has_failures: int = 0  # attempts that failed
@@ -59,6 +63,8 @@ class NewTask(NamedTuple):
     run_at: int | None = None
     is_alone: bool = False  # its run has a child to itself
     key: str | None = None
+    unique: str | None = None
+    replace: bool = False
     notify: str | None = None  # the URL that is told of the end
     lane: str = ""  # where it waits: '' with most, or its type for one of workers elsewhere
     traceparent: str | None = None
@@ -84,6 +90,7 @@ class Claim(NamedTuple):
     is_person: bool = False
     saved: str | None = None  # JSON: its last checkpoint
     traceparent: str | None = None
+    permits: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,17 @@ def error(code: str, message: str) -> str:
 
 
 COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.max_attempts, task.created_at,
-    task.run_at, task.started_at, task.finished_at, task.progress, task.error"""
+    task.run_at, task.started_at, task.finished_at, task.progress, task.error, task.key,
+    CASE WHEN task.status NOT IN ('queued', 'held') THEN NULL
+        WHEN task.type IN (SELECT type FROM lane WHERE is_paused = 1) THEN 'paused'
+        WHEN task.gate = '' THEN 'max_running' WHEN task.gate IS NOT NULL THEN 'max_running_per_key' END"""
 
 
 INSERT = """
-INSERT INTO task (id, caller, is_person, type, key, status, priority, timeout_ms, attempt, max_attempts, is_alone,
-    lane, traceparent, created_at, run_at)
-VALUES (:id, :caller, :is_person, :type, :key, :status, :priority, :timeout_ms, 0, :max_attempts, :is_alone,
-    :lane, :traceparent, :created_at, :run_at)
+INSERT INTO task (id, caller, is_person, type, key, unique_key, is_alone, lane, status, priority, timeout_ms, attempt,
+    max_attempts, traceparent, created_at, run_at)
+VALUES (:id, :caller, :is_person, :type, :key, :unique, :is_alone, :lane, :status, :priority, :timeout_ms, 0,
+    :max_attempts, :traceparent, :created_at, :run_at)
 """
 
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
@@ -136,6 +146,7 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
         finished_at=None,
         progress=None,
         error=None,
+        key=new.key,
     )
     tx.put(
         INSERT,
@@ -144,6 +155,7 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
         is_person=int(is_person),
         type=task.type,
         key=new.key,
+        unique=new.unique,
         is_alone=int(new.is_alone),
         lane=new.lane,
         traceparent=new.traceparent,
@@ -162,6 +174,57 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
 
 def _run_at(new: NewTask, now: int) -> int:
     return max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
+
+
+IS_SAME = (
+    "caller = :caller AND type = :type AND unique_key = :unique AND unique_key IS NOT NULL AND finished_at IS NULL"
+)
+FIND_SAME = f"SELECT id, attempt, status, key, permits FROM task WHERE {IS_SAME} FOR UPDATE"
+
+REPLACE = """
+UPDATE task SET status = :status, run_at = :run_at, priority = :priority, timeout_ms = :timeout_ms,
+    max_attempts = :max_attempts, key = :key, gate = NULL, permits = 0
+WHERE id = :id
+"""
+
+
+def submit_once(tx: Transaction, caller: str, new: NewTask, *, is_person: bool) -> tuple[TaskRow, bool]:
+    """The task, and whether there was one already that is the same by `unique` and has not ended."""
+    if new.unique is None:
+        return submit(tx, caller, new, is_person=is_person), False
+    tx.lock(unique_lock(caller, new))
+    found = tx.one(FIND_SAME, caller=caller, type=new.type, unique=new.unique)
+    if found is None:
+        return submit(tx, caller, new, is_person=is_person), False
+    task_id, attempt, status, key, permits = found
+    if new.replace and attempt == 0 and status in WAITING:
+        _replace(tx, task_id, new)
+        give_back(tx, [Permits(new.type, key, permits)])
+    task = find(tx, caller, task_id)
+    assert task is not None
+    return task, True
+
+
+def unique_lock(caller: str, new: NewTask) -> str:
+    return encode(["unique", caller, new.type, new.unique])
+
+
+def _replace(tx: Transaction, task_id: str, new: NewTask) -> None:
+    run_at = _run_at(new, tx.now)
+    tx.put(
+        REPLACE,
+        id=task_id,
+        status="scheduled" if run_at > tx.now else "queued",
+        run_at=run_at,
+        priority=new.priority,
+        timeout_ms=new.timeout_ms,
+        max_attempts=new.max_attempts,
+        key=new.key,
+    )
+    tx.put("UPDATE task_payload SET body = :payload WHERE task_id = :id", id=task_id, payload=new.payload)
+    webhooks.drop(tx, task_id)
+    if new.notify is not None:
+        webhooks.keep(tx, task_id, new.notify)
 
 
 # It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
@@ -207,6 +270,7 @@ def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:
 CONDITIONS = {
     "scheduled": "AND finished_at IS NULL AND status = 'scheduled'",
     "queued": "AND finished_at IS NULL AND status = 'queued'",
+    "held": "AND finished_at IS NULL AND status = 'held'",
     "running": "AND finished_at IS NULL AND status = 'running'",
     "succeeded": "AND status = 'succeeded'",
     "failed": "AND status = 'failed'",
@@ -215,20 +279,29 @@ CONDITIONS = {
 
 
 def list_newest(
-    tx: Transaction, caller: str, *, status: str | None, type: str | None, before: str | None, limit: int
+    tx: Transaction,
+    caller: str,
+    *,
+    status: str | None,
+    type: str | None,
+    before: str | None,
+    limit: int,
+    key: str | None = None,
 ) -> list[TaskRow]:
     """Up to `limit` tasks with ids below `before`, newest first, without results."""
-    sql = _list_sql(status, type, before)
+    sql = _list_sql(status, type, before, key)
     if status == "queued":
-        scheduled = _list_sql("scheduled", type, before)
-        sql = f"SELECT * FROM ({sql}) AS queued UNION ALL SELECT * FROM ({scheduled}) AS scheduled"
-        sql += " ORDER BY 1 DESC LIMIT :limit"
-    return [TaskRow(*row) for row in tx.all(sql, caller=caller, type=type, before=before, limit=limit)]
+        waiting = (f"SELECT * FROM ({_list_sql(one, type, before, key)}) AS {one}" for one in WAITING)
+        sql = f"{' UNION ALL '.join(waiting)} ORDER BY 1 DESC LIMIT :limit"
+    return [TaskRow(*row) for row in tx.all(sql, caller=caller, type=type, key=key, before=before, limit=limit)]
 
 
-def _list_sql(status: str | None, type: str | None, before: str | None) -> str:
+def _list_sql(status: str | None, type: str | None, before: str | None, key: str | None) -> str:
     filters = [CONDITIONS[status] if status else ""]
-    if type is not None:
+    if key is not None:  # few tasks have the same one
+        filters = [f"AND key = :key AND coalesce(status, '') = '{status}'" if status else "AND key = :key"]
+        filters += ["AND coalesce(type, '') = :type"] if type is not None else []
+    elif type is not None:
         # Of a status, a type is found among the few of the status and not among all of the type.
         filters.append("AND coalesce(type, '') = :type" if status not in (None, "succeeded") else "AND type = :type")
     if before is not None:
@@ -239,44 +312,69 @@ def _list_sql(status: str | None, type: str | None, before: str | None) -> str:
 COUNT_WAITING = """
 SELECT (SELECT count(*) FROM task WHERE status = 'queued')
      + (SELECT count(*) FROM task WHERE status = 'scheduled')
+     + (SELECT count(*) FROM task WHERE status = 'held')
+"""
+COUNT_WAITING_OF_CALLER = """
+SELECT (SELECT count(*) FROM task WHERE caller = :caller AND finished_at IS NULL AND status = 'queued')
+     + (SELECT count(*) FROM task WHERE caller = :caller AND finished_at IS NULL AND status = 'scheduled')
+     + (SELECT count(*) FROM task WHERE caller = :caller AND finished_at IS NULL AND status = 'held')
 """
 
 
-def count_waiting(tx: Transaction) -> int:
-    row = tx.one(COUNT_WAITING)
+def count_waiting(tx: Transaction, caller: str | None = None) -> int:
+    """Of one caller, or of all."""
+    row = tx.one(COUNT_WAITING) if caller is None else tx.one(COUNT_WAITING_OF_CALLER, caller=caller)
     return int(row[0]) if row else 0
 
 
 # What is found out about it stays true until the transaction ends.
-HOLD = f"SELECT 1 FROM task WHERE {MINE} FOR UPDATE"
+HOLD = f"SELECT unique_key FROM task WHERE {MINE} FOR UPDATE"
 
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
 CANCEL = f"""
 UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
-WHERE {MINE} AND status IN ('queued', 'scheduled', 'running')
+WHERE {MINE} AND status IN ('queued', 'scheduled', 'held', 'running')
+RETURNING type, key, permits
 """
 
 
 def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     """False when there was nothing to cancel."""
     tx.one(HOLD, id=task_id, caller=caller)
-    if tx.run(CANCEL, id=task_id, caller=caller, now=tx.now) != 1:
+    cancelled = tx.all(CANCEL, id=task_id, caller=caller, now=tx.now)
+    if not cancelled:
         return False
+    give_back(tx, map(Permits._make, cancelled))
     checkpoints.drop(tx, [task_id])
     return True
 
 
 RETRY = f"""
 UPDATE task SET status = 'queued', attempt = 0, run_at = :now, started_at = NULL, finished_at = NULL,
-    progress = NULL, error = NULL,
+    progress = NULL, error = NULL, gate = NULL, permits = 0,
     lane = coalesce((SELECT lane.type FROM lane WHERE lane.type = task.type AND is_kept = 1), '')
 WHERE {MINE} AND status IN ('failed', 'cancelled')
 """
 
 
+# Another one that is the same has been submitted since.
+HAS_SUCCESSOR = f"""
+SELECT 1 FROM task JOIN task AS other ON other.caller = task.caller AND other.type = task.type
+    AND other.unique_key = task.unique_key AND other.unique_key IS NOT NULL AND other.finished_at IS NULL
+WHERE {MINE} AND task.finished_at IS NOT NULL AND task.unique_key IS NOT NULL
+"""
+
+
+def has_successor(tx: Transaction, caller: str, task_id: str) -> bool:
+    """Whether it can't be tried again because of one that is the same by `unique`."""
+    return tx.one(HAS_SUCCESSOR, id=task_id, caller=caller) is not None
+
+
 def retry(tx: Transaction, caller: str, task_id: str) -> bool:
-    """False unless the task had failed or been cancelled."""
-    tx.one(HOLD, id=task_id, caller=caller)
+    """False unless the task had failed or been cancelled, and is the only one of its `unique`."""
+    held = tx.one(HOLD, id=task_id, caller=caller)
+    if held is None or (held[0] is not None and has_successor(tx, caller, task_id)):
+        return False
     failures.forget_old(tx, task_id)
     return tx.run(RETRY, id=task_id, caller=caller, now=tx.now) == 1
 
@@ -331,7 +429,7 @@ def report(tx: Transaction, run: Claim, progress: str) -> bool:
 
 SUCCEED = """
 UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND lease IN {leases}
+WHERE id IN {ids} AND lease IN {leases} RETURNING type, key, permits
 """
 
 INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :body)"
@@ -339,12 +437,12 @@ INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :body)"
 FAIL = """
 UPDATE task SET status = 'failed', finished_at = :now, error = :error, progress = coalesce(:progress, progress),
     lease = NULL, lease_until = NULL
-WHERE id = :id AND lease = :lease
+WHERE id = :id AND lease = :lease RETURNING type, key, permits
 """
 
 AGAIN = """
 UPDATE task SET status = 'scheduled', run_at = :run_at, error = :error, lease = NULL, lease_until = NULL
-WHERE id = :id AND lease = :lease
+WHERE id = :id AND lease = :lease RETURNING type, key, permits
 """
 
 
@@ -356,10 +454,14 @@ def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
         return _fail(tx, run, ending)
     wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
     run_at = tx.now + int(wait * 1000)
-    is_held = tx.run(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error) == 1
-    if is_held:
-        failures.record(tx, run.id, run.attempt, run.lease, ending.error, ending.traceback)
-    return is_held
+    again = tx.all(AGAIN, id=run.id, lease=run.lease, run_at=run_at, error=ending.error)
+    if not again:
+        return False
+    if again[0][-1]:
+        tx.put("UPDATE task SET permits = 0 WHERE id = :id", id=run.id)
+    give_back(tx, map(Permits._make, again))
+    failures.record(tx, run.id, run.attempt, run.lease, ending.error, ending.traceback)
+    return True
 
 
 def is_last(run: Claim, ending: Ending) -> bool:
@@ -369,8 +471,10 @@ def is_last(run: Claim, ending: Ending) -> bool:
 
 def _fail(tx: Transaction, run: Claim, ending: Ending) -> bool:
     values = {"now": tx.now, "error": ending.error, "progress": ending.progress}
-    if tx.run(FAIL, id=run.id, lease=run.lease, **values) != 1:
+    failed = tx.all(FAIL, id=run.id, lease=run.lease, **values)
+    if not failed:
         return False
+    give_back(tx, map(Permits._make, failed))
     failures.record(tx, run.id, run.attempt, run.lease, ending.error or "null", ending.traceback)
     checkpoints.drop(tx, [run.id])
     return True
@@ -392,7 +496,9 @@ def _succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> bool:
         if ending.progress is not None:
             tx.put(REPORT, id=run.id, lease=run.lease, progress=ending.progress)
     of_runs, named = _of(SUCCEED, [run for run, _ in ended])
-    if tx.run(of_runs, now=tx.now, **named) < len(ended):
+    succeeded = tx.all(of_runs, now=tx.now, **named)
+    give_back(tx, map(Permits._make, succeeded))
+    if len(succeeded) < len(ended):
         return False
     if saved := [run.id for run, ending in ended if ending.has_checkpoint]:
         checkpoints.drop(tx, saved)

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 import sys
 import time
 import uuid
@@ -24,6 +25,7 @@ from shared.strict_json import encode
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT = "context"
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]*")  # RFC 6749 §3.3
 BUILTIN = "only_post_svc.builtin"
 MAX_TIMEOUT_SECONDS = 24 * 3600
 MAX_ATTEMPTS = 25
@@ -95,6 +97,9 @@ class TaskType:
     every: float | None = None
     timezone: str = "UTC"
     elsewhere: bool = False
+    scope: str = ""  # that a caller needs, beside the service's own
+    max_running: int | None = None  # over all workers
+    max_running_per_key: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,12 +136,17 @@ def task(
     every: float | None = None,
     timezone: str = "UTC",
     elsewhere: bool = False,
+    scope: str = "",
+    max_running: int | None = None,
+    max_running_per_key: int | None = None,
 ) -> Callable[[F], F]:
     """Offers a `def` or `async def` function as the task `name`.
 
     `timeout` is both its default and its limit, in seconds. With `cron`, five fields in the local time of `timezone`,
     or `every` so many seconds, it runs by itself for as long as the code says so. `elsewhere`: its code runs in
-    workers that claim it over HTTP; what is here is the signature alone. Raises DefinitionError.
+    workers that claim it over HTTP; what is here is the signature alone. `scope` is what a token needs beside `tasks`.
+    Over all workers, at most `max_running` run at once, and `max_running_per_key` of those with the same key. Raises
+    DefinitionError.
     """
 
     if callable(name):
@@ -149,6 +159,10 @@ def task(
             raise DefinitionError(
                 f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
             )
+        if min(max_running or 1, max_running_per_key or 1) < 1 or 0 in (max_running, max_running_per_key):
+            raise DefinitionError(f"task {name!r}: max_running and max_running_per_key are 1 or more; POST /api/pause")
+        if not SCOPE.fullmatch(scope):
+            raise DefinitionError(f"task {name!r}: a scope is one word of visible ASCII")
         handler = _handler(function, name, timeout, max_attempts)
         task_type = dataclasses.replace(
             handler.task_type,
@@ -157,6 +171,9 @@ def task(
             timezone=timezone,
             elsewhere=elsewhere,
             is_async=handler.task_type.is_async or elsewhere,  # no child of ours, so none to itself
+            scope=scope,
+            max_running=max_running,
+            max_running_per_key=max_running_per_key,
         )
         _check_schedule(task_type)
         handlers[name] = dataclasses.replace(handler, task_type=task_type)
@@ -240,8 +257,8 @@ def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mappin
 
 
 def load(modules: Iterable[str]) -> None:
-    """Imports the tasks that ship and `modules`. Raises DefinitionError naming the module."""
-    for module in (BUILTIN, *modules):
+    """Imports them. Raises DefinitionError naming the module."""
+    for module in modules:
         before, is_new = len(handlers), module not in sys.modules
         try:
             importlib.import_module(module)

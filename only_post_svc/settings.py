@@ -5,6 +5,7 @@ import dataclasses
 import hmac
 from typing import Any
 
+from only_post_svc.registry import BUILTIN
 from only_post_svc.webhooks import Receivers
 from shared import cpus, settings
 from shared.settings import Secret, boolean, choice, host_names, integer, names, setting
@@ -34,6 +35,7 @@ class Settings(settings.Settings):
     is_task_auth_set: bool = False  # rather than left to its default
     allowed_hosts: tuple[str, ...] = setting((), host_names)  # beside this machine, where no token is asked for
     task_modules: tuple[str, ...] = setting((), names)
+    shipped_tasks: bool = setting(True, boolean)  # in production off: strangers may have tokens
     worker_processes: int = setting(1, integer(0, 1024))  # one for each processor that this process may use
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
     task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
@@ -56,6 +58,7 @@ class Settings(settings.Settings):
         given["is_task_auth_set"] = "task_auth" in given
         if given.get("app_env") == "production":
             given.setdefault("task_auth", "required")
+            given.setdefault("shipped_tasks", False)
         return given
 
     @property
@@ -72,3 +75,8 @@ class Settings(settings.Settings):
     def is_local_only(self) -> bool:
         """Without a login it is open to the network only where that was asked for."""
         return self.task_auth == "off" and not self.is_task_auth_set
+
+    @property
+    def modules(self) -> list[str]:
+        """Those that have tasks."""
+        return [*([BUILTIN] if self.shipped_tasks else []), *self.task_modules]

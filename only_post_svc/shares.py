@@ -7,10 +7,11 @@ What can't be claimed from there is moved out of the way by the claim that meets
 worker does not have, or that is paused, into a lane of the type's own, which only workers that have the type look into.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from only_post_svc.gates import OF_KEY, OF_TYPE, Door, Gate
 from only_post_svc.queue import Claim
 from shared.database import Transaction, listed
 
@@ -23,6 +24,8 @@ class Kind(NamedTuple):
     """What a claim has to know of a type that it may take."""
 
     is_alone: bool = False
+    max_running: int | None = None
+    max_running_per_key: int | None = None
 
 
 class Lane(NamedTuple):
@@ -50,6 +53,15 @@ class Candidate(NamedTuple):
     is_alone: int
     is_person: int
     lane: str
+    key: str | None
+    permits: int
+
+    def bounds(self, kind: Kind) -> Iterator[tuple[Gate, int]]:
+        """The gates that it has to pass yet, its key's first, and how many may be through each."""
+        if kind.max_running_per_key is not None and self.key is not None and not self.permits & OF_KEY:
+            yield Gate(self.type, self.key), kind.max_running_per_key
+        if kind.max_running is not None and not self.permits & OF_TYPE:
+            yield Gate(self.type), kind.max_running
 
     @property
     def rank(self) -> tuple[int, int, str]:
@@ -59,12 +71,14 @@ class Candidate(NamedTuple):
 @dataclass
 class Dealt:
     """What a claim has brought. `last` is the caller who was served last; `has_more`: another claim may bring more;
-    `has_moved_some`: there are lanes that this worker did not know of."""
+    `has_moved_some`: there are lanes that this worker did not know of; `is_bounded`: some callers have as much as they
+    may."""
 
     claims: list[Claim] = field(default_factory=list)
     last: str = ""
     has_more: bool = False
     has_moved_some: bool = False
+    is_bounded: bool = False
 
 
 # A skip scan, ahead of the caller served last and then up to it: one step of the index for each caller.
@@ -94,7 +108,7 @@ FROM waiting WHERE caller IS NOT NULL {passed_over}
 """
 
 BEST = """
-SELECT priority, run_at, id, type, caller, is_alone, is_person, lane, :each.share AS share FROM task
+SELECT priority, run_at, id, type, caller, is_alone, is_person, lane, key, permits, :each.share AS share FROM task
 WHERE status = 'queued' AND is_alone = :each.is_alone AND lane = :each.lane AND caller = :each.caller
 ORDER BY priority DESC, run_at, id LIMIT :each.share FOR UPDATE SKIP LOCKED
 """
@@ -105,7 +119,7 @@ UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id,
 WHERE id IN {ids} AND type NOT IN (SELECT type FROM lane WHERE is_paused = 1)
 RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
     (SELECT body FROM task_payload WHERE task_id = task.id), lease, caller, key, is_person,
-    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent
+    (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent, permits
 """
 
 
@@ -125,9 +139,11 @@ def claim(
     secret that is used once."""
     candidates, has_more = _candidates(tx, lanes, after, passed_over)
     well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
-    dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates))
+    dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates), is_bounded=bool(passed_over))
     dealt.has_moved_some = _move_misplaced(tx, candidates, kinds)
-    chosen = _deal(well_placed, after, fits)
+    passage = Passage(tx, well_placed, kinds)
+    chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
+    dealt.has_more |= passage.store()
     if chosen:
         dealt.last = chosen[-1].caller
         dealt.claims = _take(tx, token, [one.id for one in chosen], lease_seconds)
@@ -150,7 +166,7 @@ def _candidates(
     rows = tx.each(outer, BEST, after=after, last=LAST, **values, **callers)
     found: dict[tuple[int, str, str], int] = {}
     has_more = False
-    for *_, caller, is_alone, _, lane_name, share in rows:
+    for *_, caller, is_alone, _, lane_name, _, _, share in rows:
         count = found[is_alone, lane_name, caller] = found.get((is_alone, lane_name, caller), 0) + 1
         has_more |= count == share
     return [Candidate(*row[:-1]) for row in rows], has_more
@@ -180,6 +196,81 @@ def _take(tx: Transaction, token: str, ids: list[str], lease_seconds: int) -> li
     rows = tx.all(CLAIM.format(ids=names), token=token, now=tx.now, until=until, **values)
     place = {id: number for number, id in enumerate(ids)}
     return sorted((Claim(*row) for row in rows), key=lambda claim: place[claim.id])
+
+
+HOLD = "UPDATE task SET status = 'held', gate = :key, permits = :permits WHERE id IN {ids}"
+PERMIT = "UPDATE task SET permits = :permits WHERE id IN {ids}"
+
+# What stands behind one that is held, and would be held there too.
+HOLD_ALIKE = """
+UPDATE task SET status = 'held', gate = :key
+WHERE type = :type AND permits = 0 AND {alike} AND id IN (
+    WITH first AS MATERIALIZED (
+        SELECT id FROM task
+        WHERE status = 'queued' AND is_alone = :is_alone AND lane = :lane AND caller = :caller
+        ORDER BY priority DESC, run_at, id LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    SELECT id FROM first
+)
+"""
+
+
+class Passage:
+    """The candidates of a claim on their way through the gates; those without any are let through."""
+
+    def __init__(self, tx: Transaction, candidates: Iterable[Candidate], kinds: Mapping[str, Kind]) -> None:
+        self._tx = tx
+        self._kinds = kinds
+        self._bounds = {one.id: bounds for one in candidates if (bounds := list(one.bounds(kinds[one.type])))}
+        self._door = Door(tx, dict(bound for bounds in self._bounds.values() for bound in bounds))
+        self._held: dict[tuple[Gate, int], list[Candidate]] = {}
+        self._permitted: dict[int, list[str]] = {}
+
+    def is_open(self, one: Candidate) -> bool:
+        """One that finds a gate full is held there, with the permit of its key where it waits for its type's."""
+        permits = one.permits
+        for gate, _ in self._bounds.get(one.id, ()):
+            if self._door.is_full(gate):
+                self._held.setdefault((gate, permits), []).append(one)
+                if permits > one.permits:
+                    self._door.take(Gate(one.type, one.key or ""), one.caller)
+                return False
+            permits |= gate.permit
+        return True
+
+    def let(self, one: Candidate) -> bool:
+        bounds = self._bounds.get(one.id, ())
+        for gate, _ in bounds:
+            self._door.take(gate, one.caller)
+        if bounds:
+            self._permitted.setdefault(one.permits | sum(gate.permit for gate, _ in bounds), []).append(one.id)
+        return True
+
+    def store(self) -> bool:
+        """Whether any are held."""
+        self._door.store()
+        for permits, permitted in self._permitted.items():
+            ids, values = listed("id", permitted)
+            self._tx.put(PERMIT.format(ids=ids), permits=permits, **values)
+        for (gate, permits), held in self._held.items():
+            ids, values = listed("id", [one.id for one in held])
+            self._tx.put(HOLD.format(ids=ids), key=gate.key, permits=permits, **values)
+        self._hold_alike()
+        return bool(self._held)
+
+    def _hold_alike(self) -> None:
+        places = {
+            (gate, one.is_alone, one.lane, one.caller)
+            for (gate, permits), held in self._held.items()
+            for one in held
+            if permits == 0 and self._door.is_full(gate)
+        }
+        most = MAX_APART // max(1, len(places)) + 1
+        for gate, is_alone, lane, caller in sorted(places):
+            has_both = self._kinds[gate.type].max_running_per_key is not None
+            alike = "key = :key" if gate.key else "key IS NULL" if has_both else "1 = 1"
+            where = {"is_alone": is_alone, "lane": lane, "caller": caller, "most": most}
+            self._tx.put(HOLD_ALIKE.format(alike=alike), **gate._asdict(), **where)
 
 
 # Locked, so that the lane is not given up between here and the commit.
@@ -227,6 +318,25 @@ class OwnLane(NamedTuple):
 def own_lanes(tx: Transaction) -> list[OwnLane]:
     rows = tx.all("SELECT type, is_paused, is_kept FROM lane ORDER BY type")
     return [OwnLane(type, bool(is_paused), bool(is_kept)) for type, is_paused, is_kept in rows]
+
+
+PAUSE = """
+INSERT INTO lane (type, is_paused, is_kept) VALUES (:type, 1, 0) ON CONFLICT (type) DO UPDATE SET is_paused = 1
+"""
+
+
+def pause(tx: Transaction, type: str) -> None:
+    """From the commit on none of the type is claimed."""
+    tx.put(PAUSE, type=type)
+
+
+def resume(tx: Transaction, type: str) -> None:
+    tx.put("UPDATE lane SET is_paused = 0 WHERE type = :type", type=type)
+
+
+def paused(tx: Transaction) -> list[str]:
+    """Which types are."""
+    return [lane.type for lane in own_lanes(tx) if lane.is_paused]
 
 
 LOCK_LANE = "SELECT 1 FROM lane WHERE type = :type AND is_paused = 0 AND is_kept = 0 FOR UPDATE"

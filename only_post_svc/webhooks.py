@@ -134,6 +134,12 @@ def keep(tx: Transaction, task_id: str, url: str, traceparent: str | None = None
     return Webhook(task_id, url, host, "pending", 0, 0, None, None, traceparent)
 
 
+def drop(tx: Transaction, task_id: str) -> None:
+    """Of a task that has not started."""
+    tx.put("DELETE FROM webhook WHERE task_id = :id", id=task_id)
+    tx.put("UPDATE task SET has_webhook = 0 WHERE id = :id", id=task_id)
+
+
 def find(tx: Transaction, task_ids: Collection[str]) -> dict[str, Webhook]:
     """By task, those that have one."""
     ids, values = listed("id", task_ids)

@@ -153,8 +153,15 @@ class Operation:
 Operations = Mapping[str, Mapping[str, Operation]]  # by path and method
 
 
-def document(title: str, description: str, paths: Operations, *, has_tokens: bool = True) -> Schema:
-    """The document of `paths`. Without `has_tokens` no route asks for one."""
+def document(
+    title: str,
+    description: str,
+    paths: Operations,
+    *,
+    has_tokens: bool = True,
+    headers: Mapping[str, Schema] | None = None,
+) -> Schema:
+    """The document of `paths`. Without `has_tokens` no route asks for one; `headers` are this service's alone."""
     components = Components()
     described = {
         path: {method.lower(): _operation(operation, components, has_tokens) for method, operation in methods.items()}
@@ -166,7 +173,7 @@ def document(title: str, description: str, paths: Operations, *, has_tokens: boo
         "paths": described,
         "components": {
             "schemas": dict(sorted(components.schemas.items())),
-            "headers": HEADERS,
+            "headers": HEADERS | dict(headers or {}),
             **({"securitySchemes": {"bearer": BEARER}} if has_tokens else {}),
         },
     }

@@ -47,9 +47,9 @@ def integer(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def boolean(raw: str) -> bool:
-    if raw.lower() not in ("true", "false", "1", "0"):
+    if raw.lower() not in ("true", "false", "on", "off", "1", "0"):
         raise ValueError("must be true or false")
-    return raw.lower() in ("true", "1")
+    return raw.lower() in ("true", "on", "1")
 
 
 def choice(*options: str) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ class Overseen(NamedTuple):
 # The sort of a page of one status may be long: it is read aside, and no client waits for it.
 LIST = f"SELECT task.caller, {COLUMNS} FROM task {{where}} ORDER BY task.id DESC LIMIT :limit"
 
-QUEUED = "finished_at IS NULL AND status IN ('queued', 'scheduled')"
+QUEUED = "finished_at IS NULL AND status IN ('queued', 'scheduled', 'held')"
 
 
 def list_newest(

@@ -47,7 +47,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     """Raises Failure unless the task succeeds."""
     with _stdout_aside() as answer_to:
         try:
-            registry.load([options.module])
+            registry.load([registry.BUILTIN, options.module])
         except DefinitionError as error:
             raise Failure(str(error)) from error
         handler, new = _checked(options)

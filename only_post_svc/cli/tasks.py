@@ -7,7 +7,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from only_post_svc import failures, hints, models, queue
+from only_post_svc import bulk, failures, hints, models, queue, shares
+from only_post_svc.bulk import Selection
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.models import Types
@@ -102,7 +103,9 @@ def _members(one: Overseen) -> dict[str, object]:
         "task_id": task.id,
         "caller": one.caller,
         "type": task.type,
+        "key": task.key,
         "status": task.status,
+        "held": task.held,
         "attempt": f"{task.attempt} of {task.max_attempts}",
         "priority": task.priority,
         "created_at": moment(task.created_at),
@@ -122,17 +125,80 @@ def _need(found: Overseen | None, options: argparse.Namespace) -> Overseen:
     return found
 
 
+def _selection(options: argparse.Namespace) -> Selection | None:
+    """What the options select, None where a task is named. Raises Failure unless it is one of the two."""
+    given = {name: getattr(options, name) for name in Selection._fields}
+    has_filter = any(value is not None for value in given.values())
+    if has_filter == (options.task_id is not None):
+        raise Failure("name a task, or some by --type, --status, --key, --caller, --submitted-before")
+    return Selection(**given) if has_filter else None
+
+
+async def _cancel_all(database: Database, selection: Selection, options: argparse.Namespace) -> None:
+    """In small transactions, so that services go on meanwhile."""
+    total = await database.query(lambda tx: selection.number(tx, bulk.UNFINISHED))
+    done, some = 0, queue.MAX_SWEPT
+    with bar("cancelling") as progress:
+        while some >= queue.MAX_SWEPT:
+            ids = await database.write(lambda tx: bulk.cancel(tx, selection), is_long=True)
+            for task_id in ids:
+                database.publish(hints.cancelled(task_id))
+            some = len(ids)
+            done += some
+            progress(done, max(total, done))
+    database.publish(hints.QUEUED)
+    print(encode({"cancelled": done}) if options.json else f"{done} tasks cancelled")
+
+
+async def _retry_all(database: Database, selection: Selection, options: argparse.Namespace) -> None:
+    total = await database.query(lambda tx: selection.number(tx, bulk.UNSUCCESSFUL))
+    done, after = 0, ""
+    with bar("queueing") as progress:
+        while True:
+            retried = await database.write(partial(bulk.retry, selection=selection, after=after), is_long=True)
+            done += retried.number
+            progress(done, max(total, done))
+            database.publish(hints.QUEUED)
+            if retried.after is None:
+                break
+            after = retried.after
+    print(encode({"queued": done}) if options.json else f"{done} tasks queued again")
+
+
+async def pause_type(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    await _set_paused(database, options, is_paused=True)
+
+
+async def resume_type(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    await _set_paused(database, options, is_paused=False)
+
+
+async def _set_paused(database: Database, options: argparse.Namespace, *, is_paused: bool) -> None:
+    change = shares.pause if is_paused else shares.resume
+    await database.write(lambda tx: change(tx, options.type))
+    database.publish(hints.LANES)
+    said = {"type": options.type, "paused": is_paused}
+    print(encode(said) if options.json else f"{options.type} is {'paused' if is_paused else 'not paused'}")
+
+
 async def cancel_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    if selection := _selection(options):
+        await _cancel_all(database, selection, options)
+        return
     is_cancelled, found = await database.write(lambda tx: all_callers.cancel(tx, options.task_id))
     one = _need(found, options)
     if one.task.status != "cancelled":
         raise Failure(f"the task has {one.task.status} already")
     if is_cancelled:
         database.publish(hints.cancelled(one.task.id))
+        database.publish(hints.QUEUED)  # one that was held may have been let in
     _print(one, options)
 
 
 async def retry_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
+    if selection := _selection(options):
+        await _retry_all(database, selection, options)
+        return
     is_queued, found = await database.write(lambda tx: all_callers.retry(tx, options.task_id))
     one = _need(found, options)
     if not is_queued:

@@ -20,7 +20,7 @@ CREATE INDEX task_apart ON task (lane) WHERE lane <> '' AND finished_at IS NULL;
 
 CREATE INDEX task_held ON task (type, gate, caller, priority DESC, run_at, id) WHERE status = 'held';
 
-CREATE INDEX task_permit ON task (type, key) WHERE permits > 0;
+CREATE INDEX task_permit ON task (type, key) WHERE permits > 0 AND finished_at IS NULL;
 
 CREATE INDEX task_list_by_key ON task (caller, key, id) WHERE key IS NOT NULL;
 

@@ -230,7 +230,7 @@ def options_of(settings: Settings, descriptor: int | None) -> Options:
     return Options(
         parent=os.getpid(),
         path=[path or os.getcwd() for path in sys.path],  # the child finds the modules where this process does
-        modules=list(settings.task_modules),
+        modules=settings.modules,
         memory_bytes=settings.task_memory_bytes,
         socket=descriptor,
         max_result_bytes=settings.max_body_bytes,

@@ -64,6 +64,7 @@ class Worker:
         declared = schedules.declared(types.values())
         self._courier = Courier(database, settings)
         note = self._courier.note_pending
+        bounds = {type.type: (type.max_running, type.max_running_per_key) for type in types.values()}
         self._upkeep = Upkeep(
             database,
             settings,
@@ -73,6 +74,7 @@ class Worker:
             self.counts,
             declared,
             list(types.values()),
+            bounds,
             note,
         )
         marks = encode([one.mark for one in declared])
@@ -169,7 +171,7 @@ class Worker:
                     self._start(claim, slots)
             self._may_leave_some = left.exclusive == 0
             self._drain(left.lacks_exclusive)
-            self._heartbeat.note_claims(len(dealt.claims))
+            self._heartbeat.note_claims(len(dealt.claims) or int(dealt.is_bounded))
             if dealt.has_moved_some:
                 self._database.publish(hints.LANES)
             elif not dealt.claims or not dealt.has_more:

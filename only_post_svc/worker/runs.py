@@ -220,6 +220,8 @@ class Runs:
         if held:
             self._counts.ended(run.claim, ending)
             self._database.publish(hints.ended(run.claim.id))
+            if run.claim.permits:
+                self._database.publish(hints.QUEUED)  # one that was held may have been let in
             if ending.error is not None:
                 self._due.set()
         else:

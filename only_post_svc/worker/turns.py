@@ -16,7 +16,11 @@ class Turns:
     def __init__(self, settings: Settings, types: Mapping[str, TaskType], processes: int) -> None:
         self._settings = settings
         self._processes = processes
-        self._kinds = {type.type: Kind(is_alone=not type.is_async) for type in types.values() if not type.elsewhere}
+        self._kinds = {
+            type.type: Kind(not type.is_async, type.max_running, type.max_running_per_key)
+            for type in types.values()
+            if not type.elsewhere
+        }
         self._claimable = self._kinds
         self._own: list[OwnLane] = []
         self.served = ""  # the caller whose turn was last

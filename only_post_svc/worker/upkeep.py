@@ -4,10 +4,11 @@ held, deletes what is old."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from only_post_svc import elsewhere, hints, queue, schedules
-from only_post_svc.backlog import Backlog
+from only_post_svc import elsewhere, gates, hints, queue, schedules, shares
+from only_post_svc.backlog import Count
+from only_post_svc.gates import Gate
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, NewTask
 from only_post_svc.registry import TaskType
@@ -22,6 +23,7 @@ from shared.loops import Loops
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
+MEND_SECONDS = 10.0
 DECLARE_SECONDS = 30.0
 BUSY_SECONDS = 0.1  # until another worker has done what is due
 SERVICE = "only_post"  # the name of its tables
@@ -31,9 +33,9 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """`mine` gives the runs of this worker, `declared` are the schedules of its code,
-    `note_webhooks` takes whether any is still to be told; `queued` is set when there may be
-    something to claim, `due` when something may be due."""
+    """`mine` gives the runs of this worker, `declared` are the schedules of its code and `bounds` its types'
+    `max_running` and `max_running_per_key`, `note_webhooks` takes whether any is still to be told; `queued` is set when
+    there may be something to claim, `due` when something may be due."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Upkeep:
         counts: TaskCounts,
         declared: Sequence[NewSchedule],
         types: Sequence[TaskType],
+        bounds: Mapping[str, tuple[int | None, int | None]],
         note_webhooks: Callable[[bool], None],
     ) -> None:
         self._database = database
@@ -58,7 +61,10 @@ class Upkeep:
         self._types = types
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
-        self._backlog = Backlog(settings.max_queued)
+        self._max_queued = settings.max_queued
+        self._bounds = bounds
+        self._mended = Gate("")
+        self._is_rebound = False
         self.clock = ClockWatch(settings.lease_seconds)
 
     def start(self, loops: Loops) -> None:
@@ -67,6 +73,8 @@ class Upkeep:
         loops.start(self._look, every=min(LOOK_SECONDS, self._lease_seconds / 3))
         loops.start(self._prune, every=PRUNE_SECONDS)
         loops.start(self._sweep, every=SWEEP_SECONDS)
+        loops.start(self._mend_gates, every=MEND_SECONDS)
+        loops.start(self._drop_lanes, every=PRUNE_SECONDS)
 
     async def _promote(self) -> None:
         while True:
@@ -94,7 +102,7 @@ class Upkeep:
         """How many tasks, or which tasks of schedules: who has no schedules is not asked for them."""
         if queued := queue.promote(tx):
             return queued, []
-        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, self._backlog.admit)
+        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, Count(self._max_queued).admit)
 
     async def _declare(self) -> None:
         """At the start, and from then on where any code has schedules."""
@@ -141,6 +149,23 @@ class Upkeep:
         if recovered:
             log.warning("worker.recovered", extra={"tasks": len(recovered)})
             self._database.publish(hints.QUEUED)
+
+    async def _mend_gates(self) -> None:
+        """Some of them at a time. At the start it learns what the code says of them by now."""
+        wrong, last = await self._database.write(self._mend_some, is_long=True)
+        self._is_rebound = True
+        self._mended = last or Gate("")
+        for gate in wrong:
+            log.warning("gate.mended", extra={"type": gate.type, "key": gate.key})
+
+    def _mend_some(self, tx: Transaction) -> tuple[list[Gate], Gate | None]:
+        if not self._is_rebound:
+            gates.rebound(tx, self._bounds)
+        return gates.mend(tx, self._mended)
+
+    async def _drop_lanes(self) -> None:
+        if await self._database.read(shares.own_lanes):
+            await self._database.write(shares.drop_empty_lanes)
 
     async def _prune(self) -> None:
         if self.clock.is_distrusted:

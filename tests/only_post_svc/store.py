@@ -64,7 +64,7 @@ class Store(Timeline):
 
 
 @contextlib.contextmanager
-def open_store(engine_name: str, directory: Path) -> Iterator[Store]:
+def open_store(engine_name: str, directory: Path, kind: type[Store] = Store) -> Iterator[Any]:
     """An empty one."""
-    with opened(Store, engine_name, directory, {"only_post": SCHEMA}) as store:
+    with opened(kind, engine_name, directory, {"only_post": SCHEMA}) as store:
         yield store

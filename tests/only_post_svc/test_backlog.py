@@ -1,95 +1,153 @@
 """How many tasks may wait."""
 
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from only_post_svc.backlog import COUNTING_SHARE, RECOUNT_SECONDS, Backlog
-from shared.database import Row
+from only_post_svc.backlog import COUNTING_SHARE, PER_PERSON, RECOUNT_SECONDS, Backlog
 from shared.errors import Unavailable
 
 
-class Queue:
+class Counted:
     """A database in which so many tasks wait; counting them takes its time."""
 
     def __init__(self, waiting: int = 0) -> None:
-        self.now = 0
         self.waiting = waiting
         self.counted = 0
         self.clock = 0.0
         self.cost_seconds = 0.01
 
-    def all(self, sql: str, **values: Any) -> list[Row]:
-        raise NotImplementedError
-
-    def one(self, sql: str, **values: Any) -> Row | None:
+    async def read(self, unit: Callable[[Any], Any]) -> int:
         self.counted += 1
         self.clock += self.cost_seconds
-        return (self.waiting,)
-
-    def each(self, outer: str, inner: str, **values: Any) -> list[Row]:
-        raise NotImplementedError
-
-    def run(self, sql: str, **values: Any) -> int:
-        raise NotImplementedError
-
-    def put(self, sql: str, **values: Any) -> None:
-        raise NotImplementedError
-
-    def lock(self, name: str) -> None:
-        raise NotImplementedError
+        return self.waiting
 
 
-def backlog(queue: Queue, limit: int) -> Backlog:
-    return Backlog(limit, lambda: queue.clock)
+class Submitting:
+    """A backlog before that database."""
+
+    def __init__(self, waiting: int, limit: int, per_caller: int | None = None) -> None:
+        self.database = Counted(waiting)
+        self.backlog = Backlog(limit, per_caller, clock=lambda: self.database.clock)
+
+    async def submit(self, number: int, caller: str = "", *, is_person: bool = False, fails: bool = False) -> None:
+        database: Any = self.database
+        async with self.backlog.place(database, caller, number, is_person=is_person) as place:
+            place.check()
+            if fails:
+                raise OSError
+            place.made = number
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+def refused() -> Any:
+    return pytest.raises(Unavailable, match="queue_full")
 
 
 def test_the_limit_itself_is_admitted_and_no_task_more() -> None:
-    queue = Queue(waiting=7)
-    full = backlog(queue, 10)
-    full.admit(queue, 2)
-    full.admit(queue, 1)
-    with pytest.raises(Unavailable) as caught:
-        full.admit(queue, 1)
-    assert caught.value.code == "queue_full"
-    assert int(caught.value.headers["Retry-After"]) >= 1
+    async def work() -> None:
+        full = Submitting(7, 10)
+        await full.submit(2)
+        await full.submit(1)
+        with refused() as caught:
+            await full.submit(1)
+        assert int(caught.value.headers["Retry-After"]) >= 1
+
+    run(work())
 
 
 def test_what_would_be_too_many_at_once_is_refused_and_not_counted() -> None:
-    queue = Queue()
-    small = backlog(queue, 10)
-    with pytest.raises(Unavailable):
-        small.admit(queue, 11)
-    small.admit(queue, 10)
+    async def work() -> None:
+        small = Submitting(0, 10)
+        with refused():
+            await small.submit(11)
+        await small.submit(10)
+
+    run(work())
+
+
+def test_what_was_not_written_is_not_counted() -> None:
+    async def work() -> None:
+        small = Submitting(0, 10)
+        with contextlib.suppress(OSError):
+            await small.submit(10, fails=True)
+        await small.submit(10)
+
+    run(work())
+
+
+def test_those_that_are_under_way_together_stay_within_the_limit() -> None:
+    async def work() -> None:
+        small = Submitting(0, 10)
+        ended = await asyncio.gather(*(small.submit(1) for _ in range(20)), return_exceptions=True)
+        assert sum(one is None for one in ended) == 10
+
+    run(work())
 
 
 def test_it_does_not_count_for_every_task() -> None:
-    queue = Queue()
-    large = backlog(queue, 1000)
-    for _ in range(100):
-        large.admit(queue, 1)
-    assert queue.counted == 1
+    async def work() -> None:
+        large = Submitting(0, 1000)
+        for _ in range(100):
+            await large.submit(1)
+        assert large.database.counted == 1
+
+    run(work())
 
 
 def test_it_counts_again_after_a_while() -> None:
-    queue = Queue()
-    shared = backlog(queue, 10)
-    shared.admit(queue, 1)
-    queue.waiting = 10  # other processes submit too
-    queue.clock += RECOUNT_SECONDS
-    with pytest.raises(Unavailable):
-        shared.admit(queue, 1)
+    async def work() -> None:
+        shared = Submitting(0, 10)
+        await shared.submit(1)
+        shared.database.waiting = 10  # other processes submit too
+        shared.database.clock += RECOUNT_SECONDS
+        with refused():
+            await shared.submit(1)
+
+    run(work())
 
 
 def test_a_full_queue_opens_as_soon_as_it_pays_to_look() -> None:
-    queue = Queue(waiting=10)
-    full = backlog(queue, 10)
-    with pytest.raises(Unavailable):
-        full.admit(queue, 1)
-    queue.waiting = 0
-    with pytest.raises(Unavailable):
-        full.admit(queue, 1)  # not looked again yet
-    assert queue.counted == 1
-    queue.clock += COUNTING_SHARE * queue.cost_seconds
-    full.admit(queue, 1)
-    assert queue.counted == 2
+    async def work() -> None:
+        full = Submitting(10, 10)
+        with refused():
+            await full.submit(1)
+        full.database.waiting = 0
+        with refused():
+            await full.submit(1)  # not looked again yet
+        assert full.database.counted == 1
+        full.database.clock += COUNTING_SHARE * full.database.cost_seconds
+        await full.submit(1)
+        assert full.database.counted == 2
+
+    run(work())
+
+
+def test_one_callers_limit_is_no_other_callers() -> None:
+    async def work() -> None:
+        busy = Submitting(0, 100, per_caller=10)
+        await busy.submit(10, "ann")
+        with refused() as caught:
+            await busy.submit(1, "ann")
+        assert "tasks of yours" in caught.value.detail
+        await busy.submit(10, "bob")
+        await busy.submit(50, "")  # where no token is asked for, nobody is bound
+
+    run(work())
+
+
+@pytest.mark.parametrize("is_person", [False, True])
+def test_people_are_bound_by_default_and_machines_are_not(is_person: bool) -> None:
+    async def work() -> None:
+        busy = Submitting(0, 100_000)
+        await busy.submit(PER_PERSON, "ann", is_person=is_person)
+        with refused() if is_person else contextlib.nullcontext():
+            await busy.submit(1, "ann", is_person=is_person)
+
+    run(work())

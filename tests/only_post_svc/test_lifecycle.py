@@ -125,7 +125,7 @@ def test_fail_ends_a_task_without_another_attempt(service: Service) -> None:
 
 
 def test_a_timeout_is_tried_again_too(service: Service) -> None:
-    task_id = service.submit("zoo.spin", timeout=0.2, max_attempts=2)["task_id"]
+    task_id = service.submit("zoo.spin", timeout=1, max_attempts=2)["task_id"]
     waiting = eventually(lambda: (task := service.result(task_id))["error"] and task)
     assert (waiting["status"], waiting["attempt"]) == ("queued", 1)
     assert waiting["error"]["code"] == "timeout"
@@ -183,7 +183,7 @@ def test_progress_above_one_is_the_tasks_own_error(odd: Service) -> None:
 
 def test_a_new_attempt_begins_without_progress(service: Service, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    task_id = service.submit("progress", {"path": str(gate)}, timeout=0.3, max_attempts=1)["task_id"]
+    task_id = service.submit("progress", {"path": str(gate)}, timeout=1, max_attempts=1)["task_id"]
     assert service.ended(task_id)["progress"] == {"fraction": 0.5, "message": "half"}
     service.post("/api/retry", {"task_id": task_id})
     assert service.result(task_id)["progress"] is None

@@ -363,11 +363,11 @@ def test_waiting_tasks_are_counted(store: Store) -> None:
 
 
 def test_the_condition_says_how_it_all_goes(store: Store) -> None:
+    store.run()
     store.submit()
     store.later(9)
     store.submit()
     store.submit(delay_ms=1)
-    store.run()
     condition = store.do(health.condition)
     assert (condition.queued, condition.scheduled, condition.running) == (2, 1, 1)
     assert condition.now - (condition.oldest_queued_at or 0) == 9000

@@ -1,0 +1,169 @@
+"""`max_running` of a type and `max_running_per_key`: how many may run at once, over all workers.
+
+A gate counts the permits that are out. A claim takes them together with the task, for as long as it runs; a task that
+meets a full gate is held there, outside the index that claims walk, and the transaction that ends a run gives its
+permits to the next ones held: by turns of their callers, then by priority and time. What has no bounds meets no gate.
+
+Whoever takes or gives back permits holds the gate's row until the commit, and more than one of them in sorted order, so
+that nothing is held at a gate that has just been left open.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from shared.database import Transaction
+
+OF_KEY, OF_TYPE = 1, 2  # of a task's `permits`
+UNBOUNDED = 2**31
+MAX_LET_IN = 50  # at once, where a bound was raised
+MAX_MENDED = 100  # gates in one transaction
+
+
+class Gate(NamedTuple):
+    type: str
+    key: str = ""  # '': of the type as a whole
+
+    @property
+    def permit(self) -> int:
+        return OF_KEY if self.key else OF_TYPE
+
+
+class Permits(NamedTuple):
+    """What a task has passed, as every statement that ends a run says."""
+
+    type: str
+    key: str | None
+    permits: int
+
+    def gates(self) -> list[Gate]:
+        of_key = [Gate(self.type, self.key)] if self.permits & OF_KEY and self.key is not None else []
+        return [*of_key, Gate(self.type)] if self.permits & OF_TYPE else of_key
+
+
+# Locked also where nothing changes.
+LOCK = """
+INSERT INTO gate (type, key, most, taken, served) VALUES (:type, :key, :most, 0, '')
+ON CONFLICT (type, key) DO UPDATE SET most = excluded.most RETURNING taken
+"""
+
+
+class Door:
+    """The gates before the candidates of one claim, as it finds them and until it ends."""
+
+    def __init__(self, tx: Transaction, most: Mapping[Gate, int]) -> None:
+        self._tx = tx
+        self._most = most
+        self._taken = {gate: int(tx.all(LOCK, **gate._asdict(), most=most[gate])[0][0]) for gate in sorted(most)}
+        self._served: dict[Gate, str] = {}
+
+    def is_full(self, gate: Gate) -> bool:
+        return self._taken[gate] >= self._most[gate]
+
+    def take(self, gate: Gate, caller: str) -> None:
+        self._taken[gate] += 1
+        self._served[gate] = caller
+
+    def store(self) -> None:
+        for gate, taken in self._taken.items():
+            if taken == 0:
+                self._tx.put(DROP, **gate._asdict())
+            elif gate in self._served:
+                self._tx.put(SERVE, **gate._asdict(), taken=taken, served=self._served[gate])
+
+
+DROP = "DELETE FROM gate WHERE type = :type AND key = :key"
+FIND = "SELECT most, taken, served FROM gate WHERE type = :type AND key = :key FOR UPDATE"
+
+
+def give_back(tx: Transaction, ended: Iterable[Permits]) -> None:
+    """What runs had that are over, to those that are held."""
+    given = Counter(gate for permits in ended for gate in permits.gates())
+    locked = [(gate, tx.one(FIND, **gate._asdict())) for gate in sorted(given)]
+    for gate, row in locked:
+        if row is not None:
+            most, taken, served = row
+            _store(tx, gate, most, taken - given[gate], served)
+
+
+SERVE = "UPDATE gate SET taken = :taken, served = :served WHERE type = :type AND key = :key"
+
+
+def _store(tx: Transaction, gate: Gate, most: int, taken: int, served: str) -> None:
+    """So many are out; lets in as many as there is room for."""
+    for _ in range(min(most - taken, MAX_LET_IN)):
+        caller = _let_in(tx, gate, served)
+        if caller is None:
+            break
+        taken, served = taken + 1, caller
+    if taken > 0:
+        tx.put(SERVE, **gate._asdict(), taken=taken, served=served)
+    else:
+        tx.put(DROP, **gate._asdict())
+
+
+NEXT_CALLER = """
+SELECT coalesce(
+    (SELECT caller FROM task WHERE status = 'held' AND type = :type AND gate = :key AND caller > :served
+        ORDER BY caller LIMIT 1),
+    (SELECT caller FROM task WHERE status = 'held' AND type = :type AND gate = :key ORDER BY caller LIMIT 1)
+)
+"""
+
+# One that is just being cancelled is passed over: the row is locked first there, and the gate after it.
+NEXT = """
+SELECT id FROM task WHERE status = 'held' AND type = :type AND gate = :key AND caller = :caller
+ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+LET_IN = "UPDATE task SET status = 'queued', gate = NULL, permits = permits + :permit WHERE id = :id"
+MAX_PASSED_OVER = 3
+
+
+def _let_in(tx: Transaction, gate: Gate, served: str) -> str | None:
+    """Its caller; None when none is held."""
+    for _ in range(MAX_PASSED_OVER):
+        ((caller,),) = tx.all(NEXT_CALLER, **gate._asdict(), served=served)
+        if caller is None:
+            return None
+        if found := tx.one(NEXT, **gate._asdict(), caller=caller):
+            tx.put(LET_IN, id=found[0], permit=gate.permit)
+            return str(caller)
+        served = caller
+    return None
+
+
+TYPES = "SELECT DISTINCT type FROM gate"
+
+
+def rebound(tx: Transaction, bounds: Mapping[str, tuple[int | None, int | None]]) -> None:
+    """What the code says by now of `max_running` and `max_running_per_key` of its types."""
+    for (type,) in tx.all(TYPES):
+        if type in bounds:
+            of_type, of_key = bounds[type]
+            tx.put("UPDATE gate SET most = :most WHERE type = :type AND key = ''", type=type, most=of_type or UNBOUNDED)
+            tx.put("UPDATE gate SET most = :most WHERE type = :type AND key <> ''", type=type, most=of_key or UNBOUNDED)
+
+
+SOME = """
+SELECT type, key, most, taken, served FROM gate WHERE (type, key) > (:type, :key) ORDER BY type, key LIMIT :most
+FOR UPDATE
+"""
+COUNT = "SELECT count(*) FROM task WHERE type = :type AND permits > 0 AND finished_at IS NULL"
+COUNT_OF_KEY = f"{COUNT} AND key = :key AND permits <> {OF_TYPE}"
+COUNT_OF_TYPE = f"{COUNT} AND permits <> {OF_KEY}"
+
+
+def mend(tx: Transaction, after: Gate) -> tuple[list[Gate], Gate | None]:
+    """Counts the permits of some gates anew, and lets in what there is room for: those that were miscounted, and the
+    last one looked at (None at the end)."""
+    wrong: list[Gate] = []
+    rows = tx.all(SOME, **after._asdict(), most=MAX_MENDED)
+    for type, key, most, taken, served in rows:
+        gate = Gate(type, key)
+        ((counted,),) = tx.all(COUNT_OF_KEY if key else COUNT_OF_TYPE, **gate._asdict())
+        if counted != taken:
+            wrong.append(gate)
+        if counted != taken or counted < most:
+            _store(tx, gate, most, counted, served)
+    return wrong, Gate(*rows[-1][:2]) if len(rows) == MAX_MENDED else None

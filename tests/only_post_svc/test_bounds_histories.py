@@ -1,0 +1,183 @@
+"""Bounds, keys, uniqueness and pauses through histories that nobody thought of: no bound is ever passed, no permit gets
+lost, and no task is held for ever."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+
+from only_post_svc import bulk, gates, queue, shares
+from only_post_svc.bulk import Selection
+from only_post_svc.gates import Gate
+from only_post_svc.queue import Claim, NewTask
+from only_post_svc.shares import Dealt, Kind, Lane
+from shared.database import Transaction
+from tests.histories import live_through
+from tests.only_post_svc.store import ERROR, LOST, Store, open_store, token
+from tests.only_post_svc.test_histories import empty
+from tests.shared.engines import ENGINES
+from tests.transactions import START
+
+LEASE_SECONDS = 30
+KINDS = {"free": Kind(), "keyed": Kind(False, None, 1), "few": Kind(False, 2, None), "both": Kind(False, 2, 1)}
+TYPES = st.sampled_from(sorted(KINDS))
+CALLERS = st.sampled_from(["ann", "bob", "cy"])
+KEYS = st.sampled_from([None, "k", "l"])
+UNIQUES = st.sampled_from([None, None, "u"])
+
+BOUNDED = "SELECT type, key, permits FROM task WHERE permits > 0 AND finished_at IS NULL"
+RUNNING = "SELECT type, key FROM task WHERE status = 'running'"
+HELD = "SELECT type, gate FROM task WHERE status = 'held'"
+SAME = "SELECT caller, type, unique_key FROM task WHERE unique_key IS NOT NULL AND finished_at IS NULL"
+
+
+class Bounds(RuleBasedStateMachine):
+    ids = Bundle("ids")
+    runs = Bundle("runs")
+    store: Store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store.now = START
+        self.store.do(empty)
+        self.store.do(lambda tx: [tx.run(f"DELETE FROM {table}") for table in ("lane", "gate")])
+        self.served = ""
+        self.claimed = 0
+
+    @rule(
+        target=ids,
+        caller=CALLERS,
+        type=TYPES,
+        key=KEYS,
+        unique=UNIQUES,
+        replace=st.booleans(),
+        delay_ms=st.sampled_from([0, 0, 1000]),
+    )
+    def submit(self, caller: str, **options: Any) -> tuple[str, str]:
+        new = NewTask(payload="{}", timeout_ms=1000, max_attempts=2, **options)
+        task, _ = self.store.do(lambda tx: queue.submit_once(tx, caller, new, is_person=False))
+        return caller, task.id
+
+    @rule(target=runs, hands=st.integers(1, 6), types=st.sets(TYPES, min_size=2))
+    def claim(self, hands: int, types: set[str]) -> Any:
+        return multiple(*self._claim(hands, types))
+
+    def _claim(self, hands: int, types: set[str]) -> list[Claim]:
+        claims: list[Claim] = []
+        while len(claims) < hands:
+            free = hands - len(claims)
+            dealt = self.store.do(lambda tx, free=free: self._claim_some(tx, free, types))  # type: ignore[misc]
+            claims += dealt.claims
+            self.served = dealt.last
+            if not (dealt.has_moved_some or dealt.has_more):
+                break
+        return claims
+
+    def _claim_some(self, tx: Transaction, free: int, types: set[str]) -> Dealt:
+        paused = shares.paused(tx)
+        kinds = {type: kind for type, kind in KINDS.items() if type in types and type not in paused}
+        own = [lane.type for lane in shares.own_lanes(tx) if lane.type in kinds]
+        lanes = [Lane(is_alone, name, free) for name in ("", *own) for is_alone in (False, True)]
+        return shares.claim(tx, token(), lanes, kinds, shares.up_to(free), LEASE_SECONDS, after=self.served)
+
+    @rule(run=runs)
+    def succeed(self, run: Claim) -> None:
+        self.store.finish(run, result="1")
+
+    @rule(run=runs, can_retry=st.booleans())
+    def fail(self, run: Claim, can_retry: bool) -> None:
+        self.store.finish(run, error=ERROR, can_retry=can_retry, retry_after_seconds=1)
+
+    @rule(run=runs, is_alone=st.booleans())
+    def release(self, run: Claim, is_alone: bool) -> None:
+        self.store.do(lambda tx: queue.release(tx, run, is_alone=is_alone))
+
+    @rule(one=ids)
+    def cancel(self, one: tuple[str, str]) -> None:
+        self.store.do(lambda tx: queue.cancel(tx, *one))
+
+    @rule(one=ids)
+    def retry(self, one: tuple[str, str]) -> None:
+        self.store.do(lambda tx: queue.retry(tx, *one))
+
+    @rule(caller=CALLERS, type=TYPES, key=KEYS, status=st.sampled_from([None, "queued", "running"]))
+    def cancel_some(self, caller: str, type: str, key: str | None, status: str | None) -> None:
+        self.store.do(lambda tx: bulk.cancel(tx, Selection(caller, type, status, key)))
+
+    @rule(caller=CALLERS)
+    def retry_some(self, caller: str) -> None:
+        self.store.do(lambda tx: bulk.retry(tx, Selection(caller), ""))
+
+    @rule(type=TYPES, is_paused=st.booleans())
+    def pause_or_resume(self, type: str, is_paused: bool) -> None:
+        self.store.do(lambda tx: (shares.pause if is_paused else shares.resume)(tx, type))
+
+    @rule(seconds=st.sampled_from([1, 31]))
+    def time_goes_on(self, seconds: int) -> None:
+        self.store.later(seconds)
+        self.store.do(queue.promote)
+        self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
+        self.store.do(shares.drop_empty_lanes)
+
+    @invariant()
+    def no_bound_is_passed(self) -> None:
+        rows = self.store.do(lambda tx: tx.all(RUNNING))
+        of_types, of_keys = Counter(type for type, _ in rows), Counter((type, key) for type, key in rows if key)
+        assert all(count <= (KINDS[type].max_running or count) for type, count in of_types.items()), rows
+        assert all(count <= (KINDS[type].max_running_per_key or count) for (type, _), count in of_keys.items()), rows
+
+    @invariant()
+    def every_permit_is_counted(self) -> None:
+        assert self.store.do(lambda tx: gates.mend(tx, Gate("")))[0] == []
+        given = Counter(
+            gate for row in self.store.do(lambda tx: tx.all(BOUNDED)) for gate in gates.Permits(*row).gates()
+        )
+        found = {Gate(type, key): taken for type, key, taken in self._gates()}
+        assert found == dict(given)
+
+    def _gates(self) -> list[Any]:
+        return self.store.do(lambda tx: tx.all("SELECT type, key, taken FROM gate"))
+
+    @invariant()
+    def nothing_is_held_at_an_open_gate(self) -> None:
+        taken = {(type, key): count for type, key, count in self._gates()}
+        for type, gate in self.store.do(lambda tx: tx.all(HELD)):
+            most = KINDS[type].max_running_per_key if gate else KINDS[type].max_running
+            assert taken[type, gate] == most
+
+    @invariant()
+    def what_is_to_be_unique_is(self) -> None:
+        rows = self.store.do(lambda tx: tx.all(SAME))
+        assert len(rows) == len(set(rows))
+
+    def teardown(self) -> None:
+        """Once nothing hinders them, all tasks end."""
+        for type in KINDS:
+            self.store.do(lambda tx, type=type: shares.resume(tx, type))  # type: ignore[misc]
+        self.store.later(60)
+        while self.store.do(queue.count_waiting) or self.store.do(lambda tx: tx.all(RUNNING)):
+            self.store.do(queue.promote)
+            for run in self._claim(10, set(KINDS)):
+                self.store.finish(run, result="1")
+            self.store.later(31)
+            self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
+            self.claimed += 1
+            assert self.claimed < 200
+        assert self._gates() == []
+        assert self.store.do(shares.drop_empty_lanes) is None
+        assert self.store.do(shares.own_lanes) == []
+
+
+@pytest.fixture(params=ENGINES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    with open_store(request.param, tmp_path) as store:
+        yield store
+
+
+def test_bounds_hold_whatever_happens(store: Store) -> None:
+    Bounds.store = store
+    live_through(Bounds)

@@ -75,6 +75,8 @@ def _checked(options: argparse.Namespace) -> tuple[Handler, NewTask]:
     types = {name: handler.task_type for name, handler in registry.handlers.items()}
     if options.type not in types:
         raise Failure(f"there is no task {options.type}; there are {', '.join(sorted(types))}")
+    if types[options.type].elsewhere:
+        raise Failure(f"the code of {options.type} runs elsewhere: claim it with /api/claim")
     try:
         request = models.TASK.parse({"type": options.type, "payload": options.payload})
         return registry.handlers[options.type], Types(types).new_task(request)

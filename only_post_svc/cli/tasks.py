@@ -271,5 +271,5 @@ async def list_types(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _type_row(one: TaskType) -> tuple[object, ...]:
-    code = "async def" if one.is_async else "def"
+    code = "elsewhere" if one.elsewhere else "async def" if one.is_async else "def"
     return one.type, code, f"{one.timeout:g}", one.max_attempts, one.description.partition("\n")[0]

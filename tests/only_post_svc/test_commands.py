@@ -372,6 +372,11 @@ def is_asleep(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
+def test_a_task_whose_code_is_elsewhere_is_not_run_here(tmp_path: Path) -> None:
+    done = command(tmp_path, "only_post_svc", "run", "tests.elsewhere_tasks", "thumbs.make", '{"url": "a"}')
+    assert "runs elsewhere" in said(done, 1)
+
+
 def test_an_interrupted_run_is_130_and_quiet(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     payload = json.dumps({"path": str(path), "seconds": 60})

@@ -621,25 +621,18 @@ def held_json(lease: Lease) -> str:
     return f'{{"task_id":{json.dumps(lease.task_id)},"is_held":{is_held},"lease_until":{_time(lease.until)}}}'
 
 
-def held_of(run: Any) -> Held:
-    """`run` is a RenewedRun or FinishedRun as it was sent, checked."""
-    progress = run.get("progress")
-    said = (
-        None
-        if progress is None
-        else encode({"fraction": float(progress["fraction"]), "message": progress.get("message", "")})
-    )
-    checkpoint = encode(run["checkpoint"]) if "checkpoint" in run else None
-    return Held(run["task_id"], run["lease"], said, checkpoint)
+def held_of(run: RenewedRun | FinishedRun) -> Held:
+    checkpoint = None if run.checkpoint is None else encode(run.checkpoint)
+    progress = run.progress if isinstance(run, RenewedRun) else None
+    said = None if progress is None else encode({"fraction": float(progress.fraction), "message": progress.message})
+    return Held(run.task_id, run.lease, said, checkpoint)
 
 
-def ending_of(run: Any) -> Ending:
-    """`run` is a FinishedRun as it was sent, checked."""
-    error = run.get("error")
-    if error is None:
-        return Ending(result=encode(run.get("result")))
-    described = {"code": "task_error", "type": error.get("type"), "message": error["message"][:MAX_MESSAGE]}
-    return Ending(error=encode(described), can_retry=run.get("retry", True), retry_after_seconds=run.get("retry_after"))
+def ending_of(run: FinishedRun) -> Ending:
+    if run.error is None:
+        return Ending(result=encode(run.result))
+    described = {"code": "task_error", "type": run.error.type, "message": run.error.message[:MAX_MESSAGE]}
+    return Ending(error=encode(described), can_retry=run.retry, retry_after_seconds=run.retry_after)
 
 
 def schedule_json(row: ScheduleRow) -> str:

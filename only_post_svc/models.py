@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from only_post_svc.bulk import Selection
 from only_post_svc.elsewhere import Held, Lease, Run
@@ -97,7 +97,7 @@ class ChangeRequest:
             raise Invalid([Fault("/task_id", "required, or filter; not both")])
         if self.filter is None:
             return None
-        wanted: dict[str, Any] = {"submitted_before": None, **cast(dict[str, Any], self.filter)}
+        wanted: dict[str, Any] = {"submitted_before": None, **vars(self.filter)}
         if wanted["submitted_before"] is not None:
             wanted["submitted_before"] = _moment(wanted["submitted_before"], "/filter/submitted_before")
         return Selection(caller, **wanted)

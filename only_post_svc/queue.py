@@ -625,14 +625,19 @@ def forget(tx: Transaction, caller: str) -> bool:
     return _delete(tx, [task_id for (task_id,) in found]) > 0
 
 
+PERMITS = "SELECT type, key, permits FROM task WHERE permits > 0 AND finished_at IS NULL"
+
+
 def _delete(tx: Transaction, task_ids: Sequence[str]) -> int:
     """As many as there is time for."""
     deleted = 0
     for some in departures.in_time(task_ids):
         ids, values = listed("id", some)
+        permits = tx.all(f"{PERMITS} AND id IN {ids}", **values)
         tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
         tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
         failures.delete(tx, list(some))
         tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
+        give_back(tx, map(Permits._make, permits))
         deleted += len(some)
     return deleted

@@ -114,6 +114,15 @@ def test_each_way_to_end_gives_its_permits_on(store: Bounded, end: str) -> None:
     assert run.id == first
 
 
+def test_what_a_caller_leaves_behind_gives_its_permits_on(store: Bounded) -> None:
+    store.submit(key="k", caller="ann")
+    second = store.submit(key="k", caller="bob")
+    store.take()
+    while store.do(lambda tx: queue.forget(tx, "ann")):
+        pass
+    assert [run.id for run in store.take()] == [second]
+
+
 def test_a_lost_run_keeps_its_permits_until_it_fails(store: Bounded) -> None:
     store.submit(key="k", max_attempts=2)
     second = store.submit(key="k")

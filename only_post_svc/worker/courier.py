@@ -6,8 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from only_post_svc import hints, queue, webhooks
-from only_post_svc.models import task_json
+from only_post_svc import failures, hints, queue, webhooks
+from only_post_svc.failures import Failure
+from only_post_svc.models import fetched_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
 from only_post_svc.webhooks import GONE, Hands, Webhook
@@ -34,6 +35,7 @@ class Courier:
         self._database = database
         self._secrets = settings.webhook_secrets
         self._deliver: Deliver = partial(deliver, receivers=settings.receivers)
+        self._with_traceback = settings.app_env == "development"
         self._due = asyncio.Event()
         self._is_needed = False
         self._in_flight: dict[asyncio.Task[None], str] = {}
@@ -109,7 +111,8 @@ class Courier:
         started = time.monotonic()
         error, is_final = None, False
         try:
-            status = await self._deliver(self._post(webhook, task))
+            failed_runs = await self._database.read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
+            status = await self._deliver(self._post(webhook, task, failed_runs))
             if not 200 <= status < 300:
                 error, is_final = f"answered {status}", status == GONE
         except Failed as failed:
@@ -123,8 +126,9 @@ class Courier:
         else:
             log.warning("webhook.failed", extra={**extra, "reason": error})
 
-    def _post(self, webhook: Webhook, task: TaskRow) -> Post:
-        body, now = task_json(task._replace(notify=None)).encode(), int(time.time())
+    def _post(self, webhook: Webhook, task: TaskRow, failed: list[Failure]) -> Post:
+        told = fetched_json(task._replace(notify=None), failed, with_traceback=self._with_traceback)
+        body, now = told.encode(), int(time.time())
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"only_post/{VERSION}",

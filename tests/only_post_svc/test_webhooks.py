@@ -289,7 +289,12 @@ def test_in_production_a_receiver_inside_is_not_asked(
     start_service: Callable[..., Service], receiver: Receiver
 ) -> None:
     service = start_service(
-        APP_ENV="production", SECRET_KEY="s" * 32, TASK_AUTH="off", HOST="127.0.0.1", WORKER_PROCESSES="1"
+        APP_ENV="production",
+        SHIPPED_TASKS="on",
+        SECRET_KEY="s" * 32,
+        TASK_AUTH="off",
+        HOST="127.0.0.1",
+        WORKER_PROCESSES="1",
     )
     answer = service.post("/api/task", {"type": "echo", "notify": f"{receiver.url}/inside"})
     assert (answer.status_code, answer.json()["errors"]) == (

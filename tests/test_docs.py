@@ -12,12 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
+import only_post_svc.settings
+import token_svc.settings
+from shared.settings import Settings
 from tests.processes import ROOT, Service, TokenService
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 CODE = re.compile(r"```.*?```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
+NOT_SET_BY_PEOPLE = {"DYNO"}  # Heroku and Dokku set it
 MAX_README_WORDS = 1200
 ANYTHING = "…"  # in what a page shows
 CHANGING = re.compile(
@@ -109,3 +113,9 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 def test_the_readme_takes_ten_minutes() -> None:
     assert len((ROOT / "README.md").read_text().split()) < MAX_README_WORDS
+
+
+@pytest.mark.parametrize("cls", [only_post_svc.settings.Settings, token_svc.settings.Settings])
+def test_every_setting_has_its_row(cls: type[Settings]) -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert [name for name in cls.variables() if f"`{name}`" not in page and name not in NOT_SET_BY_PEOPLE] == []

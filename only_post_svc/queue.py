@@ -637,6 +637,7 @@ def _delete(tx: Transaction, task_ids: Sequence[str]) -> int:
         tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
         tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
         failures.delete(tx, list(some))
+        checkpoints.drop(tx, some)
         tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
         give_back(tx, map(Permits._make, permits))
         deleted += len(some)

@@ -1,11 +1,15 @@
 """What the doctor looks at in this service alone."""
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterator
 
+from only_post_svc import health
 from only_post_svc.settings import Settings
 from only_post_svc.worker.children import describe_types
 from shared.cli.doctor import Finding, graver
+from shared.database import connection
+from shared.errors import Problem
 from shared.settings import SettingsError, is_this_machine
 
 
@@ -16,6 +20,26 @@ def types(settings: Settings) -> Iterator[Finding]:
         yield Finding("tasks", "fail", str(error))
     else:
         yield Finding("tasks", "ok", f"{len(found)} task types")
+        yield from _waiting(settings, found)
+
+
+def _waiting(settings: Settings, types: Collection[str]) -> Iterator[Finding]:
+    """Tasks that nothing runs as long as their code is not there."""
+    file = connection.file_of(settings.database_url)
+    if file is not None and not file.exists():
+        return
+    with contextlib.suppress(SettingsError, Problem):  # the check of the database says so
+        for type, count in asyncio.run(_unknown(settings.database_url, types)).items():
+            advice = f"{count} queued of type {type}, which no code here has; name its module in TASK_MODULES"
+            yield Finding("tasks", "warn", advice)
+
+
+async def _unknown(url: str, types: Collection[str]) -> dict[str, int]:
+    database = await connection.connect(url, {})
+    try:
+        return await database.query(lambda tx: health.unknown_types(tx, types))
+    finally:
+        await database.close()
 
 
 def callers(settings: Settings) -> Iterator[Finding]:

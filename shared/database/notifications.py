@@ -85,14 +85,16 @@ class Notifications:
     async def _serve(self) -> None:
         while not self._closing.is_set():
             try:
-                await self._listen(await self._loop.run_in_executor(None, self._connect))
+                connection = await self._loop.run_in_executor(None, self._connect)
+                if not connection.closed:
+                    await self._listen(connection)
             except (psycopg.Error, Unavailable) as error:
                 log.warning("hints.disconnected", extra={"reason": str(error)})
             await self._closes_within(RECONNECT_SECONDS)
 
     def _connect(self) -> Connection:
         connection = self._connections.connect()
-        if self._closing.is_set():
+        if self._closing.is_set():  # close() may have waited long enough, and nothing would close it
             connection.close()
         return connection
 

@@ -1,12 +1,13 @@
 """The life of a task in SQL, on every engine."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from only_post_svc import health, queue
+from only_post_svc import checkpoints, health, queue
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.worker import heartbeat
 from shared.database import Transaction
@@ -394,3 +395,14 @@ def test_a_worker_that_is_silent_is_forgotten(store: Store) -> None:
     store.later(heartbeat.WORKER_LIFE_SECONDS + 1)
     beat(store, "alive", has_claimed=False)
     assert [row["id"] for row in store.do(health.condition).workers] == ["alive"]
+
+
+def test_nothing_is_left_of_the_tasks_of_a_caller_who_is_gone(store: Store) -> None:
+    run, running = store.run(caller="ann"), store.run(caller="ann")
+    store.finish(run, error=ERROR, can_retry=False)
+    store.do(lambda tx: checkpoints.save(tx, running.id, running.lease, "1"))
+    while store.do(lambda tx: queue.forget(tx, "ann")):
+        pass
+    tables = ("task", "task_payload", "task_result", "task_failure", "task_checkpoint")
+    left = {table: store.do(partial(Transaction.all, sql=f"SELECT * FROM {table}")) for table in tables}
+    assert not any(left.values()), left

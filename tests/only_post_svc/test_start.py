@@ -107,7 +107,8 @@ def test_it_is_not_open_to_the_network_unless_it_is_told(start: Callable[..., Pr
     answers(start("-m", "only_post_svc", PORT=str(closed)), closed)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", closed), 5)
-    answers(start("-m", "only_post_svc", PORT=str(opened), HOST="0.0.0.0"), opened, "127.0.0.2")
+    told = {"HOST": "0.0.0.0", "TASK_AUTH": "off"}
+    answers(start("-m", "only_post_svc", PORT=str(opened), **told), opened, "127.0.0.2")
 
 
 def test_production_with_a_secret_listens_to_the_network_and_asks_for_a_token(start: Callable[..., Process]) -> None:

@@ -73,6 +73,13 @@ def strange_table(directory: Path) -> None:
         connection.execute("ALTER TABLE migration RENAME COLUMN applied_at TO at")
 
 
+def task_without_code(directory: Path) -> None:
+    module = "from only_post_svc import task\n@task('gone.home')\ndef gone() -> None: ...\n"
+    (directory / "gone.py").write_text(module)
+    env = {"TASK_MODULES": "gone", "PYTHONPATH": str(directory)}
+    assert command(directory, "only_post_svc", "tasks", "submit", "gone.home", **env).returncode == 0
+
+
 def key_file(directory: Path, mode: int) -> None:
     assert command(directory, "token_svc", "keys", "new", "key.pem").returncode == 0
     (directory / "key.pem").chmod(mode)
@@ -116,6 +123,7 @@ FAULTS = {
     "dyno": Fault("disk", "fail", "DYNO", {**PRODUCTION, "DYNO": "web.1", "DATABASE_URL": "sqlite:////home.db"}),
     "in memory": Fault("disk", "fail", "memory", {**PRODUCTION, "DATABASE_URL": "sqlite:///:memory:"}),
     "tasks that do not load": Fault("tasks", "fail", "nowhere", {"TASK_MODULES": "nowhere"}),
+    "a task without its code": Fault("tasks", "warn", "1 queued of type gone.home", {}, task_without_code),
     "a secret of this directory": Fault("callers", "warn", "STATE_DIR", {"TASK_AUTH": "required"}, own_secret),
     "open to all": Fault("callers", "warn", "TASK_AUTH", {"HOST": "0.0.0.0"}),
     "open in production": Fault("callers", "fail", "TASK_AUTH", {**PRODUCTION, "TASK_AUTH": "off"}),

@@ -55,6 +55,19 @@ def test_an_unknown_parameter_of_the_url_is_named(postgres: Engine) -> None:
         asyncio.run(connection.connect(f"{postgres.url}?pool_size=5", {}))
 
 
+def test_one_that_is_closed_while_it_connects_complains_of_nothing(
+    postgres: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        database = await connection.connect(postgres.url, {})
+        database.publish("hint")
+        await asyncio.sleep(0)  # now it connects for hints
+        await database.close()
+
+    asyncio.run(work())
+    assert caplog.messages == []
+
+
 def adding_one_more(mark: str) -> Callable[[Transaction], str]:
     """A unit that adds a row of its own each time it runs."""
     return lambda tx: add(tx, f"{mark} {uuid.uuid4().hex}")

@@ -131,7 +131,6 @@ class ScheduleRequest:
     priority: Priority = 0
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
-    key: Key | None = None
     notify: Notify | None = None
     overlap: bool = False
 
@@ -142,7 +141,6 @@ class ScheduleRequest:
             priority=self.priority,
             timeout=self.timeout,
             max_attempts=self.max_attempts,
-            key=self.key,
             notify=self.notify,
         )
 
@@ -333,7 +331,6 @@ class Schedule:
     timeout: float
     max_attempts: int
     overlap: bool
-    key: str | None
     notify: str | None
     in_code: bool
     created_at: Time
@@ -650,7 +647,6 @@ def schedule_json(row: ScheduleRow) -> str:
         "timeout": _seconds(task.timeout_ms),
         "max_attempts": task.max_attempts,
         "overlap": bool(row.overlap),
-        "key": task.key,
         "notify": task.notify,
         "in_code": bool(row.in_code),
         "created_at": times.to_text(row.created_at),

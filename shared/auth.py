@@ -1,9 +1,8 @@
 """The bearer dependency: `caller = await require(request, "tasks")`.
 
-python-jose sits behind one narrow door. Version 3.5.0 takes tokens whose `exp` is missing,
-whose signature has junk in it or whose header nests 3,000 lists, and lets several exceptions
-out that are not its own; so the door checks length, alphabet, the header's members and the
-claims' types itself, and whatever still escapes is a bad token.
+python-jose is called by TokenDoor alone. Its version 3.5.0 accepts tokens whose `exp` is missing, whose signature has
+junk in it or whose header nests 3,000 lists, and raises exceptions that are not its own. So length, alphabet, the
+header's members and the claims' types are checked here, and any other exception means a bad token.
 """
 
 import base64
@@ -63,7 +62,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a good token speaks for. `subject` is the user's id, or the machine client's."""
+    """Whom a valid token stands for. `subject` is the user's id, or the machine client's."""
 
     subject: str
     scopes: frozenset[str]
@@ -75,7 +74,7 @@ class Caller:
 
 
 class BadToken(Exception):
-    """Carries the reason for the log; the client only learns that it is bad."""
+    """Carries the reason, for the log alone."""
 
 
 class TokenDoor:
@@ -97,7 +96,7 @@ class TokenDoor:
         return caller
 
     def _verify(self, token: str) -> Caller:
-        """All that does not change with time. A token is sent many times in its life, so the good ones are kept."""
+        """The checks that do not depend on the time. Valid tokens are cached: each is sent many times."""
         try:
             key = self._keys.get(_header(token)["kid"])
             if key is None:
@@ -111,7 +110,7 @@ class TokenDoor:
             raise
         except JWTError:
             raise BadToken("signature") from None
-        except Exception as error:  # see the top of this module for what escapes
+        except Exception as error:  # the top of this module says which
             raise BadToken(type(error).__name__) from None
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.clear()
@@ -166,13 +165,13 @@ def _encode(raw: bytes) -> str:
 
 
 def bad_token(reason: str) -> Unauthorized:
-    """The client learns that it is bad, the log why."""
+    """The answer says that the token is bad, the log why."""
     challenge = f'Bearer realm="{REALM}", error="invalid_token"'
     return Unauthorized("invalid_token", "the token is not valid", challenge, reason)
 
 
 def bearer_token(request: Request[Any]) -> str:
-    """What came as RFC 6750 §2.1 has it. Raises 401."""
+    """The token of the Authorization header (RFC 6750 §2.1). Raises 401."""
     credentials = single_header(request.scope, b"authorization")
     if credentials is None:
         raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])

@@ -13,14 +13,14 @@ from shared.schemas import Fault, builder, schema_of, validator
 
 T = TypeVar("T")
 
-HAS_WHOLE_BODY = "has_whole_body"  # in the scope of a request whose body has come in, as most have by the time they run
-BODY_SECONDS = 30  # a client that takes longer than this to send its body is not going to finish
+HAS_WHOLE_BODY = "has_whole_body"  # set in a request's scope once its body has arrived, mostly before its handler runs
+BODY_SECONDS = 30  # for a client to send its body
 HINT = "send JSON: curl --json '{…}', or -H 'Content-Type: application/json'"
 
 
 async def read(request: Request[Any]) -> bytes:
-    """The whole body. 408 when it takes longer than BODY_SECONDS, ClientDisconnect when it never ends."""
-    if HAS_WHOLE_BODY in request.scope:  # nothing to wait for, and a timer costs a twentieth of a request
+    """The whole body. Raises 408 after BODY_SECONDS, ClientDisconnect when the client hangs up."""
+    if HAS_WHOLE_BODY in request.scope:  # nothing to wait for: no timer
         return await _joined(request)
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -52,7 +52,7 @@ async def read_json(request: Request[Any]) -> dict[str, Any]:
 
 
 async def read_json_as_written(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The same, and the text of each member as it was written."""
+    """The body as a JSON object, and the text of each member as it was written. Raises as `read_json` does."""
     value, body = await _read_object(request, *(accepted or ("application/json",)))
     return value, strict_json.members(body.decode())
 
@@ -67,7 +67,7 @@ async def _read_object(request: Request[Any], *accepted: str) -> tuple[dict[str,
 
 
 def check_media_type(request: Request[Any], *accepted: str) -> None:
-    """Raises 415. None at all is read as the first that is accepted; a charset other than UTF-8 is another type."""
+    """Raises 415. A missing Content-Type is taken as the first of `accepted`; a charset other than UTF-8 is refused."""
     sent = single_header(request.scope, b"content-type")
     is_accepted = sent is None or sent in accepted or _is_accepted(sent, accepted)
     if not is_accepted or _is_encoded(request):
@@ -94,7 +94,7 @@ def parse_json(body: bytes) -> Any:
 
 
 class Shape(Generic[T]):
-    """One dataclass of the wire with the check made ready: `parse` gives an instance or raises Invalid."""
+    """The dataclass of a request body, its validator built once: `parse` gives an instance or raises Invalid."""
 
     def __init__(self, cls: type[T]) -> None:
         self.cls = cls

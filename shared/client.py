@@ -21,7 +21,7 @@ TIMEOUT_SECONDS = 30.0  # for the connection and between two bytes, on top of wh
 RETRY_SECONDS = 60.0  # how long an overloaded or unreachable service is tried again
 MAX_PAUSE_SECONDS = 10.0
 RENEW_SECONDS = 60.0  # a token that is over sooner is renewed before it is sent
-RETRIED = frozenset({429, 502, 503, 504})  # the two between come from proxies
+RETRIED = frozenset({429, 502, 503, 504})  # 502 and 504 are those of proxies
 
 
 class ClientError(Exception):
@@ -116,7 +116,7 @@ class Service:
 
 
 def _pauses() -> Iterator[float]:
-    """Doubled each time and spread by half, so that clients that failed together do not return together."""
+    """Seconds between retries: doubled each time, with jitter of half, so that clients do not retry in step."""
     pause = 0.1
     while True:
         yield pause * random.uniform(0.5, 1.5)
@@ -150,7 +150,7 @@ class Bearer(AuthBase):
             return self._token
 
     def forget(self, refused: PreparedRequest) -> None:
-        """The token of that request does not work any more; unless it has been renewed since, it is fetched anew."""
+        """The service refused the token of that request: a new one is fetched, unless another thread has done so."""
         with self._lock:
             if refused.headers.get("Authorization") == f"Bearer {self._token}":
                 self._until = 0.0

@@ -1,4 +1,4 @@
-"""The processors that this process may use: its affinity's, and what a cgroup's quota leaves of them."""
+"""The CPUs that this process may use: its affinity, bounded by the quota of its cgroup."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ def usable(cgroups: Path = CGROUPS) -> int:
 
 
 def _quota(cgroups: Path) -> int | None:
-    """In whole processors, a part counted as one; None when there is no quota. Version 2, then 1."""
+    """In CPUs, rounded up; None without a quota. Of cgroup version 2, else of version 1."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = (cgroups / "cpu.max").read_text().split()
         return None if quota == "max" else math.ceil(int(quota) / int(period))

@@ -1,8 +1,8 @@
-"""Owners who are gone, and what is left of them.
+"""Deletes what a deleted owner has stored, in every service of the database.
 
-A service that deletes an owner says so in the transaction that does it: one row for each service that has tables in
-this database, its own included. Each of them then deletes what it has of that owner, in small steps; a service that is
-not running does so when it starts. So neither knows the other's tables.
+A service that deletes an owner adds, in the same transaction, a row of `departure` for each service that has tables in
+this database, its own included. Each of them then deletes what it stores for that owner, in small steps; a service that
+is not running does so when it starts. So neither knows the other's tables.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from typing import TypeVar
 
 from shared.database import Database, Transaction
 
-STEP_SECONDS = 0.02  # of deleting in one transaction: other writes wait for no more
-CHUNK = 8  # rows between two looks at the clock: they may be of a megabyte each
+STEP_SECONDS = 0.02  # of deleting in one transaction: other writes wait no longer
+CHUNK = 8  # rows between two looks at the clock: each may have a megabyte
 MOST = 500  # rows in one step
-AGAIN_MS = 600_000
+AGAIN_MS = 600_000  # between two looks at an owner whose `kept_ms` are not over
 SHARED = "shared"  # the tables that a service keeps its own rows in
 
 T = TypeVar("T")
-Forget = Callable[[Transaction, str], bool]  # deletes some rows of an owner: whether any was left
+Forget = Callable[[Transaction, str], bool]  # deletes some rows of an owner; True while there were any
 
 
 def announce(tx: Transaction, owner: str) -> None:
-    """The owner is gone."""
+    """Tells the services on this database that the owner was deleted."""
     applied = tx.all("SELECT name FROM migration")
     for service in sorted({name.partition("/")[0] for (name,) in applied} - {SHARED}):
         tx.put(INSERT, owner=owner, service=service, now=tx.now)
@@ -45,8 +45,8 @@ LOOKED = "UPDATE departure SET looked_at = :now WHERE owner = :owner AND service
 
 
 def sweep(tx: Transaction, service: str, forget: Forget, kept_ms: int = 0) -> bool:
-    """Deletes some of what a service has of one owner who is gone. False when there was none to look at. For `kept_ms`
-    it looks again: a service that checks signatures only takes the owner's tokens until they expire."""
+    """One step for one deleted owner; False when no owner needs one. Steps are repeated for `kept_ms`: a service that
+    checks signatures alone accepts the owner's tokens, and stores what they send, until they expire."""
     row = tx.one(NEXT, service=service, before=tx.now - AGAIN_MS)
     if row is None:
         return False
@@ -61,13 +61,13 @@ def sweep(tx: Transaction, service: str, forget: Forget, kept_ms: int = 0) -> bo
 
 
 async def sweep_all(database: Database, service: str, forget: Forget, kept_ms: int = 0) -> None:
-    """One small step after another, until nothing is left to do."""
+    """One small step after another, until no owner needs one."""
     while await database.write(lambda tx: sweep(tx, service, forget, kept_ms), is_long=True):
         await asyncio.sleep(0)
 
 
 def in_time(rows: Sequence[T], clock: Callable[[], float] = time.monotonic) -> Iterator[Sequence[T]]:
-    """Chunks of the rows, at least one, until a step has taken its time."""
+    """Chunks of the rows, at least one, until STEP_SECONDS are over."""
     until = clock() + STEP_SECONDS
     for start in range(0, len(rows), CHUNK):
         if start and clock() > until:

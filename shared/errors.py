@@ -144,7 +144,7 @@ def members(problem: Problem, request_id: str) -> dict[str, object]:
 
 
 def response(problem: Problem, scope: Scope) -> Response:
-    """The answer. Routes of a protocol that has an error shape of its own say so by `AlsoDescribe`."""
+    """The answer. Protocols with an error shape of their own add it by `AlsoDescribe`."""
     described = members(problem, scope.get("request_id", ""))
     describe: Describe | None = scope.get("describe_problem")
     media_type = "application/json" if describe else "application/problem+json"
@@ -171,8 +171,8 @@ Describe = Callable[[Problem], dict[str, str]]
 
 
 class ExceptionHandler:
-    """Middleware: answers for whatever is raised within before a body begins; a head is held back until then. What
-    nobody foresaw goes on to the server, which logs it."""
+    """Middleware: answers what is raised within before the body begins; the head is held back until then. An
+    unexpected exception is answered with 500 and raised again, for the server to log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -211,6 +211,6 @@ def _problem(error: BaseException) -> Problem:
         return error
     if isinstance(error, ClientDisconnect):
         return BadRequest("client_disconnected", "the body never ended")
-    if isinstance(error, asyncio.CancelledError):  # by uvicorn, which has to stop: a body, say, is still on its way
+    if isinstance(error, asyncio.CancelledError):  # by uvicorn at its shutdown: a body is still arriving, say
         return Unavailable("shutting_down", "this process is stopping")
     return Problem(detail="an unexpected error, logged under this request_id")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files written atomically: whole or not at all."""
 
 import os
 import secrets
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def draft_of(file: Path) -> Path:
-    """A name beside it that nobody else takes: a process id is 1 in every container."""
+    """A name beside the file, random because the process id is 1 in every container."""
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}")
 
 
 def create(file: Path, content: bytes, *, mode: int = 0o600, like: Path | None = None) -> None:
-    """Raises FileExistsError, whoever was quicker to make it. `like` has the owner that it gets."""
+    """Makes the file, with the owner of `like`. Raises FileExistsError, also where another process was quicker."""
     draft = _write_draft(file, content, mode, like)
     try:
         os.link(draft, file)
@@ -21,13 +21,13 @@ def create(file: Path, content: bytes, *, mode: int = 0o600, like: Path | None =
 
 
 def replace(file: Path, content: bytes, *, mode: int = 0o600, like: Path | None = None) -> None:
-    """The same, over a file that may be there."""
+    """Writes the file, in the place of one that may be there."""
     _write_draft(file, content, mode, like).replace(file)
     sync_directory(file.parent)
 
 
 def sync_directory(directory: Path) -> None:
-    """What it was told about its files outlasts a power cut."""
+    """So that links and renames in it survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

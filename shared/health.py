@@ -1,4 +1,4 @@
-"""Whether the database takes what is stored in it, and a report that many may ask for at the price of one."""
+"""Health: a probe that stores a row, and one report for all requests of half a second."""
 
 import asyncio
 import time
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from shared.database import Database, Transaction
 
-FRESH_SECONDS = 0.5  # /health is open to all: asked more often, it gives the answer that it gave
+FRESH_SECONDS = 0.5  # /health needs no token: asked more often, it repeats its answer
 
-# A full disk still lets transactions begin, read and end; only a row that is stored tells.
+# On a full disk transactions still begin, read and end: only storing a row shows it.
 STORE = """
 INSERT INTO probe (name, stored_at) VALUES ('health', :now)
 ON CONFLICT (name) DO UPDATE SET stored_at = excluded.stored_at
@@ -28,7 +28,7 @@ def store(tx: Transaction) -> None:
 
 
 async def probe(database: Database) -> dict[str, Any]:
-    """What a report says of a database that stores and answers. Raises Unavailable."""
+    """The database's part of a report. Raises Unavailable."""
     started = time.monotonic()
     await database.write(store)
     await database.query(lambda tx: tx.now)
@@ -36,7 +36,7 @@ async def probe(database: Database) -> dict[str, Any]:
 
 
 class Health:
-    """Gives what `look` has found, not older than FRESH_SECONDS."""
+    """The report of `look`, at most FRESH_SECONDS old."""
 
     def __init__(self, look: Callable[[], Awaitable[Report]]) -> None:
         self._look = look

@@ -1,7 +1,7 @@
-"""Idempotency-IdempotencyKey (draft-ietf-httpapi-idempotency-key-header-07): the first answer, again.
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07): a repeated request gets the first answer again.
 
-The key is stored in the transaction that does the work, so there is never one without the other,
-and of two that race the second finds what the first has committed.
+The key is stored in the transaction that does the work, so there is never one without the other, and of two requests at
+once the second finds what the first has committed.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ MAX_PRUNED = 500
 
 
 class IdempotencyKey(NamedTuple):
-    """`owner` is the caller; `is_counted` when the kept answer counts for what the owner stores."""
+    """`owner` is the caller; `is_counted`: the kept answer counts toward the owner's quota."""
 
     scope: str  # caller and route
     key: str
@@ -49,7 +49,7 @@ def key_of(
     if sent.startswith('"') and sent.endswith('"') and len(sent) >= 2:
         sent = sent[1:-1]  # the draft's form is a quoted string (RFC 8941 §3.3.3); bare ones are common
     if not KEY.fullmatch(sent):
-        raise BadRequest("invalid_idempotency_key", "Idempotency-IdempotencyKey: 1 to 255 visible ASCII characters")
+        raise BadRequest("invalid_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters")
     canonical = json.dumps(body, sort_keys=True).encode()
     return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest(), caller, is_counted)
 
@@ -95,7 +95,7 @@ def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]
     tx.lock(f"idempotency {key.scope} {key.key}")
     found = tx.one(FIND, scope=key.scope, key=key.key)
     if found is None or found[3] <= tx.now:
-        if found:  # it is over, though nothing has deleted it yet
+        if found:  # expired, and not pruned yet
             tx.put(REMOVE, scope=key.scope, key=key.key)
             _give_back(tx, [found[4:]])
         answer = work()
@@ -125,14 +125,14 @@ def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:
 
 
 def prune(tx: Transaction) -> int:
-    """Deletes keys that are over: how many, MAX_PRUNED at most."""
+    """Deletes up to MAX_PRUNED expired keys; how many."""
     freed = tx.all(EXPIRED, now=tx.now, most=MAX_PRUNED)
     _give_back(tx, freed)
     return len(freed)
 
 
 def forget(tx: Transaction, owner: str) -> bool:
-    """Deletes some keys of an owner who is gone: whether any was left."""
+    """Deletes some keys of a deleted owner; False once none is left."""
     if tx.all(OWNED, owner=owner, most=MAX_PRUNED):
         return True
     tx.put("DELETE FROM kept_answers WHERE owner = :owner", owner=owner)

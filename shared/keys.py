@@ -1,4 +1,4 @@
-"""Keys: what tokens are signed with, what they are checked with, and what anybody may see of them."""
+"""The keys that sign tokens, those that verify them, and those that are published (JWKS)."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ class SigningKey:
 
 
 def key_id(secret: bytes) -> str:
-    """The `kid` of a shared secret: says which one it is and nothing about it."""
+    """The `kid` of a shared secret: a hash, which reveals nothing of it."""
     return hashlib.sha256(b"kid:" + secret).hexdigest()[:16]
 
 
@@ -69,7 +69,7 @@ def load_keys(settings: Settings) -> dict[str, Key]:
         signing = signing_key(private)
         keys[signing.key_id] = Key(signing.algorithm, jwk.construct(dict(signing.public or {}), signing.algorithm))
     if jwks or private:
-        return keys  # and no secret beside them: RFC 8725 §3.1
+        return keys  # without shared secrets beside them (RFC 8725 §3.1)
     return {key_id(secret.value): Key("HS256", jwk.construct(secret.value, "HS256")) for secret in settings.secret_key}
 
 
@@ -82,7 +82,7 @@ def load_signing_key(settings: Settings) -> SigningKey:
 
 
 def signing_key(given: Given) -> SigningKey:
-    """A private key's. Raises SettingsError."""
+    """The signing key of a private key in PEM. Raises SettingsError."""
     try:
         key = serialization.load_pem_private_key(given.secret.value, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -111,7 +111,7 @@ def _thumbprint(public: Mapping[str, str]) -> str:
 
 
 def published_keys(settings: Settings) -> dict[str, list[dict[str, Any]]]:
-    """The JSON Web Key Set that anybody may see: public keys, so none of a shared secret."""
+    """The public JSON Web Key Set; a shared secret has no place in it."""
     jwks, private = given_jwks(settings), given_signing_key(settings)
     entries = json.loads(jwks.secret.value)["keys"] if jwks else []
     if private:

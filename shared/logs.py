@@ -1,4 +1,9 @@
-"""Logs: one event a line on stdout, as logfmt or JSON (https://12factor.net/logs)."""
+"""Logs: one event a line on stdout, as logfmt or JSON (https://12factor.net/logs).
+
+There are two ways in, and both give the same lines: `logging`, as everywhere (`log.info("task.claimed",
+extra={"count": 3})`), and `logs.info` for the line of each request. The latter makes no LogRecord and formats its line
+when it is written.
+"""
 
 import asyncio
 import json
@@ -15,7 +20,7 @@ from shared.middleware import request_id
 
 MAX_VALUE = 8000  # Heroku's log router splits lines at 10,000 bytes
 FLUSH_SECONDS = 0.05
-MAX_WAITING = 1000
+MAX_WAITING = 1000  # lines, which are written then
 PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f]+")
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
@@ -43,8 +48,7 @@ class Event(NamedTuple):
 
 
 def info(event: str, fields: dict[str, object]) -> None:
-    """A line at level info without the machinery of `logging`, which costs a request a sixth of its time. It is put
-    into words when it goes out: done for many in a row, that takes half as long."""
+    """A line at level info without a LogRecord, formatted when it is written: formatting many in a row is quicker."""
     for handler in logging.root.handlers:
         if isinstance(handler, Bundles) and logging.root.level <= logging.INFO:
             handler.add(Event("info", event, time.time(), request_id.current.get(), fields))
@@ -66,7 +70,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)[-MAX_VALUE:]  # its end says the most
+            fields["traceback"] = self.formatException(record.exc_info)[-MAX_VALUE:]  # a traceback's end says the most
         current = request_id.current.get()
         return self.line(Event(record.levelname.lower(), record.getMessage(), record.created, current, fields))
 
@@ -78,8 +82,8 @@ class Formatter(logging.Formatter):
 
 
 class Bundles(logging.StreamHandler[TextIO]):
-    """Writes the lines of FLUSH_SECONDS together, since a system call for each costs as much as the line. Warnings,
-    and lines from outside the event loop, go at once."""
+    """Writes the lines of FLUSH_SECONDS with one system call. Warnings, and lines from outside the event loop, are
+    written at once."""
 
     def __init__(self, stream: TextIO, lines: Formatter) -> None:
         super().__init__(stream)
@@ -141,6 +145,6 @@ def _cut(value: object) -> object:
 
 def _logfmt(fields: dict[str, object]) -> str:
     texts = [str(value)[:MAX_VALUE] for value in fields.values()]
-    if not all(texts) or not PLAIN.fullmatch("".join(texts)):  # one look at all that nearly always are
+    if not all(texts) or not PLAIN.fullmatch("".join(texts)):  # one match for all: nearly all are plain
         texts = [text if PLAIN.fullmatch(text) else json.dumps(text) for text in texts]
     return " ".join([f"{name}={text}" for name, text in zip(fields, texts, strict=True)])

@@ -1,4 +1,4 @@
-"""What a process does over and over for as long as it lives."""
+"""Steps that a process repeats in the background."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ Step = Callable[[], Awaitable[None]]
 
 
 class Loops:
-    """Steps, each repeated on its own: none waits for another, and a fault in one ends nothing."""
+    """Repeats each step in a task of its own; one that raises is logged and repeated."""
 
     def __init__(self, database_failed: Callable[[], None]) -> None:
         self._database_failed = database_failed
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self, step: Step, *, every: float | None = None, at: asyncio.Event | None = None) -> None:
-        """Does the step now, then `every` so many seconds and as soon as the event is set."""
+        """Runs the step now, then `every` so many seconds and whenever the event `at` is set."""
         self._loops.append(asyncio.create_task(self._repeat(step, every, at or asyncio.Event())))
 
     def stop(self) -> None:

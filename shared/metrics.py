@@ -18,7 +18,7 @@ class Counter:
     def __init__(self, name: str, meaning: str, *labels: str) -> None:
         self._name, self._meaning, self._labels = name, meaning, labels
         self._values: dict[Labels, float] = {} if labels else {(): 0}
-        self._lock = threading.Lock()  # the database has a thread of its own
+        self._lock = threading.Lock()  # threads of the database count too
         COUNTED.append(self)
 
     def add(self, *labels: str | int) -> None:
@@ -30,7 +30,7 @@ class Counter:
 
 
 class Histogram:
-    """Of seconds. To be added to by the event loop alone."""
+    """Of seconds. Has no lock: the event loop alone may add to it."""
 
     def __init__(self, name: str, meaning: str, *labels: str) -> None:
         self._name, self._meaning, self._labels = name, meaning, labels
@@ -66,7 +66,7 @@ def gauge(name: str, meaning: str, value: float) -> str:
 
 
 def family(kind: str, name: str, meaning: str, labels: tuple[str, ...], values: Mapping[Labels, float]) -> str:
-    """All there is of one name."""
+    """A metric with its head, a line for each set of labels."""
     lines = _head(kind, name, meaning)
     return "".join(lines + [_line(name, labels, own, value) for own, value in values.items()])
 

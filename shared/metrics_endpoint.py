@@ -27,7 +27,7 @@ OPERATION = Operation(
 
 
 def check_reader(request: Request[Any]) -> None:
-    """METRICS_TOKEN is asked for where it is set; without one nobody gets in but in development. Raises 401 and 403."""
+    """METRICS_TOKEN is asked for where it is set; without one /metrics is open in development only. Raises 401, 403."""
     settings: Settings = request.state["settings"]
     if settings.metrics_token is None:
         if settings.app_env == "production":

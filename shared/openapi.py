@@ -26,7 +26,7 @@ SERVER: Codes = {
     408: "request_timeout",
     431: "headers_too_large",
     503: "busy",
-}  # says shared/http/protocol.py
+}  # of shared/http/protocol.py
 EVERY: Codes = {
     400: "duplicate_header invalid_host",
     403: "cross_site https_required",
@@ -67,7 +67,7 @@ BEARER = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "descriptio
 
 
 def left_out() -> Any:
-    """A member that not every answer has."""
+    """A member that some answers lack."""
     return field(default_factory=lambda: None)
 
 
@@ -126,7 +126,7 @@ class Operation:
     """What one method of a path takes and answers, beside what all do.
 
     `scope` is what the bearer token needs: '' for any, None where no token is asked for. `body` has a shape,
-    or a schema, for each media type. `overload` is what refuses it when there is too much to do.
+    or a schema, for each media type. `overload` has the codes of a service that has too much to do.
     """
 
     name: str
@@ -193,7 +193,7 @@ class Components:
 
     def _of_answer(self, cls: type) -> Schema:
         schema = schema_of_dataclass(cls, self._of_answer)
-        schema.pop("additionalProperties")  # clients have to bear with members that are yet to come
+        schema.pop("additionalProperties")  # clients have to accept members of later versions
         return self._named(cls, schema)
 
     def _named(self, cls: type, schema: Schema) -> Schema:
@@ -204,7 +204,7 @@ class Components:
 
 
 def about(cls: type) -> Schema:
-    """What its docstring says; dataclass itself makes one where there is none."""
+    """Its docstring, unless it is the one that dataclass makes."""
     documented = inspect.getdoc(cls) or ""
     return {} if documented.startswith(f"{cls.__name__}(") else {"description": " ".join(documented.split())}
 

@@ -1,4 +1,4 @@
-"""Cursors: where the next page begins, bound to who asked and what for."""
+"""Cursors: where the next page of a list begins, bound to the caller and the filter."""
 
 import base64
 import binascii
@@ -20,8 +20,8 @@ KEEP = "INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT (nam
 
 
 class Cursors:
-    """Opaque cursors, signed so that a changed one, another caller's or another filter's is
-    refused. `secrets` come with the one that signs first; all of them verify."""
+    """Opaque cursors, signed: one that was changed, of another caller or another filter is refused. The first of
+    `secrets` signs, all of them verify."""
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         self._keys = [hmac.digest(secret, b"cursor", hashlib.sha256) for secret in secrets]

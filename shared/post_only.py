@@ -9,8 +9,8 @@ from shared.urls import routed_path
 
 
 class PostOnly:
-    """Answers 405 to every other method on any path, before any other check, and refuses
-    WebSockets. `get_paths` are open to GET too."""
+    """Answers 405 to every other method on any path, and refuses WebSockets. `get_paths` are open to GET too. It comes
+    before every other check, outside the exception handler, and so answers itself."""
 
     def __init__(self, app: ASGIApp, get_paths: Set[str] = frozenset()) -> None:
         self.app = app

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.errors import Problem, TooManyRequests
 
 COUNTED = "is_counted"  # in the scope of a request
-MAX_BUCKETS = 100_000  # the least recently seen go first: a caller that comes back starts afresh
+MAX_BUCKETS = 100_000  # beyond it the least recently used is dropped: its caller finds a full one
 
 
 class RateLimit:
@@ -55,11 +55,11 @@ class AtOnce:
             yield
         finally:
             self._taken[who] -= 1
-            self._taken += Counter()  # drops who has none
+            self._taken += Counter()  # drops those at zero
 
 
 class CountAll:
-    """Middleware: what no handler has counted for its caller counts for its address, refused or not."""
+    """Middleware: a request that its handler has not counted for a caller counts for its address, refused or not."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -104,8 +104,8 @@ def address(request: Request[Any]) -> str:
 
 
 def named_address(request: Request[Any]) -> str:
-    """The address that the client itself has named in X-Forwarded-For, left of what trusted proxies have added; its
-    own where it has named none. For clients that are believed."""
+    """The address that the client itself has written into X-Forwarded-For, before those that trusted proxies added; its
+    own where there is none. For clients whose word is trusted."""
     named = [part.strip() for line in request.headers.getlist("x-forwarded-for") for part in line.split(",")]
     own = _host(request)
     if own in named:

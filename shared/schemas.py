@@ -34,7 +34,7 @@ SCALARS: dict[Any, str] = {
     dict: "object",
     type(None): "null",
 }
-MAX_FAULTS = 100  # a body can have a million, and whoever mends these may ask again
+MAX_FAULTS = 100  # a body can have a million; the others show once these are mended
 UNIONS = (Union, types.UnionType)
 
 
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What a text is, for who reads the schema: Annotated[str, Format("uuid")]. No check is made of it."""
+    """What a text is, for readers of the schema: Annotated[str, Format("uuid")]. It is not checked."""
 
     format: str
 
@@ -70,8 +70,8 @@ class Unsupported(TypeError):
 
 def schema_of(annotation: Any, of_dataclass: Callable[[type], Schema] | None = None) -> Schema:
     """The JSON Schema of an annotation: JSON's own types, list[…], dict[str, …], Literal,
-    unions, dataclasses, and Annotated[…, Limits(…)]. `of_dataclass` makes the schema of those within,
-    which stand there in full when it is left out.
+    unions, dataclasses, and Annotated[…, Limits(…)]. `of_dataclass` gives the schema of dataclasses within;
+    without it they are written out.
 
     Raises Unsupported for anything else.
     """
@@ -190,7 +190,7 @@ def _typed(name: str, inner: list[Check]) -> Check:
         for one in inner:
             one(value, pointer, faults)
             if len(faults) > found:
-                return  # what is out of bounds may be endless
+                return  # a value out of bounds may be huge: not looked into
 
     return check
 
@@ -272,9 +272,8 @@ Build = Callable[[Any], Any]
 
 
 def builder(annotation: Any) -> Build:
-    """A function that makes of a value that fits the annotation's schema what the annotation asks for: dataclasses,
-    and 1 of 1.0 where an int is meant (JSON Schema does not tell them apart). `as_it_is` where nothing has to be made.
-    """
+    """A function from a value that fits the annotation's schema to what the annotation names: a dataclass, or an int
+    for 1.0, which is an integer in JSON Schema. `as_it_is` where nothing has to be converted."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is int:
         return _whole

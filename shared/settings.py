@@ -103,7 +103,7 @@ def bearer_token(raw: str) -> Secret:
 
 
 def readable_file(raw: str) -> str:
-    """The path of a file for somebody else to read."""
+    """The path of a file that a library opens."""
     _read(raw)
     return raw
 
@@ -155,7 +155,7 @@ def host_names(raw: str) -> tuple[str, ...]:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether nobody but its own processes reaches that address."""
+    """Whether only processes of this machine reach that address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -169,9 +169,9 @@ def database_url(raw: str) -> str:
     if not raw.startswith(("postgres://", "postgresql://")):
         raise ValueError("must be postgresql://…, sqlite:///path or sqlite:///:memory:")
     hosts_and_name = re.sub("^[a-z]+://([^@/]*@)?", "", raw).partition("?")[0]
-    if "@" in hosts_and_name:  # libpq would take a part of the password for the host, and name it
+    if "@" in hosts_and_name:  # libpq would take a part of the password for the host, and print it
         raise ValueError("characters such as @ and / in its password have to be percent-encoded")
-    return re.sub("(?<=[?&])pgbouncer=[^&]*&?", "", raw).rstrip("?&")  # Prisma's word; a pooler is noticed anyway
+    return re.sub("(?<=[?&])pgbouncer=[^&]*&?", "", raw).rstrip("?&")  # Prisma's; a pooler is noticed without it
 
 
 def _database_file(path: str) -> str:
@@ -189,7 +189,7 @@ PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 
 @dataclasses.dataclass(frozen=True)
 class RateLimits:
-    """Logins and registrations are few and worth guessing at; all `other` requests are unlimited unless told."""
+    """Logins and registrations are what attackers try; `other` requests have no limit unless one is set."""
 
     login: Rate | None = (10, 60)
     register: Rate | None = (5, 60)
@@ -243,7 +243,7 @@ class Settings:
     root_path: str = setting("", root_path)  # what a proxy in front strips from paths
     cors_origins: tuple[str, ...] = setting((), origins)
     max_connections: int = setting(0, integer(1, 10**7))  # 0: what the limit of open files leaves room for
-    secret_origin: str = dataclasses.field(default="", compare=False)  # for the operator, who may have two by mistake
+    secret_origin: str = dataclasses.field(default="", compare=False)  # logged at start: services must share one
 
     database_file: ClassVar[str]
 
@@ -255,7 +255,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, makes_files: bool = True) -> Self:
-        """A development secret that is not there yet is made, or left out by what only looks (`makes_files`)."""
+        """Makes the development secret where there is none yet, unless `makes_files` is false. Raises SettingsError."""
         given = {}
         for variable, field in cls.variables().items():
             if raw := environ.get(variable, ""):
@@ -283,7 +283,7 @@ class Settings:
 
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The defaults that hang on other settings, and the combinations that can't be right."""
+        """Adds the defaults that depend on other settings. Raises SettingsError for combinations that cannot work."""
         if given.get("dyno"):
             given.setdefault("app_env", "production")
             if "database_url" not in given:
@@ -311,13 +311,13 @@ def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
 
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
-    """Where a private key is all there is, the rest is signed with what all hosts have: the same key."""
+    """With a private key alone, cursors and the like are signed with its hash, which is the same on all hosts."""
     keys = [given[name].value for name in ("signing_key", "signing_key_file") if name in given]
     return (Secret(hashlib.sha256(b"".join(keys)).digest()),) if keys else ()
 
 
 def development_secret(path: Path) -> Secret:
-    """The secret of a laptop: made once, by whoever comes first, and read by all the others."""
+    """The secret for development: the first process makes the file, all others read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

@@ -1,7 +1,7 @@
-"""Strict JSON: what one parser would read otherwise than the next is refused.
+"""Strict JSON: texts that two parsers may read differently are refused.
 
-RFC 8259 with the limits of I-JSON (RFC 7493 §2): UTF-8, no key twice, no NaN, nothing that can't be
-written again. Accepted integers keep every digit.
+RFC 8259 with the limits of I-JSON (RFC 7493 §2): UTF-8, no key twice, no NaN, no lone surrogate. Integers keep every
+digit.
 """
 
 import json
@@ -58,7 +58,7 @@ Tree = dict[str, "Tree"] | str  # objects taken apart, all other values as they 
 
 
 def _tree(text: str, at: int) -> tuple[Tree, int]:
-    """The value at `at`, and where it ends. No character is looked at twice, however deep it nests."""
+    """The value at `at`, and where it ends. Takes linear time, however deep it nests."""
     if text[at] != "{":
         end = _end(text, at)
         return text[at:end], end
@@ -96,8 +96,8 @@ def _merged(text: str, at: int, patch: Tree) -> tuple[str, int]:
 
 
 def _walk(text: str, at: int, take: Callable[[str, int], int]) -> int:
-    """Goes through the object at `at`: `take` gets each name and where its value starts, and says where that
-    ends. Where the object ends."""
+    """Where the object at `at` ends. On the way `take` is called with each name and the start of its value, and
+    returns the end of that value."""
     at = _skip_space(text, at + 1)
     while text[at] != "}":
         name, at = DECODER.raw_decode(text, at)
@@ -157,7 +157,7 @@ def _check_strings(text: str, value: Any) -> None:
     try:
         written.encode()
     except UnicodeEncodeError:
-        raise ValueError("a string contains half of a surrogate pair") from None
+        raise ValueError("a string contains a lone surrogate") from None
 
 
 def _check_depth(text: str, value: Any) -> None:

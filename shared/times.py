@@ -8,7 +8,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-@lru_cache(maxsize=4096)  # a page of items has a hundred, and who asks for one asks again
+@lru_cache(maxsize=4096)  # a page of a list has a hundred, and pages are fetched again
 def to_text(milliseconds: int) -> str:
     """`2026-11-22T08:30:00.123Z`"""
     seconds, rest = divmod(milliseconds, 1000)

@@ -1,4 +1,4 @@
-"""Which path a request is for, and what clients are told of addresses.
+"""The path that a request is for, and the addresses that clients are told.
 
 Behind a proxy that strips a prefix, `root_path` says which: ROOT_PATH here, --root-path for uvicorn's own command, and
 uvicorn puts it before the path of every request. What is compared is the path without it.

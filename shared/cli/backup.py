@@ -1,7 +1,7 @@
 """Copies of a SQLite database, made and put back while services run on it.
 
-Whatever writes or may make a checkpoint takes its turn by the lock file of shared/database/sqlite.py. Reading does
-not: a copy is made from one snapshot, and writers go on meanwhile.
+Each step that writes, or may make a checkpoint, holds the lock file of shared/database/sqlite.py. Reading does not: a
+copy is made from one snapshot, and writers go on meanwhile.
 """
 
 import fcntl
@@ -59,7 +59,7 @@ def _overwrite(target: Path, source: sqlite3.Connection, progress: Progress) -> 
     make_file(target)
     with closing(sqlite3.connect(target, timeout=LOCKED_SECONDS, isolation_level=None)) as connection:
         try:
-            connection.execute("BEGIN IMMEDIATE")  # Connection.backup would wait for ever
+            connection.execute("BEGIN IMMEDIATE")  # is it locked? Connection.backup would wait for ever
             connection.execute("ROLLBACK")
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
@@ -78,7 +78,7 @@ def _need_file(url: str, instead: str) -> Path:
 
 
 def _need_apart(file: Path, database: Path) -> Path:
-    """Neither the database nor what SQLite would take for a part of the copy."""
+    """The file's path. Raises Failure where it is one of the database's own files."""
     file = file.resolve()
     if file in [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-lock", "-journal")]:
         raise Failure("FILE is a part of the database itself")
@@ -121,7 +121,7 @@ def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """A database that is there; it is not made."""
+    """Opens a database that is there; does not make one."""
     return sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=LOCKED_SECONDS, uri=True, isolation_level=None)
 
 

@@ -1,4 +1,4 @@
-"""Whether somebody keeps this machine's clock right."""
+"""Whether this machine's clock is synchronised."""
 
 import ctypes
 import sys

@@ -53,7 +53,7 @@ def run(command: Command, options: argparse.Namespace) -> None:
         sys.exit(problem.detail)
     except SettingsError as error:
         server.fail(str(error))
-    except BrokenPipeError:  # whoever read it has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
@@ -78,7 +78,7 @@ class Service:
             logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
             file = connection.file_of(settings.database_url)
             if file is not None and not file.exists() and not may_create:
-                raise Failure("there is no database yet where DATABASE_URL says")  # most likely another directory's
+                raise Failure("there is no database yet where DATABASE_URL says")  # started in another directory?
             asyncio.run(self._over(settings, verb, options))
 
         return command
@@ -151,7 +151,7 @@ def add_serve(
     start: Callable[[str | None, int | None], None],
     meaning: str,
 ) -> None:
-    """What happens without a command, too."""
+    """`serve`, which is also what happens without a command."""
     for one in (parser, commands.add_parser("serve", help=f"{meaning} (the default)")):
         one.add_argument("--host", help="the address to listen on (HOST)")
         one.add_argument("--port", type=int, help="the port to listen on (PORT)")
@@ -177,7 +177,7 @@ def add_json(*parsers: argparse.ArgumentParser) -> None:
 
 def text(argument: str) -> str:
     """An argument that a database can take."""
-    if not argument.isprintable():  # nor is half of a character, which is what bytes that are no UTF-8 become
+    if not argument.isprintable():  # a lone surrogate (surrogateescape) is not
         raise argparse.ArgumentTypeError("must be printable UTF-8")
     return argument
 

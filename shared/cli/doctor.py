@@ -1,4 +1,4 @@
-"""What may be wrong with a service before anybody notices: settings, secrets, the database, the disk, the clock.
+"""Looks for faults of a service before they show: settings, secrets, the database, the disk, the clock.
 
 It mends nothing, and makes nothing but what a start would. Each finding says what was found and, where that is
 not good, what to do.
@@ -35,7 +35,7 @@ MAX_CLOCK_SECONDS = 5  # tokens are refused a minute before their time, and leas
 SLOW_SYNC_MILLISECONDS = 50
 LITTLE_ROOM_BYTES = 1024**3
 NO_ROOM_BYTES = 64 * 1024**2
-WIDEST_PREFIX = 8  # 10.0.0.0/8 is somebody's own; whatever is wider has strangers in it
+WIDEST_PREFIX = 8  # 10.0.0.0/8 may be one operator's; a wider network is not
 FILE_VARIABLES = ("SECRET_KEY_FILE", "SIGNING_KEY_FILE")
 
 
@@ -83,7 +83,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 
 def graver(settings: Settings) -> Status:
-    """What is a nuisance on a laptop and a fault in production."""
+    """Of a finding that is a warning in development and a fault in production."""
     return "fail" if settings.app_env == "production" else "warn"
 
 
@@ -126,7 +126,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
 
 
 def _bits(secret: bytes) -> float:
-    """At most how much chance is in it: its letters' entropy, and what repeats counts once."""
+    """At most how many bits of entropy it has: those of its bytes, and what repeats counts once."""
     counts = Counter(secret).values()
     entropy = -sum(count / len(secret) * math.log2(count / len(secret)) for count in counts)
     return entropy * min(len(secret), len(zlib.compress(secret, 9)) - 8)
@@ -154,7 +154,7 @@ def _proxy(settings: Settings) -> Iterator[Finding]:
         advice = "all callers of a proxy on another host share one rate limit; name it in FORWARDED_ALLOW_IPS"
         yield Finding("proxy", "warn", advice)
     else:
-        yield Finding("proxy", "ok", f"X-Forwarded-For is believed from {', '.join(trusted) or 'nobody'}")
+        yield Finding("proxy", "ok", f"X-Forwarded-For is believed from {', '.join(trusted) or 'no address'}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -193,7 +193,7 @@ def _sync(milliseconds: float) -> Finding:
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
-    """What somebody else's account has made, a root shell's say, is what a service can't write."""
+    """A service cannot write files that another account has made, such as root's in a shell."""
     file = connection.file_of(settings.database_url)
     if file is None:
         return
@@ -225,7 +225,7 @@ def _database(settings: Settings, schemas: Mapping[str, Path]) -> Iterator[Findi
 
 
 class DatabaseAnswer(NamedTuple):
-    """What a database has said: its time, the newest that it has seen, and what PostgreSQL says of itself."""
+    """The database's clock, the newest time that is stored in it, and PostgreSQL's version."""
 
     milliseconds: float
     now: int
@@ -261,5 +261,5 @@ def _clock(ahead_seconds: float, behind_seconds: float) -> Finding:
     if abs(ahead_seconds) > MAX_CLOCK_SECONDS:
         return Finding("clock", "fail", f"{ahead_seconds:+.0f} s from the database's to this host's; run NTP on both")
     if not is_synchronised():
-        return Finding("clock", "warn", "nobody keeps it right; run an NTP client on the host")
+        return Finding("clock", "warn", "not synchronised; run an NTP client on the host")
     return Finding("clock", "ok", "right, as far as can be seen")

@@ -1,4 +1,4 @@
-"""What a command says: tables for people, a bar for whoever watches, one line when it fails."""
+"""What a command prints: tables for people, a bar on a terminal, one line when it fails."""
 
 import getpass
 import os
@@ -50,7 +50,7 @@ def fields(members: dict[str, object]) -> str:
 
 
 def _coloured(line: str) -> str:
-    """A status stands out where somebody looks: never in a file or a pipe, nor with NO_COLOR (https://no-color.org)."""
+    """Colours a status on a terminal: not in a file or a pipe, nor with NO_COLOR (https://no-color.org)."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return line
     return WORD.sub(lambda found: _painted(found[0]), line, count=0)
@@ -75,7 +75,7 @@ def _span(seconds: int) -> str:
 
 
 def _cell(value: object) -> str:
-    """Without what would move a terminal's cursor: some of it was written by strangers."""
+    """Without what would move a terminal's cursor: callers have written some of it."""
     text = "-" if value is None or value == "" else str(value)
     return "".join(character if character.isprintable() else "�" for character in text)
 
@@ -115,7 +115,7 @@ def read_password(what: str) -> str:
 
 
 def confirm(question: str) -> None:
-    """Raises Failure unless somebody at a terminal says yes."""
+    """Raises Failure unless the user at a terminal says yes."""
     if not sys.stdin.isatty():
         raise Failure(f"{question} Say so with --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)

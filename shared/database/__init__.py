@@ -1,4 +1,4 @@
-"""One database, whatever engine: a unit of work is a plain function over a transaction.
+"""One interface to SQLite and PostgreSQL: a unit of work is a plain function over a transaction.
 
 task = await database.write(lambda tx: queue.submit(tx, new_task))   # returns after the commit
 task = await database.read(lambda tx: queue.find(tx, task_id))
@@ -26,8 +26,8 @@ class Transaction(Protocol):
     subset that SQLite 3.35 and PostgreSQL 13 share.
 
     Units of one process or of several may run side by side, each statement seeing the newest commit (READ COMMITTED).
-    What has to stay as it was found is locked: rows by FOR UPDATE, which SQLite, where one writes at a time, does
-    without; and what may not be there yet by a name.
+    Rows that have to stay as they were read are locked by FOR UPDATE, which SQLite, with one writer at a time, does
+    without; rows that may not exist yet by a name (`lock`).
     """
 
     @property
@@ -45,10 +45,10 @@ class Transaction(Protocol):
         """How many rows it changed."""
 
     def put(self, sql: str, **values: Any) -> None:
-        """The same where nobody asks how many: it may go out together with what comes next."""
+        """As `run`, without the number: it may be sent together with the next statement."""
 
     def lock(self, name: str) -> None:
-        """Until the transaction ends, nobody else passes here with the same name."""
+        """Other transactions wait here for the same name until this one ends."""
 
 
 Unit = Callable[[Transaction], T]
@@ -67,11 +67,11 @@ class Database(Protocol):
         """
 
     async def read(self, unit: Unit[T]) -> T:
-        """For rows by key or index, few or bounded: runs where it is, so it has to be quick. Each statement sees the
-        newest commit."""
+        """For few rows, by key or index: runs in the event loop, so it has to be quick. Each statement sees the newest
+        commit."""
 
     async def query(self, unit: Unit[T]) -> T:
-        """For whatever may take longer: runs aside, all its statements on one snapshot."""
+        """For reads that may take longer: does not hold up others, all its statements on one snapshot."""
 
     def publish(self, hint: str) -> None:
         """Tells every process on this database, this one included. A hint may get lost."""

@@ -23,8 +23,8 @@ SQLITE = "sqlite:///"
 AGAIN_SECONDS = 0.5
 TELL_SECONDS = 10.0
 
-# What no waiting mends, in the words of PostgreSQL and PgBouncer. Where they speak another language the start waits,
-# and the log says for what.
+# Messages of PostgreSQL and PgBouncer after which waiting is useless. In another language they are not recognised: the
+# start waits, and the log has the message.
 HOPELESS = re.compile(
     "authentication failed|does not exist|no such (database|user)|no password supplied|permission denied"
     "|no pg_hba.conf entry|not support SSL|certificate|bad value|invalid (.* )?(value|number|response)|its encoding is"
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 async def connect(url: str, schemas: Mapping[str, Path], *, waits: bool = False) -> Database:
     """Opens the database and brings its tables up to date: the shared ones, then those of `schemas`
-    (name to directory). Raises SettingsError, though where it `waits` not for a server that is not there yet."""
+    (name to directory). Raises SettingsError; where it `waits`, a server that is not there yet is waited for."""
     database = _sqlite(url) if is_sqlite(url) else await _postgres(url, waits=waits)
     try:
         for name, directory in {"shared": SHARED_SCHEMA, **schemas}.items():
@@ -91,7 +91,7 @@ async def _postgres(url: str, *, waits: bool) -> Database:
 
 
 async def _until_there(database: "PostgreSQL", *, waits: bool) -> None:
-    """After a reboot the server may well be up later than who needs it."""
+    """After a reboot the server may start later than the services."""
     told_at = -TELL_SECONDS
     while refusal := await database.refusal():
         said = _without_names(refusal)

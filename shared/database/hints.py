@@ -1,8 +1,8 @@
 """Hints between the processes of one machine: a datagram to each that listens.
 
 Every process binds a socket of its own in a directory beside the database and sends to all the others there, so
-processes that share the file find each other whatever temporary directory each has (containers, PrivateTmp). It costs
-nothing while there is nothing to say; a poll every 5 ms, as fast, would cost half a per cent of a core.
+processes that share the file find each other even where their temporary directories differ (containers, PrivateTmp).
+While idle it costs nothing.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from pathlib import Path
 MAX_DATAGRAM_BYTES = 60_000
 BIND_TRIES = 100
 MAX_ADDRESS_BYTES = 100  # 104 with the final NUL on BSD and macOS, 108 on Linux
-PEERS_SECONDS = 0.5  # how long a list of the others is good for
+PEERS_SECONDS = 0.5  # how long the list of the others is cached
 
 log = logging.getLogger(__name__)
 
 
 class Hints:
-    """Heard by this process alone where there is no `directory`, or where it can't be used."""
+    """Reach this process alone where there is no `directory`, or where it can't be used."""
 
     def __init__(self, directory: Path | None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ class Mailbox:
 
     def _bind(self, directory: Path) -> Path:
         for _ in range(BIND_TRIES):
-            with contextlib.suppress(FileNotFoundError):  # the last one out has just taken the directory along
+            with contextlib.suppress(FileNotFoundError):  # the last process to end has just removed the directory
                 self._handle = _opened(directory)
                 try:
                     path = directory / uuid.uuid4().hex[:12]
@@ -123,7 +123,7 @@ class Mailbox:
         raise FileNotFoundError(directory)
 
     def _address(self, path: Path) -> str:
-        """An address has room for about 100 bytes, whatever the directory's path takes (unix(7), proc_pid_fd(5))."""
+        """An address has room for about 100 bytes (unix(7)); a longer path is shortened by proc_pid_fd(5)."""
         if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
             return str(path)
         return f"/proc/self/fd/{self._handle}/{path.name}"
@@ -139,7 +139,7 @@ class Mailbox:
             self.socket.sendto(datagram, self._address(peer))
         except ConnectionRefusedError:
             return False
-        except OSError:  # its buffer is full, or it has just gone: it polls
+        except OSError:  # its buffer is full, or it has just ended: receivers poll as well
             pass
         return True
 

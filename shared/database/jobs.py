@@ -1,4 +1,4 @@
-"""Units of work on their way through an engine's threads, and back to who waits for them."""
+"""Units of work for an engine's threads, and their outcomes for those who wait."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def resolve(outcomes: Iterable[Outcome]) -> None:
 
 
 class Helper:
-    """A thread that waits in the event loop's place, for one thing after another. No process that ends waits for it."""
+    """A daemon thread for calls that block, one after another: it holds up neither the event loop nor the exit."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -58,5 +58,5 @@ class Helper:
                 outcome = Outcome(future, work())
             except BaseException as error:
                 outcome = Outcome(future, None, error)
-            with contextlib.suppress(RuntimeError):  # the loop was closed without us
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(resolve, [outcome])

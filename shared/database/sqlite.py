@@ -1,4 +1,4 @@
-"""SQLite: whatever is waiting is written as one group.
+"""SQLite: all writes that wait are one group, with one commit.
 
     caller          in the event loop                            what it waits for
     ------          -----------------                            -----------------
@@ -17,7 +17,7 @@ lock, and units that say they are long.
 Two connections that write and checkpoint at the same moment can corrupt a WAL database of
 SQLite 3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug), and most systems have one of
 these. So every transaction that writes, and the checkpoints inside its COMMIT, take turns by a
-lock on a file beside the database, across processes; nobody meets "database is locked" either.
+lock on a file beside the database, across processes, which rules out "database is locked", too.
 """
 
 import asyncio
@@ -44,15 +44,15 @@ from shared.errors import Unavailable
 T = TypeVar("T")
 
 MEMORY = ":memory:"
-STATEMENTS = 512  # that are kept ready: lists have a text for each length
-LOOP_SECONDS = 0.01  # for so long one group may keep the event loop from others
+STATEMENTS = 512  # prepared, per connection: an IN list has a text for each length
+LOOP_SECONDS = 0.01  # that the statements of one group may hold up the event loop
 MAX_WAITING = 10_000
-WRITE_SECONDS = 5  # how long a caller waits for its commit before it is told to come back
+WRITE_SECONDS = 5  # how long a caller waits for its commit before it gets a 503
 LOCKED_MS = 1000  # another program has the file, sqlite3's own shell, say
-# The first reader behind a commit marks it in the file's shared memory (https://sqlite.org/walformat.html#read_marks),
-# which a disk that does not answer never lets it do. So the writer is the first: reads run in the event loop.
+# The first reader after a commit sets a read mark (https://sqlite.org/walformat.html#read_marks), and blocks while the
+# disk does not answer. So the writer reads first, in its thread: other reads run in the event loop.
 MARK = "PRAGMA data_version"
-REFUSED = (sqlite3.DataError, OverflowError, UnicodeEncodeError)  # by what they are, however often they are tried
+REFUSED = (sqlite3.DataError, OverflowError, UnicodeEncodeError)  # because of a value: trying again does not help
 PRAGMAS = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -103,7 +103,7 @@ class SQLite:
             self._writing = self._loop.create_task(self._write_all())
         if seconds is None:
             return await future
-        late = self._loop.call_later(seconds, _give_up, future)  # a third of what asyncio.timeout costs
+        late = self._loop.call_later(seconds, _give_up, future)  # cheaper than asyncio.timeout
         try:
             return await future
         finally:
@@ -162,7 +162,7 @@ class SQLite:
             outcomes = self._together(group)
             if outcomes is not None:
                 await self._disk.do(self._commit)
-        except Exception as error:  # nobody waits for ever
+        except Exception as error:  # or its callers would wait for ever
             unavailable = database_unavailable(error)
             outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
         if outcomes is not None:
@@ -176,7 +176,7 @@ class SQLite:
                 resolve([await self._disk.do(partial(self._alone, job))])
 
     def _next(self) -> Iterator[Job]:
-        """Those that wait, as many as the event loop can run without keeping others from it for long."""
+        """Jobs that wait, as many as run in LOOP_SECONDS."""
         until = time.monotonic() + LOOP_SECONDS
         while self._waiting and not self._waiting[0].is_long:
             yield self._waiting.popleft()
@@ -184,13 +184,13 @@ class SQLite:
                 return
 
     def _together(self, group: list[Job]) -> list[Outcome] | None:
-        """Runs those that wait, which `group` shows then. None when one failed that may have written something:
-        nothing is left of any."""
+        """Runs the jobs that wait, and adds them to `group`. None when one failed that may have written something: all
+        are rolled back."""
         outcomes: list[Outcome] = []
         tx = Transaction(self._writer)
         for job in self._next():
             group.append(job)
-            changes = self._writer.total_changes  # by `one` and `all` with RETURNING; no table is counted
+            changes = self._writer.total_changes  # counts rows of RETURNING too, but no DDL: hence `has_run`
             tx.has_run = False
             try:
                 outcomes.append(Outcome(job.future, None if job.future.done() else job.unit(tx)))
@@ -224,7 +224,7 @@ class SQLite:
             await self._disk.do(self._begin_in_turn)
 
     def _has_begun(self) -> bool:
-        """Whether it could without waiting for another process."""
+        """Begins, unless that would wait for another process; whether it has."""
         try:
             self._take_turn(fcntl.LOCK_NB)
         except BlockingIOError:
@@ -241,7 +241,7 @@ class SQLite:
             make_file(Path(self._path))
         self._take_turn()
         try:
-            self._writer.execute(f"PRAGMA busy_timeout = {LOCKED_MS}")  # for those who know nothing of turns
+            self._writer.execute(f"PRAGMA busy_timeout = {LOCKED_MS}")  # for programs that take no turns
             self._writer.execute("BEGIN IMMEDIATE")
         except BaseException:
             self._end_turn()
@@ -298,7 +298,7 @@ class SQLite:
         return connection
 
     async def close(self) -> None:
-        """Waits for what is under way, though not for ever; whatever comes later is refused."""
+        """Waits for what is under way, for WRITE_SECONDS at most; later units are refused."""
         self._is_closing = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WRITE_SECONDS):

@@ -13,7 +13,7 @@ def open_lock(path: str, is_memory: bool) -> int | None:
 
 
 def make_file(file: Path) -> None:
-    """For its owner alone, where SQLite would make it for every user of the machine; -wal and -shm follow it."""
+    """Readable by its owner alone, where SQLite would make it for every user; -wal and -shm get the same mode."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

@@ -15,8 +15,8 @@ from uvicorn.server import ServerState
 LOOK_SECONDS = 1
 WARNING_SECONDS = 60
 MAX_CONNECTIONS = 16_384  # where the limit of files is higher: an idle one takes about 10 KiB
-LOOKED_AT = 16  # before the longest idle ends whatever it has just sent
-OTHER_FILES = 128  # of databases, children and logs, and what is accepted before a turn of the loop is over
+LOOKED_AT = 16  # of the longest idle, for one without a request that is not read yet
+OTHER_FILES = 128  # databases, children, logs, and connections accepted in one turn of the event loop
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Connections:
         self._warned_at: float | None = None
 
     def admit(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether there is room, which is made if need be. Connections that wait for an answer keep theirs."""
+        """Whether it may stay. Where there is no room, the longest idle connection ends for it, but none whose client
+        waits for an answer."""
         if self._looks is None:
             self._looks = loop.call_later(LOOK_SECONDS, self._look, loop)
         is_full = len(self._everyone) > self.most
@@ -58,23 +59,23 @@ class Connections:
         return True
 
     def _longest_idle(self) -> Connection:
-        """One that has just sent its request is not idle, even if that has not been read yet."""
+        """Not one that has just sent a request, even where that has not been read yet."""
         looked_at = islice(self.waiting, LOOKED_AT)
         found = next((one for one in looked_at if not one.has_unread()), None) or next(iter(self.waiting))
         del self.waiting[found]
         return found
 
     def waits(self, connection: Connection) -> None:
-        """From now on, for its client."""
+        """It waits for its client, and may end for a new one."""
         self.waiting[connection] = None
         self.waiting.move_to_end(connection)
 
     def works(self, connection: Connection) -> None:
-        """Its client waits for an answer, or it has gone."""
+        """Its client waits for an answer, or has gone: it does not end for a new one."""
         self.waiting.pop(connection, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One timer for all: two for each request would take a hundredth of its time."""
+        """One timer for all connections, instead of two for each request."""
         now = loop.time()
         for connection in tuple(self._everyone):
             connection.look(now)
@@ -95,7 +96,7 @@ def most_connections() -> int:
 
 
 def raise_file_limit() -> int:
-    """The limit of open files. The soft one, often 1,024, is for programs that use select(2)."""
+    """The limit of open files, once the soft one (often 1,024, for the sake of select(2)) is raised to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # macOS says that there is none, and refuses it
@@ -108,7 +109,7 @@ _by_server: WeakKeyDictionary[ServerState, Connections] = WeakKeyDictionary()
 
 
 def of(state: ServerState, most: int = 0) -> Connections:
-    """A server's own, made with the first look at it."""
+    """The connections of a server, made by the first call."""
     if state not in _by_server:
         _by_server[state] = Connections(state.connections, most or most_connections())  # type: ignore[arg-type]
     return _by_server[state]

@@ -1,24 +1,23 @@
-"""What a connection has to say: sent in few pieces, and watched until its client has taken it."""
+"""The output of a connection: sent in few packets, and given up when its client does not read."""
 
 import asyncio
 from typing import Any
 
-STALLED_SECONDS = 30  # without a byte taken, after which an answer is given up
+STALLED_SECONDS = 30  # without a byte read by the client, after which an answer is given up
 MAX_UNSENT = 16  # parts of an answer that is streamed; more wait until they can go
 MAX_PART_BYTES = 64 * 1024  # a larger one does not wait for others
 
 
 class Outlet:
     """A connection's transport that sends what was written once this turn of the event loop is over: so head and body
-    are one packet, the answers of one turn go out together, and a client that waits for many of them is woken once,
-    which takes a quarter less of the time of a request."""
+    are one packet, and the answers of one turn go out together."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._unsent: list[bytes] = []
         self._handed_over = 0  # bytes, since the connection began
-        self._taken = 0  # of these by the client, when that was last looked at
+        self._taken = 0  # of these, as of the last look
         self._stalled_since: float | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -43,7 +42,7 @@ class Outlet:
             self._transport.write(data)
 
     def is_stalled(self, now: float) -> bool:
-        """Whether the client has taken nothing for STALLED_SECONDS of what it was sent. To be asked now and then."""
+        """Whether the client has read nothing for STALLED_SECONDS. Called once a second."""
         waiting = self._transport.get_write_buffer_size()
         taken = self._handed_over - waiting
         if not waiting:

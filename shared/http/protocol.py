@@ -1,8 +1,13 @@
 """HTTP/1.1 on the wire: uvicorn's protocol, with the bounds and the error shape that it leaves to others.
 
-It leans on these internals of uvicorn's HttpToolsProtocol, as uvicorn's and httptools' bounds in requirements.txt have
-them: `cycle`, `pipeline` (newest first) and `flow`; `_start_asgi_task`, called once for each request; the parser's
-callbacks; `on_response_complete`, called once for each answer. tests/shared/test_http_bounds.py fails when one changes.
+It leans on these internals of uvicorn's HttpToolsProtocol, whose versions requirements.txt bounds, with httptools':
+
+    state       cycle, pipeline (newest first), flow, parser, scope, headers, url, expect_100_continue
+    of a cycle  keep_alive, response_started, response_complete
+    methods     _start_asgi_task (once a request), on_response_complete (once an answer), send_400_response,
+                _unset_keepalive_if_required, and the parser's callbacks (on_header … on_message_complete)
+
+tests/shared/test_http_bounds.py fails when one of them changes.
 """
 
 import asyncio
@@ -39,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Flow(FlowControl):
-    """Reads on when there is nothing else to do; uvicorn would for each request that asks for its body."""
+    """Resumes reading only while no request waits; uvicorn would whenever a request asks for its body."""
 
     def __init__(self, transport: asyncio.Transport, protocol: "Protocol") -> None:
         super().__init__(transport)
@@ -53,15 +58,15 @@ class Flow(FlowControl):
 class Protocol(HttpToolsProtocol):
     """Feeds the parser up to the end of one head at a time, so that it knows what each byte belongs to."""
 
-    deadline = NEVER  # for the client to go on
+    deadline = NEVER  # for the client to send more
     running: RequestResponseCycle | None = None
     is_in_body = False
     is_chunked = False
     is_over = False
     framing_bytes = 0  # of the head so far, or of all that is no body since
-    behind_head = 0  # of the piece that is being fed
+    behind_head = 0  # bytes of the piece that is being fed
     chunk_bytes = 0
-    chunks = 0  # since others had their turn
+    chunks = 0  # in this turn of the event loop
     discarded_bytes = 0
     unfed = b""
     last_fed = b""  # its last bytes, since END may come in two pieces
@@ -92,7 +97,7 @@ class Protocol(HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def look(self, now: float) -> None:
-        """Ends what has taken too long. To be called now and then."""
+        """Ends what has taken too long. Called once a second."""
         if self.transport.is_stalled(now):  # type: ignore[attr-defined]
             self.end()
         elif now >= self.deadline:
@@ -110,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         return not (self.pipeline or self.unfed or self.is_over)
 
     def _feed(self) -> None:
-        """All that has come in, or as much as MAX_WAITING requests; the rest, once they are answered."""
+        """Feeds what has come in, up to MAX_WAITING requests; the rest once they are answered."""
         self._unset_keepalive_if_required()
         was_in_head = self._is_in_head()
         data, start = self.last_fed + self.unfed, len(self.last_fed)
@@ -158,7 +163,7 @@ class Protocol(HttpToolsProtocol):
         return self.framing_bytes > 0 and not self.is_in_body
 
     def _set_deadline(self, *, is_new: bool) -> None:
-        """For a head that has not come in whole. While requests wait it is not read, which its client can't help."""
+        """For a head that has not come in whole; not while requests wait, since the socket is not read then."""
         if not self._is_in_head() or not self.can_take_more():
             self.deadline = NEVER
         elif is_new or self.deadline == NEVER:
@@ -166,7 +171,7 @@ class Protocol(HttpToolsProtocol):
             self.bounds.waits(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """What uvicorn's does too, in less time: it is called for every header."""
+        """Does what uvicorn's does, in less time."""
         if self.is_in_body:  # trailers are no headers (RFC 9110 §6.5.1)
             return
         name, value = name.lower(), value.strip(b" \t")  # RFC 9110 §5.5
@@ -215,7 +220,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _check_framing(self) -> None:
-        """Ends a connection, and what the parser is doing, once there is too much that is no body."""
+        """Ends the connection and stops the parser once headers, chunk extensions or trailers are too large."""
         if self.framing_bytes > MAX_HEADERS_BYTES:
             self._refuse(431, "headers_too_large", f"the limit is {MAX_HEADERS_BYTES} bytes")
             raise httptools.HttpParserError
@@ -251,9 +256,9 @@ class Protocol(HttpToolsProtocol):
             self._have_answered()
 
     def _have_answered(self) -> None:
-        """Everything that was asked."""
+        """All requests are answered."""
         self.bounds.waits(self)
-        if self.is_in_body:  # the rest of it is thrown away, but not for ever
+        if self.is_in_body:  # the rest of it is discarded, for HEADERS_SECONDS
             self.loop.call_later(HEADERS_SECONDS, self._close_in_body, self.cycle)
 
     def _close_in_body(self, cycle: object) -> None:
@@ -275,7 +280,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(400, "invalid_http", msg)
 
     def _refuse(self, status: int, code: str, detail: str, *headers: str) -> None:
-        """Answers and ends. What was asked before is answered first, and then it ends without another word."""
+        """Answers with the error and closes. Where earlier requests wait, they are answered, and then it closes."""
         if self.transport.is_closing() or self.is_over:
             return
         self._leave()
@@ -288,7 +293,7 @@ class Protocol(HttpToolsProtocol):
         log.info("request.refused", extra={"status": status, "code": code})
 
     def _leave(self) -> None:
-        """Takes nothing more."""
+        """Reads nothing more from this connection."""
         self.is_over = True
         self.unfed = b""
         self.deadline = NEVER
@@ -318,7 +323,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class PostOnlyProtocol(Protocol):
-    """Answers a method that the parser has never heard of, or whose line it can't read, as shared/post_only.py does."""
+    """Answers 405 as shared/post_only.py does, to methods that the parser does not know or whose line it can't read."""
 
     def send_400_response(self, msg: str) -> None:
         if METHOD.match(self.piece) and not self.piece.startswith(b"POST "):

@@ -12,7 +12,7 @@ PASSED_BY = frozenset({"venv", "node_modules", "var"})  # and what is hidden, su
 
 
 class Reload(StatReload):
-    """uvicorn's, which would look at every file of a virtual environment, too."""
+    """uvicorn's reloader, without the files of virtual environments."""
 
     def iter_py_files(self) -> Iterator[Path]:
         for directory, names, files in os.walk(Path.cwd()):

@@ -26,7 +26,7 @@ from shared.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 95  # Heroku's router reuses a connection for 90 s and can't repeat a POST
 GRACEFUL_SECONDS = 3  # foreman and overmind kill after 5
-GARBAGE_OBJECTS = 10_000  # Python looks for cycles after 700, which takes a tenth of a small request's time
+GARBAGE_OBJECTS = 10_000  # Python's own 700 has it look for cycles many times a second
 EXIT_FAILURE = 3  # uvicorn's supervisor does not start a process again that ended with 3
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def serve(
         root_path=settings.root_path,
         ssl_context_factory=(lambda config, default: context) if context else None,
     )
-    with suppress(KeyboardInterrupt):  # once all is done, uvicorn raises the signals again that ended it
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it again, after the shutdown
         Server(config, most).run(sockets=[listener])
 
 
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        gc.freeze()  # what the start has made stays
+        gc.freeze()  # what the start has made lives as long as the process
         gc.set_threshold(GARBAGE_OBJECTS)
         for listener in sockets or []:
             log.info("server.listening", extra={"url": self._url_of(listener)})
@@ -114,7 +114,8 @@ def settings_or_fail(cls: type[S], *, makes_files: bool = True) -> S:
 
 
 def settings_under_uvicorn(cls: type[S]) -> S:
-    """The same for `uvicorn …:app`, whose own options take the place of some, so that these would be set in vain."""
+    """The settings for `uvicorn …:app`. Those that uvicorn's own options replace would have no effect: they end the
+    start."""
     settings = settings_or_fail(cls)
     if settings.tls_cert_file:
         fail("TLS_CERT_FILE: uvicorn's own command takes --ssl-certfile and --ssl-keyfile instead")
@@ -124,7 +125,7 @@ def settings_under_uvicorn(cls: type[S]) -> S:
 
 
 def log_start(settings: Settings, **more: object) -> None:
-    """What an operator compares where two services should have the same."""
+    """Logs what two services must have alike."""
     database = connection.described(settings.database_url)
     log.info("service.started", extra={"database": database, "secret": settings.secret_origin, **more})
 
@@ -136,19 +137,19 @@ def fail(line: str) -> NoReturn:
 
 
 def fail_now(line: str) -> NoReturn:
-    """The same from inside the server's start, which would turn an exception into a traceback."""
+    """Ends the process with one line from inside the server's start, which would make a traceback of an exception."""
     print(line, file=sys.stderr, flush=True)
     os._exit(EXIT_FAILURE)
 
 
 def leave() -> None:
-    """Ends a start that is under way: there is nothing to put in order yet."""
+    """Ends the process during its start, when there is nothing to clean up."""
     os._exit(0)
 
 
 @contextmanager
 def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Calls `stop` in the loop on SIGTERM and SIGINT, then whatever handled them before.
+    """Calls `stop` in the loop on SIGTERM and SIGINT, then the previous handler.
 
     uvicorn gives a handler that waits no sign that it is stopping (Kludex/uvicorn#2829, #2913).
     """

@@ -1,4 +1,4 @@
-"""TLS in this process itself, where no proxy does it."""
+"""TLS without a proxy."""
 
 import ssl
 from pathlib import Path
@@ -10,7 +10,7 @@ from shared.settings import Settings, SettingsError
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """None without TLS_CERT_FILE. Raises SettingsError for files that are not what they should be."""
+    """None without TLS_CERT_FILE. Raises SettingsError for bad files."""
     if not settings.tls_cert_file:
         return None
     _check(Path(settings.tls_cert_file), Path(settings.tls_key_file))
@@ -24,7 +24,7 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
 
 def _check(cert_file: Path, key_file: Path) -> None:
     """OpenSSL would not say which of the two is bad, and would ask the terminal for a passphrase."""
-    from cryptography import x509  # takes a tenth of a start, which those without TLS of their own save
+    from cryptography import x509  # imported here: slow, and needed with TLS only
 
     try:
         x509.load_pem_x509_certificates(cert_file.read_bytes())

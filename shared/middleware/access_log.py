@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared import logs
 from shared.metrics import Counter, Histogram
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # callers make up others
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # callers can make up any other: '-'
 
 REQUESTS = Counter("http_requests_total", "Requests that this process has answered.", "method", "route", "status")
 DURATIONS = Histogram("http_request_duration_seconds", "How long they took, long polls included.", "route")

@@ -13,7 +13,8 @@ VARY = (b"vary", b"Origin")
 
 
 class CORS:
-    """Adds its headers to every answer, and answers preflights. To be outside whatever answers errors."""
+    """Adds its headers to every answer, and answers preflights. Outside the exception handler, so that
+    errors have them too."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str], methods: Collection[str]) -> None:
         self.app = app

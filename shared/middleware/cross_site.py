@@ -1,7 +1,7 @@
-"""A service that asks nobody for a token, and the browsers that run beside it.
+"""Protects a service that asks for no token from pages of other sites, in browsers on the same machine.
 
-A page of any site can send it requests from its user's own machine: a POST without a preflight, or by a name of its own
-that it lets resolve to 127.0.0.1 (DNS rebinding), so that it may read the answers too.
+A page of any site can send requests from its user's machine: a POST without a preflight, or requests to a name of its
+own that resolves to 127.0.0.1 (DNS rebinding), whose answers it may read too.
 """
 
 from collections.abc import Collection

@@ -1,11 +1,11 @@
-"""A service that nobody is to reach without TLS."""
+"""Refuses requests without TLS."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import errors
 from shared.urls import routed_path
 
-OPEN_PATHS = frozenset({"/health"})  # probes of the host itself come past the proxy
+OPEN_PATHS = frozenset({"/health"})  # the host's own probes do not come through the proxy
 
 # For this host alone: those beside and below it are not ours to speak for (RFC 6797 §6.1.2).
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
@@ -14,8 +14,9 @@ STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 class HTTPSOnly:
     """Answers 403 to what came without TLS, as this server or a trusted proxy's X-Forwarded-Proto has it.
 
-    Never a redirect: the passwords and tokens have gone over the wire by then, and a client that follows one
-    would go on like that without a sign.
+    Never a redirect: the request has carried its password or token in the clear by then, and a client that follows
+    redirects would go on doing so unnoticed. It stands outside the exception handler, and so answers itself, because
+    errors have Strict-Transport-Security too.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Headers that mean something to only one reader when they are sent twice."""
+"""Headers that may be sent only once."""
 
 import re
 from functools import lru_cache
@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import errors
 
-# Two parties that each believe another copy of these are how requests are smuggled (RFC 9112 §11.2).
+# Where a proxy and a service read different copies of one, requests can be smuggled (RFC 9112 §11.2).
 SINGLE = frozenset(
     {b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"idempotency-key"}
 )
@@ -47,7 +47,7 @@ def _is_well_formed(host: bytes) -> bool:
 
 
 def single_header(scope: Scope, name: bytes) -> str | None:
-    """The value of one of SINGLE, None when it was not sent. The headers are gone through once for all who ask."""
+    """The value of one of SINGLE, None when it was not sent. The headers are indexed once a request."""
     value: bytes | None = headers_by_name(scope).get(name)
     return None if value is None else value.decode("latin-1")
 

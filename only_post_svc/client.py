@@ -8,6 +8,7 @@ print(task.result(timeout=60))
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 from requests.auth import AuthBase
@@ -210,9 +211,11 @@ class Tasks:
     def health(self) -> dict[str, Any]:
         return self._post("/health", {})
 
-    def work(self, functions: Mapping[str, Callable[..., Any]], *, concurrency: int = 4) -> None:
-        """Runs the tasks of these types, whose code is said to be elsewhere, until the process is told to stop."""
-        PullWorker(self._post, functions, concurrency).run()
+    def work(
+        self, functions: Mapping[str, Callable[..., Any]], *, concurrency: int = 4, stop: Event | None = None
+    ) -> None:
+        """Runs the tasks of these types, whose code is declared to be elsewhere, until SIGTERM, SIGINT or `stop`."""
+        PullWorker(self._post, functions, concurrency, stop or Event()).run()
 
     def _post(
         self, path: str, body: Mapping[str, Any], *, wait: float = 0, headers: Mapping[str, str] | None = None

@@ -131,6 +131,7 @@ class ScheduleRequest:
     priority: Priority = 0
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
+    key: Key | None = None
     notify: Notify | None = None
     overlap: bool = False
 
@@ -141,6 +142,7 @@ class ScheduleRequest:
             priority=self.priority,
             timeout=self.timeout,
             max_attempts=self.max_attempts,
+            key=self.key,
             notify=self.notify,
         )
 
@@ -331,6 +333,7 @@ class Schedule:
     timeout: float
     max_attempts: int
     overlap: bool
+    key: str | None
     notify: str | None
     in_code: bool
     created_at: Time
@@ -647,6 +650,7 @@ def schedule_json(row: ScheduleRow) -> str:
         "timeout": _seconds(task.timeout_ms),
         "max_attempts": task.max_attempts,
         "overlap": bool(row.overlap),
+        "key": task.key,
         "notify": task.notify,
         "in_code": bool(row.in_code),
         "created_at": times.to_text(row.created_at),

@@ -1,5 +1,6 @@
 """Runs tasks whose code is elsewhere: claims them over HTTP, renews their leases, says how they ended."""
 
+import json
 import logging
 import signal
 import threading
@@ -24,28 +25,27 @@ class PullWorker:
     """`post(path, body, wait=0)` sends a request and gives its answer; `functions` by task type take the payload's
     members as arguments."""
 
-    def __init__(self, post: Post, functions: Mapping[str, Callable[..., Any]], concurrency: int) -> None:
+    def __init__(
+        self, post: Post, functions: Mapping[str, Callable[..., Any]], concurrency: int, stop: threading.Event
+    ) -> None:
         self._post = post
         self._functions = functions
         self._concurrency = concurrency
         self._runs: dict[str, Run] = {}
         self._free = threading.Semaphore(concurrency)
-        self._stop = threading.Event()
+        self._stop = stop
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, or `stop`; what runs then is finished."""
+        """Until SIGTERM or SIGINT, or the event; what runs then is finished."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self.stop())
+                signal.signal(number, lambda *_: self._stop.set())
         renewing = threading.Thread(target=self._renew_all, daemon=True)
         renewing.start()
         with ThreadPoolExecutor(self._concurrency) as pool:
             while not self._stop.is_set():
                 for run in self._claim():
                     pool.submit(self._work, run)
-
-    def stop(self) -> None:
-        self._stop.set()
 
     def _claim(self) -> list[Run]:
         """As many as there are free places, of which there is one at least."""
@@ -68,7 +68,9 @@ class PullWorker:
     def _work(self, run: Run) -> None:
         self._runs[run["lease"]] = run
         try:
-            ending = {"result": self._functions[run["type"]](**run["payload"])}
+            result = self._functions[run["type"]](**run["payload"])
+            json.dumps(result, allow_nan=False)  # what is no JSON is an error of the task
+            ending = {"result": result}
         except Exception as error:
             log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())
             ending = {"error": {"message": str(error)[:MAX_MESSAGE], "type": type(error).__name__}, "retry": True}

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from shared import bodies
+from shared import bodies, exports
 from shared.database import Database, Transaction
 from shared.errors import Forbidden
 from shared.pages import MAX_LIMIT
@@ -98,13 +98,13 @@ async def export(request: Request[State]) -> Response:
 class Export(StreamingResponse):
     """An answer that may take as long as its client likes to read it, so that only some go out at once to a user."""
 
-    def __init__(self, content: AsyncIterator[bytes], exports: AtOnce, owner: str) -> None:
+    def __init__(self, content: AsyncIterator[bytes], places: AtOnce, owner: str) -> None:
         super().__init__(content, media_type="application/json")
-        self.exports = exports
+        self.places = places
         self.owner = owner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.exports.place(self.owner):
+        with self.places.place(self.owner):
             await super().__call__(scope, receive, send)
 
 
@@ -119,4 +119,7 @@ async def _export(database: Database, owner: str, head: str) -> AsyncIterator[by
         for item in found:
             yield f"{separator}{models.item_json(item)}".encode()
             separator = ","
-    yield b"]}"
+    yield b"]"
+    async for piece in exports.members(database, owner):  # of the service that shares the database
+        yield piece.encode()
+    yield b"}"

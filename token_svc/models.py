@@ -291,13 +291,16 @@ class ExportedAttempts:
 
 @dataclass(frozen=True)
 class Export:
-    """Everything that is stored about a user."""
+    """Everything that is stored about a user; `tasks` and `schedules` where the POST-only service has the same
+    database."""
 
     user: ExportedAccount | ExportedMachine
     sessions: list[ExportedSession]
     events: list[ExportedEvent]
     attempts: list[ExportedAttempts]
     items: list[Item]
+    schedules: list[dict[str, Any]] = left_out()
+    tasks: list[dict[str, Any]] = left_out()
 
 
 @dataclass(frozen=True)

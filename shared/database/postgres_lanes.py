@@ -135,18 +135,23 @@ class Aside:
         self._times = Times(int(seconds * 1000), LOCK_MS)
         self._sessions = Sessions(self._make, begin, self._times)
         self._thread = ThreadPoolExecutor(1, "postgres")
+        self._waiting = 0  # callers
 
     def _make(self) -> Wire:
         connection = self._connections.connect(session(self._times))
         return Wire(connection, patience_seconds=SILENT_SECONDS)
 
     async def run(self, unit: Unit[T], seconds: float | None, *, is_long: bool = False) -> T:
+        if self._waiting >= MAX_WAITING:
+            raise Unavailable("busy", "too many units are waiting")
+        self._waiting += 1
         future: asyncio.Future[T] = self._loop.create_future()
         self._thread.submit(self._work, Job(unit, future, is_long))
         late = self._loop.call_later(seconds, give_up, future) if seconds is not None else None
         try:
             return await future
         finally:
+            self._waiting -= 1
             future.cancel()  # whoever left before its turn changes nothing
             if late is not None:
                 late.cancel()

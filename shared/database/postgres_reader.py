@@ -137,6 +137,8 @@ class Reader:
     async def close(self) -> None:
         """Waits for what is under way, though not long for a server that says nothing."""
         await self._idle.wait()
+        if self._making is not None:
+            await asyncio.wait([self._making])
         for wire in self._wires:
             wire.close()
         await self._pooled.close()

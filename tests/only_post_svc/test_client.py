@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.processes import TASKS, Service
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tasks]:
-    service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": TASKS})
+    service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": f"{TASKS},tests.elsewhere_tasks"})
     yield Tasks(service.url)
     service.kill()
 
@@ -69,3 +70,41 @@ def test_a_refused_submit_says_what_is_wrong(tasks: Tasks) -> None:
     with pytest.raises(ServiceError) as raised:
         tasks.submit("text.stats", txt="a")
     assert [fault["pointer"] for fault in raised.value.errors] == ["/payload/text", "/payload/txt"]
+
+
+def test_tasks_whose_code_is_elsewhere_are_run_by_functions_of_this_process(tasks: Tasks) -> None:
+    def make(url: str) -> dict[str, str]:
+        if url == "bad":
+            raise ValueError("no such picture")
+        return {"made": url}
+
+    stop = Event()
+    worker = Thread(target=tasks.work, args=({"thumbs.make": make},), kwargs={"concurrency": 2, "stop": stop})
+    worker.start()
+    try:
+        made = tasks.submit_many({"type": "thumbs.make", "payload": {"url": f"{n}.png"}} for n in range(5))
+        assert [task.result(30) for task in made] == [{"made": f"{n}.png"} for n in range(5)]
+        failed = tasks.submit("thumbs.make", url="bad", max_attempts=1, wait=20)
+        assert failed.error == {"code": "task_error", "type": "ValueError", "message": "no such picture"}
+    finally:
+        stop.set()
+        worker.join(30)
+    assert not worker.is_alive()
+
+
+def test_schedules_are_made_listed_and_taken_back(tasks: Tasks) -> None:
+    made = tasks.schedule("nightly", "echo", cron="0 3 * * *", timezone="Europe/Zurich")
+    assert made["next_run_at"]
+    assert [one["name"] for one in tasks.schedules()] == ["nightly"]
+    tasks.unschedule("nightly")
+    assert tasks.schedules() == []
+
+
+def test_a_type_is_paused_and_all_tasks_of_a_key_are_cancelled(tasks: Tasks) -> None:
+    tasks.pause("text.stats")
+    waiting = [tasks.submit("text.stats", text="a", key="customer-7") for _ in range(3)]
+    assert tasks.cancel_all(key="customer-7", status="queued") == 3
+    tasks.resume("text.stats")
+    assert {tasks.get(task).status for task in waiting} == {"cancelled"}
+    assert tasks.retry_all(key="customer-7") == 3
+    assert [task.result(30)["words"] for task in waiting] == [1, 1, 1]

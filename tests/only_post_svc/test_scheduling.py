@@ -41,7 +41,14 @@ def run_ats(service: Service, type: str) -> list[int]:
 
 
 def test_a_schedule_is_made_replaced_listed_and_taken_back(service: Service) -> None:
-    wanted = {"name": "nightly", "type": "echo", "cron": "0 3 * * *", "timezone": "Europe/Zurich", "payload": {"n": 1}}
+    wanted = {
+        "name": "nightly",
+        "type": "echo",
+        "cron": "0 3 * * *",
+        "timezone": "Europe/Zurich",
+        "payload": {"n": 1},
+        "key": "k",
+    }
     first = service.post("/api/schedule", wanted)
     assert first.status_code == 201
     made = first.json()

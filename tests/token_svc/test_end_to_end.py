@@ -61,7 +61,7 @@ def test_one_secret_lets_the_users_of_one_service_submit_to_the_other(
     assert_tasks_are_their_owners(start_tasks(SECRET_KEY=SECRET), start_tokens(SECRET_KEY=SECRET))
 
 
-def test_a_deleted_user_leaves_no_task_and_no_schedule_in_a_shared_database(
+def test_tasks_and_schedules_are_exported_and_deleted_with_their_user_where_the_database_is_shared(
     start_tokens: Callable[..., TokenService],
     start_tasks: Callable[..., Service],
     tmp_path: Path,
@@ -76,6 +76,10 @@ def test_a_deleted_user_leaves_no_task_and_no_schedule_in_a_shared_database(
         assert post(tasks, "/api/schedule", schedule, user).status_code == 201
         keyed = {"Authorization": str(user.headers["Authorization"]), "Idempotency-Key": "k"}
         assert tasks.post("/api/task", {"type": "echo", "delay": 3600}, headers=keyed).status_code == 202
+    exported = ada.get("/me/export").json()
+    assert [task["type"] for task in exported["tasks"]] == ["text.stats", "echo"]
+    assert exported["tasks"][0]["payload"] == {"text": "one two"} and exported["tasks"][0]["result"]["words"] == 2
+    assert [(one["name"], one["task"]["type"]) for one in exported["schedules"]] == [("nightly", "echo")]
     assert ada.delete("/me", json={"current_password": ada.password}).status_code == 204
 
     def left(user: User) -> tuple[int, int]:

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.databases import ENGINES, settings_of
-from tests.postgres import remove_shared_cluster
+from tests.postgres import shared_by_a_run
 from tests.processes import TASKS, Process, Service, Worker
 
 Start = Callable[..., Any]
+TEST_TASKS = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}  # one child wherever a test needs no more
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -31,7 +33,7 @@ def database(storage: str) -> Iterator[dict[str, str]]:
 def service(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One POST-only service with the default settings and the test tasks, shared by all tests that break nothing."""
     with settings_of(storage) as database:
-        service = Service(tmp_path_factory.mktemp("service"), {"TASK_MODULES": TASKS, **database})
+        service = Service(tmp_path_factory.mktemp("service"), {**TEST_TASKS, **database})
         yield service
         service.kill()
 
@@ -39,13 +41,13 @@ def service(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def start_service(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Service]]:
     """Starts a service with settings of its own: `start_service(LEASE_SECONDS="2")`."""
-    yield from _starter(lambda **env: Service(tmp_path, {"TASK_MODULES": TASKS, **database, **env}))
+    yield from _starter(lambda **env: Service(tmp_path, {**TEST_TASKS, **database, **env}))
 
 
 @pytest.fixture
 def start_worker(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Worker]]:
     """Starts a worker process on the database of `start_service`."""
-    yield from _starter(lambda **env: Worker(tmp_path, {"TASK_MODULES": TASKS, **database, **env}))
+    yield from _starter(lambda **env: Worker(tmp_path, {**TEST_TASKS, **database, **env}))
 
 
 def _starter(make: Start) -> Iterator[Start]:
@@ -61,9 +63,14 @@ def _starter(make: Start) -> Iterator[Start]:
         process.kill()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    run = ExitStack()
+    run.enter_context(shared_by_a_run())
+    config.add_cleanup(run.close)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """What a laptop may skip, CI has to have: a skip there is a failure."""
-    remove_shared_cluster()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

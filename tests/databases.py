@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import postgres
 from tests.processes import HTTPService
 
 ENGINES = ("sqlite", "postgres")
+ON_A_FILE = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)  # where the engine can make no difference
 
 
 @contextlib.contextmanager

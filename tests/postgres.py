@@ -1,7 +1,9 @@
 """A throw-away PostgreSQL server for the tests, or databases of their own on the one of TEST_DATABASE_URL."""
 
 import contextlib
+import fcntl
 import os
+import pickle
 import pwd
 import shutil
 import subprocess
@@ -22,7 +24,8 @@ TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL", "")
 SERVERS = "/usr/lib/postgresql"  # Debian keeps them out of the PATH
 LACKING = "needs PostgreSQL: initdb and pg_ctl on the PATH, or TEST_DATABASE_URL"
 
-OPTIONS = "-c max_connections=300 -c listen_addresses=127.0.0.1 -c log_min_messages=fatal"
+RUN = "TEST_RUN"  # the directory that the processes of one test run share
+OPTIONS = "-c max_connections=400 -c listen_addresses=127.0.0.1 -c log_min_messages=fatal"
 
 
 def _found(program: str) -> str | None:
@@ -117,12 +120,30 @@ def new_cluster(*, fsync: bool = False) -> Cluster:
 
 @cache
 def _shared_cluster() -> Cluster:
-    return new_cluster()
+    """One for all processes of a test run: the first that needs it starts it."""
+    file = Path(os.environ[RUN]) / "cluster"
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            file.write_bytes(pickle.dumps(new_cluster()))
+        cluster: Cluster = pickle.loads(file.read_bytes())
+        return cluster
 
 
-def remove_shared_cluster() -> None:
-    if _shared_cluster.cache_info().currsize:
-        _shared_cluster().remove()
+@contextlib.contextmanager
+def shared_by_a_run() -> Iterator[None]:
+    """The outermost process of a test run, which removes what all of them have used."""
+    if RUN in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="run") as directory:
+        os.environ[RUN] = directory
+        try:
+            yield
+        finally:
+            del os.environ[RUN]
+            if (file := Path(directory) / "cluster").exists():
+                pickle.loads(file.read_bytes()).remove()
 
 
 def execute(url: str, sql: str, *values: Any) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ import pytest
 
 from only_post_svc.__main__ import parser
 from tests.commands import Done, command, environment, on_a_terminal, said
+from tests.databases import ON_A_FILE
 from tests.processes import TASKS, Service, eventually
 from tests.tokens import SECRET, bearer
 
@@ -25,9 +26,6 @@ ACTIONS = [
     *(["schedules", action] for action in ("list", "add", "remove", "run")),
     *(["tasks", action] for action in ("list", "show", "cancel", "retry", "submit", "watch", "prune")),
 ]
-
-
-ON_A_FILE = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
 
 
 def operate(service: Service, *arguments: str, **env: str) -> Done:

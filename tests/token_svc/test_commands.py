@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Done, command, on_a_terminal, said
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.processes import TokenService
 from tests.token_svc.answers import is_bad_token
 from tests.token_svc.users import PASSWORD, User, fresh_name, refresh
@@ -26,9 +26,6 @@ ACTIONS = [
     ["clients"],
     *(["clients", action] for action in ("list", "show", "create", "rotate", "grant", "disable", "enable", "delete")),
 ]
-
-
-ON_A_FILE = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
 
 
 def operate(service: TokenService, *arguments: str, stdin: str = "", **env: str) -> Done:

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from tests.databases import ON_A_FILE
 from tests.processes import TokenService
 from tests.token_svc import routes
 from tests.token_svc.users import User, operate
 from token_svc.oauth import PATHS as OAUTH_PATHS
+
+pytestmark = ON_A_FILE  # nothing of it gets as far as the database
 
 ROUTES = [route for route in routes.every() if route[0] in ("POST", "PUT", "PATCH")] + [("DELETE", "/me")]
 LIMIT = 1024 * 1024

@@ -323,6 +323,17 @@ async def clean_up_async(path: str, seconds: float = 0) -> None:
         Path(path).write_text("cleaned up")
 
 
+@task("stop.at.leisure", timeout=60)
+def stop_at_leisure(path: str, seconds: float) -> str:
+    """Come to an end by itself, some time after it is asked to."""
+    Path(path).write_text("running")
+    try:
+        time.sleep(3600)
+    except BaseException:
+        time.sleep(seconds)
+    return "finished"
+
+
 @task("count.down", timeout=60)
 def count_down(until: int, path: str = "", *, context: Context) -> dict[str, Any]:
     """Go one step further in every attempt, from where the last one has come to."""

@@ -256,6 +256,7 @@ def revoke_machine_token(tx: Transaction, claims: Claims) -> AccountRow | None:
     """The machine whose access token ends here, None when it did not work any more or is a user's."""
     account = holder(tx, claims) if claims.is_machine else None
     if account:
+        accounts.lock(tx, account.id)
         tx.put(REVOKE, jti=claims.jti, expires_at=claims.exp * 1000)
     return account
 

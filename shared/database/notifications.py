@@ -46,6 +46,7 @@ class Notifications:
         self._pausing: asyncio.TimerHandle | None = None
         self._serving: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._is_closed = False
 
     def subscribe(self, callback: Callable[[str], None]) -> None:
         self._callbacks.append(callback)
@@ -69,6 +70,7 @@ class Notifications:
         self._closing.set()
         if self._serving is not None:
             await asyncio.wait([self._serving], timeout=CLOSE_SECONDS)
+        self._is_closed = True
 
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
@@ -94,7 +96,7 @@ class Notifications:
 
     def _connect(self) -> Connection:
         connection = self._connections.connect()
-        if self._closing.is_set():  # close() may have waited long enough, and nothing would close it
+        if self._is_closed:  # nothing else would close it
             connection.close()
         return connection
 

@@ -190,15 +190,21 @@ def test_a_long_task_is_released_and_finished_by_another_process(pair: Pair, tmp
 
 def test_a_short_task_is_let_finish(pair: Pair, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    task_id = pair.webs[0].submit("gate", {"path": str(gate)})["task_id"]
+    task_id = pair.webs[0].submit("gate", {"path": str(gate), "stubborn": 1})["task_id"]
     first = eventually(lambda: lines(gate))[0]
     holder = next(web for web in pair.webs if int(first.mark) in web.children())
     other = next(web for web in pair.webs if web is not holder)
     holder.send(signal.SIGTERM)
+    eventually(lambda: is_refused(holder.port))  # it is stopping
     (tmp_path / "gate.1").write_text("return")
     assert other.ended(task_id)["result"] == 1
     holder.wait(EXIT_SECONDS)
     assert len(lines(gate)) == 1
+
+
+def is_refused(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
 
 
 def wait_for_lines(path: Path, number: int) -> None:

@@ -18,7 +18,7 @@ from tests.processes import TASKS, HTTPService, Service, TokenService, eventuall
 from tests.proxy import Proxy, proxied
 from tests.token_svc.users import PASSWORD, User, form_of, operate
 
-OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "6"))
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "3"))
 HANG_SECONDS = 10  # it should be two; a machine under load is slower, and what hangs takes for ever
 PAUSE_SECONDS = 0.2
 BACK_SECONDS = 30

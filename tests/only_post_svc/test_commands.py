@@ -107,7 +107,7 @@ def test_in_another_directory_no_database_is_made(tmp_path: Path, action: list[s
 def test_the_newest_tasks_are_listed_first_by_status_type_and_limit(service: Service) -> None:
     ended = service.run("text.stats", {"text": "a"})["task_id"]
     failed = service.run("fail")["task_id"]
-    later = service.submit("text.stats", {"text": "b"}, delay=3600)["task_id"]
+    later = service.submit("text.stats", {"text": "b"}, delay=3590)["task_id"]
     assert items(service, "--limit", "3") == [later, failed, ended]
     assert items(service, "--type", "text.stats", "--limit", "2") == [later, ended]
     assert items(service, "--status", "queued", "--limit", "1") == [later]

@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from only_post_svc.worker.upkeep import LOOK_SECONDS
+from tests.databases import ON_A_FILE, rows
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
 StartService = Callable[..., Service]
@@ -41,6 +42,14 @@ def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(
     assert service.result(task_id, wait=0.3)["status"] == "queued"
     start_worker(WORKER_PROCESSES="1")
     assert service.ended(task_id)["result"]["words"] == 2
+
+
+@ON_A_FILE
+def test_a_task_that_no_hint_tells_of_is_found(start_service: StartService) -> None:
+    service = start_service()
+    task_id = service.submit("echo", delay=3600)["task_id"]
+    rows(service, "UPDATE task SET status = 'queued', run_at = 0 WHERE id = ?", task_id)
+    assert service.ended(task_id)["status"] == "succeeded"
 
 
 def test_news_travel_between_the_processes_faster_than_they_poll(

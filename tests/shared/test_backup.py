@@ -7,7 +7,8 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from shared.cli.backup import back_up, restore
 from shared.cli.terminal import Failure
 from shared.database import Database
-from tests.processes import ROOT
+from tests.processes import ROOT, eventually
 from tests.shared.engines import SCHEMA, Engine, add
 
 FILLING = "INSERT INTO filling SELECT randomblob(4000) FROM generated"
@@ -386,3 +387,43 @@ def test_the_copy_of_a_copy_that_went_back_is_the_same(home: Engine) -> None:
     put_back(home, file)
     assert notes(copy_of(home, "again.db")) == notes(file)
     assert os.path.getsize(file) == os.path.getsize(home.directory / "again.db")
+
+
+def is_waited_for(engine: Engine) -> bool:
+    """Whether a process or thread waits for the lock of whoever writes."""
+    inode = os.stat(f"{file_of(engine)}-lock").st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f":{inode} " in line for line in lines)
+
+
+def test_a_copy_waits_for_a_writing_service_before_it_reads_and_before_it_closes(home: Engine) -> None:
+    steps: list[int] = []
+
+    def step(done: int, total: int) -> None:
+        if not steps:
+            held.enter_context(home.held())  # a writer that comes while it copies
+        steps.append(done)
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as held:
+        with home.held():
+            copying = pool.submit(back_up, home.url, home.directory / "copy.db", step, force=False)
+            eventually(lambda: is_waited_for(home) or copying.done())
+            assert not (copying.done() or steps)
+        eventually(lambda: len(steps) > 1 and (is_waited_for(home) or copying.done()))
+        assert not copying.done()
+        held.close()
+        copying.result(10)
+    assert notes(home.directory / "copy.db") == ["first"]
+
+
+def test_a_restore_waits_for_a_writing_service(home: Engine) -> None:
+    file = copy_of(home)
+    fill(home, "later")
+    with ThreadPoolExecutor(1) as pool:
+        with home.held():
+            restoring = pool.submit(put_back, home, file)
+            eventually(lambda: is_waited_for(home) or restoring.done())
+            assert not restoring.done()
+            assert notes(file_of(home)) == ["first", "later"]
+        restoring.result(10)
+    assert notes(file_of(home)) == ["first"]

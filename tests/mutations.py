@@ -1,0 +1,264 @@
+"""Promises that are broken on purpose, a line each, and the tests of which one has to fail then.
+
+`python -m tests.mutations` tries all of them in a copy of the repository, which takes minutes and is no part of
+`make test`; `python -m tests.mutations lease` tries those with that word.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.processes import ROOT
+
+SECONDS = 180
+
+
+class Mutation(NamedTuple):
+    promise: str
+    file: str
+    line: str  # a part of the file that is there once
+    broken: str
+    tests: str
+    word: str = ""  # in the names of the tests
+
+
+QUEUE, SHARES = "only_post_svc/queue.py", "only_post_svc/shares.py"
+COORDINATOR = "only_post_svc/worker/coordinator.py"
+OF_QUEUE, OF_RUNS = "tests/only_post_svc/test_queue.py", "tests/only_post_svc/test_ordinary.py"
+ACCOUNT_LOCK, OF_RACES = "accounts.lock(tx, ", "tests/token_svc/test_races.py"
+FENCE = " WHERE id = :id AND lease = :lease"
+FENCES_OF_ENDS = """
+WHERE id IN {ids} AND lease IN {leases}
+"""
+
+MUTATIONS = [
+    Mutation(
+        "a commit is on the disk",
+        "shared/database/sqlite.py",
+        "synchronous = FULL",
+        "synchronous = NORMAL",
+        "tests/shared/test_database.py",
+        "durable",
+    ),
+    Mutation(
+        "a run without its lease reports nothing",
+        QUEUE,
+        f"progress = :progress{FENCE}",
+        "progress = :progress WHERE id = :id",
+        OF_QUEUE,
+        "lost_its_lease",
+    ),
+    Mutation(
+        "a run without its lease renews none",
+        QUEUE,
+        "AND lease IN {leases} RETURNING lease",
+        "RETURNING lease",
+        OF_QUEUE,
+        "lost_its_lease",
+    ),
+    Mutation(
+        "a run without its lease ends nothing",
+        QUEUE,
+        FENCES_OF_ENDS,
+        FENCES_OF_ENDS.replace("AND lease IN {leases}", ""),
+        OF_QUEUE,
+        "lost_its_lease",
+    ),
+    Mutation(
+        "an attempt is counted when it begins",
+        SHARES,
+        "attempt = attempt + 1",
+        "attempt = attempt",
+        OF_QUEUE,
+        "counts_the_attempt",
+    ),
+    Mutation(
+        "a lease that is over is over at once",
+        QUEUE,
+        "AND lease_until <= :now ORDER",
+        "AND lease_until <= :now - 60000 ORDER",
+        OF_QUEUE,
+        "lease_that_is_over",
+    ),
+    Mutation(
+        "what is queued is found without a hint",
+        "only_post_svc/worker/upkeep.py",
+        "if seen.has_queued:",
+        "if False:",
+        "tests/only_post_svc/test_worker.py",
+        "no_hint",
+    ),
+    Mutation(
+        "a task that ends in the drain has succeeded",
+        COORDINATOR,
+        "self._settle(self._settings.drain_seconds)",
+        "self._settle(0)",
+        OF_RUNS,
+        "drain",
+    ),
+    Mutation(
+        "a run that is stopped has a second",
+        COORDINATOR,
+        "GRACE_SECONDS = 1.0",
+        "GRACE_SECONDS = 0.1",
+        OF_RUNS,
+        "second_to_clean_up",
+    ),
+    Mutation(
+        "the process that answers goes first",
+        "only_post_svc/worker/runner.py",
+        "    os.nice(NICENESS)",
+        "    os.nice(0)",
+        "tests/only_post_svc/test_runner.py",
+        "gives_way",
+    ),
+    Mutation(
+        "a copy and a restore wait for a writing service",
+        "shared/cli/backup.py",
+        "fcntl.flock(lock, fcntl.LOCK_EX)",
+        "pass",
+        "tests/shared/test_backup.py",
+        "waits_for",
+    ),
+    Mutation(
+        "a write holds what lets it in",
+        "token_svc/sessions.py",
+        f"{ACCOUNT_LOCK}claims.sub)",
+        "accounts.by_id(tx, claims.sub)",
+        OF_RACES,
+        "wait_for_each_other",
+    ),
+    Mutation(
+        "a revocation waits for writes",
+        "token_svc/oauth.py",
+        f"{ACCOUNT_LOCK}session.account_id)",
+        "accounts.by_id(tx, session.account_id)",
+        OF_RACES,
+        "wait_for_each_other",
+    ),
+    Mutation(
+        "a session that ended in the middle of a rotation is over",
+        "token_svc/sessions.py",
+        "now=tx.now)  # it may have been used or ended meanwhile",
+        "now=tx.now) or row",
+        OF_RACES,
+        "middle_of_a_rotation",
+    ),
+    Mutation(
+        "a disabled user gets no pair",
+        "token_svc/sessions.py",
+        "account is None or account.is_disabled",
+        "account is None",
+        OF_RACES,
+        "disabled",
+    ),
+    Mutation(
+        "a token of another issuer is none",
+        "shared/auth.py",
+        "if claims.iss != self._issuer:",
+        "if False:",
+        "tests/shared/test_auth.py",
+        "issuer",
+    ),
+    Mutation(
+        "a token that has expired is none",
+        "shared/auth.py",
+        "if now >= claims.exp:",
+        "if now > claims.exp + 1:",
+        "tests/shared/test_auth.py",
+    ),
+    Mutation(
+        "a task is its caller's alone",
+        QUEUE,
+        "task.id = :id AND coalesce(task.caller, '') = :caller",
+        "task.id = :id",
+        OF_QUEUE,
+        "its_own_caller",
+    ),
+    Mutation(
+        "an idempotency key stands for one body",
+        "shared/idempotency.py",
+        "if fingerprint != key.fingerprint:",
+        "if False:",
+        "tests/shared/test_idempotency.py",
+    ),
+    Mutation(
+        "a secret has 32 bytes",
+        "shared/settings.py",
+        "MIN_SECRET_BYTES = 32",
+        "MIN_SECRET_BYTES = 31",
+        "tests/shared/test_settings.py",
+    ),
+    Mutation(
+        "16 requests wait on a connection",
+        "shared/http/protocol.py",
+        "len(self.pipeline) < MAX_WAITING and",
+        "",
+        "tests/shared/test_http_bounds.py",
+        "sent_ahead",
+    ),
+    Mutation(
+        "nothing but POST",
+        "shared/post_only.py",
+        'return bool(scope["method"] == "POST")',
+        "return True",
+        "tests/only_post_svc/test_hostile_http.py",
+        "405",
+    ),
+    Mutation(
+        "nesting ends at 64",
+        "shared/strict_json.py",
+        "MAX_DEPTH = 64",
+        "MAX_DEPTH = 65",
+        "tests/shared/test_bodies.py",
+    ),
+]
+
+
+def main(*words: str) -> int:
+    chosen = [mutation for mutation in MUTATIONS if all(word in mutation.promise for word in words)]
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "var", "__pycache__"))
+        missed = [mutation.promise for mutation in chosen if not is_noticed(mutation, copy)]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} were noticed")
+    return 1 if missed else 0
+
+
+def is_noticed(mutation: Mutation, copy: Path) -> bool:
+    file = copy / mutation.file
+    whole = file.read_text()
+    assert whole.count(mutation.line) == 1, f"{mutation.file} does not have once: {mutation.line}"
+    assert status(mutation, copy) == 0, f"{mutation.tests} fails without it: {mutation.promise}"
+    file.write_text(whole.replace(mutation.line, mutation.broken))
+    try:
+        noticed = status(mutation, copy) == 1
+    finally:
+        file.write_text(whole)
+    print(f"{'noticed' if noticed else 'NOT NOTICED'}: {mutation.promise}", flush=True)
+    return noticed
+
+
+def status(mutation: Mutation, copy: Path) -> int:
+    """pytest's: 0 when all succeed, 1 when one fails, 5 when there is none of that name."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        mutation.tests,
+        "-k",
+        mutation.word,
+    ]
+    done = subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS)
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

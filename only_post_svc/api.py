@@ -34,7 +34,7 @@ from shared import metrics_endpoint, openapi
 from shared.auth import Caller, TokenDoor, need_scope, require
 from shared.bodies import check_media_type, parse_json, read, read_json
 from shared.database import Database, Transaction
-from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, Unauthorized, Unavailable
 from shared.health import Health
 from shared.idempotency import Answer, key_of, once
 from shared.pages import Cursors
@@ -59,7 +59,7 @@ class State(TypedDict):
     note_claims: Callable[[int], None]
     cursors: Cursors
     rate_limit: RateLimit | None
-    document: str
+    document: Callable[[frozenset[str]], str]  # for a caller with these scopes of types
 
 
 LONG_BATCH = 100  # tasks, above which writing them takes more than some milliseconds
@@ -91,11 +91,15 @@ class Requester(NamedTuple):
 
 async def requester_of(request: Request[State], scope: str = operations.SCOPE) -> Requester:
     """Who asks. Raises 401, 403 and 429."""
-    who = Requester(None)
-    if request.state["settings"].task_auth == "required":
-        who = Requester(await require(request, scope))
+    who = await _known(request, scope)
     count(request, who.id or address(request))
     return who
+
+
+async def _known(request: Request[State], scope: str) -> Requester:
+    """Raises 401 and 403 where a token is asked for."""
+    is_required = request.state["settings"].task_auth == "required"
+    return Requester(await require(request, scope) if is_required else None)
 
 
 async def caller_of(request: Request[State], scope: str = operations.SCOPE) -> str:
@@ -157,7 +161,8 @@ async def _submit_once(
 
     def work(tx: Transaction) -> Answer:
         submitted.extend(_submit_all(tx, who, new, place))
-        return Answer(202, write([task for task, _ in submitted]))
+        existing = (("Task-Existing", "true"),) if any(is_existing for _, is_existing in submitted) else ()
+        return Answer(202, write([task for task, _ in submitted]), headers=existing)
 
     async with backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
         answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
@@ -169,10 +174,8 @@ async def _submit_once(
         database.publish(hints.NOTIFY)
     if any(one.is_for_later for one in new):
         database.publish(hints.SCHEDULED)
-    headers = _replayed(answer)
-    if len(made) < len(submitted):
-        headers["Task-Existing"] = "true"
-    return answer, headers
+    replayed = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
+    return answer, dict(answer.headers) | replayed
 
 
 def _submit_all(tx: Transaction, who: Requester, new: list[NewTask], place: Place) -> list[tuple[TaskRow, bool]]:
@@ -205,10 +208,6 @@ def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, tracepar
 
 def _items(tasks: list[TaskRow]) -> str:
     return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
-
-
-def _replayed(answer: Answer) -> dict[str, str]:
-    return {"Idempotency-Replayed": "true"} if answer.is_replay else {}
 
 
 async def result(request: Request[State]) -> Response:
@@ -415,14 +414,25 @@ async def list_types(request: Request[State]) -> Response:
 async def health(request: Request[State]) -> Response:
     await _optional_body(request)
     is_ok, report = await request.state["health"].report()
+    if not await _may_see_all(request):
+        report = {name: report[name] for name in ("status", "version")}
     if not is_ok:
         return json_response(encode(report), 503, {"Retry-After": "5"})
     return json_response(encode(report))
 
 
+async def _may_see_all(request: Request[State]) -> bool:
+    """A probe that sends no good token is no stranger to be refused, but is not told of hosts and queues either."""
+    with contextlib.suppress(Unauthorized):
+        await _known(request, "")
+        return True
+    return False
+
+
 async def show_document(request: Request[State]) -> Response:
+    who = await _known(request, "")
     await _optional_body(request)
-    return json_response(request.state["document"])
+    return json_response(request.state["document"](request.state["types"].scopes(who.has_scope)))
 
 
 async def show_metrics(request: Request[State]) -> Response:
@@ -448,10 +458,12 @@ def _found(task: TaskRow | None) -> TaskRow:
     return task
 
 
-def document(settings: Settings, types: dict[str, TaskType]) -> str:
-    """The service's OpenAPI document."""
+def document(settings: Settings, types: dict[str, TaskType], scopes: frozenset[str] | None = None) -> str:
+    """The service's OpenAPI document, with the types whose scope is among `scopes`, or with all."""
     described = describe(health_get=settings.health_get, has_tokens=settings.task_auth == "required")
-    described["components"]["schemas"] |= operations.typed_schemas(types.values())
+    described["components"]["schemas"] |= operations.typed_schemas(
+        type for type in types.values() if scopes is None or type.scope in scopes
+    )
     return encode(described)
 
 

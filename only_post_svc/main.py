@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from shared.routing import Routes
 from shared.settings import SettingsError, is_this_machine
 
 SCHEMA = Path(__file__).parent / "schema"
+MAX_DOCUMENTS = 16  # that are kept: there is one for each set of scopes of types that a caller has
 
 
 def create_app(settings: Settings) -> Routes:
@@ -102,7 +104,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 note_claims=worker.note_claims,
                 cursors=await cursors(database, settings.secret_key),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-                document=api.document(settings, types),
+                document=lru_cache(MAX_DOCUMENTS)(partial(api.document, settings, types)),
             )
         await worker.stopped()
 

@@ -436,6 +436,14 @@ class WorkerHealth:
 
 
 @dataclass(frozen=True)
+class BriefHealth:
+    """What `/health` says without a token where one is asked for."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+
+
+@dataclass(frozen=True)
 class Health:
     """Whether the service makes progress. `degraded`: the database does not answer, or tasks wait and nobody
     takes them."""
@@ -517,6 +525,10 @@ class Types:
     def scope(self, type: str) -> str:
         """What a caller needs for it; '' also for a type that is unknown."""
         return self._types[type].scope if type in self._types else ""
+
+    def scopes(self, has_scope: Callable[[str], bool]) -> frozenset[str]:
+        """Those of the types that the caller has; '' is one that every caller has."""
+        return frozenset(filter(has_scope, {type.scope for type in self._types.values()}))
 
     def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
         """What a request asks for at `now`. Raises Invalid."""

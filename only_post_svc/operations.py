@@ -153,13 +153,14 @@ TYPES = Operation(
     answers={200: Reply("the types", models.TaskTypes)},
     overload={429: "rate_limited"},
 )
+ANY_HEALTH = models.Health | models.BriefHealth
 HEALTH = Operation(
     name="health",
     summary="See whether the service makes progress",
     body={JSON: ANY_OBJECT},
     is_body_optional=True,
     overload={},
-    answers={200: Reply("it does", models.Health), 503: Reply("it does not", models.Health, ("Retry-After",))},
+    answers={200: Reply("it does", ANY_HEALTH), 503: Reply("it does not", ANY_HEALTH, ("Retry-After",))},
 )
 GET_HEALTH = replace(HEALTH, name="get_health", body={})
 METRICS = replace(metrics_endpoint.OPERATION, body={JSON: ANY_OBJECT}, is_body_optional=True)
@@ -168,8 +169,9 @@ OPENAPI = Operation(
     summary="Fetch this document",
     body={JSON: ANY_OBJECT},
     is_body_optional=True,
+    scope="",
     overload={},
-    answers={200: Reply("OpenAPI 3.1", dict[str, Any])},
+    answers={200: Reply("OpenAPI 3.1, with the types that the caller may submit", dict[str, Any])},
 )
 
 

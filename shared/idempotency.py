@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     status: int
     body: str
     is_replay: bool = False
+    headers: tuple[tuple[str, str], ...] = ()  # of its own, beside those of every answer
 
 
 def key_of(
@@ -55,15 +56,15 @@ def key_of(
 
 
 FIND = """
-SELECT fingerprint, status, body, expires_at, owner, bytes FROM idempotency_key
+SELECT fingerprint, status, body, headers, expires_at, owner, bytes FROM idempotency_key
 WHERE scope = :scope AND key = :key FOR UPDATE
 """
 
 REMOVE = "DELETE FROM idempotency_key WHERE scope = :scope AND key = :key"
 
 KEEP = """
-INSERT INTO idempotency_key (scope, key, fingerprint, status, body, expires_at, owner, bytes)
-VALUES (:scope, :key, :fingerprint, :status, :body, :expires_at, :owner, :bytes)
+INSERT INTO idempotency_key (scope, key, fingerprint, status, body, headers, expires_at, owner, bytes)
+VALUES (:scope, :key, :fingerprint, :status, :body, :headers, :expires_at, :owner, :bytes)
 """
 
 COUNT = """
@@ -94,17 +95,17 @@ def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]
         return work()
     tx.lock(f"idempotency {key.scope} {key.key}")
     found = tx.one(FIND, scope=key.scope, key=key.key)
-    if found is None or found[3] <= tx.now:
+    if found is None or found[4] <= tx.now:
         if found:  # expired, and not pruned yet
             tx.put(REMOVE, scope=key.scope, key=key.key)
-            _give_back(tx, [found[4:]])
+            _give_back(tx, [found[5:]])
         answer = work()
         _keep(tx, key, answer)
         return answer
-    fingerprint, status, body = found[:3]
+    fingerprint, status, body, headers = found[:4]
     if fingerprint != key.fingerprint:
         raise Problem("idempotency_key_reused", "this key was used with another body", status=422)
-    return Answer(status, body, is_replay=True)
+    return Answer(status, body, is_replay=True, headers=tuple(json.loads(headers or "{}").items()))
 
 
 def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:
@@ -116,6 +117,7 @@ def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:
         fingerprint=key.fingerprint,
         status=answer.status,
         body=answer.body,
+        headers=json.dumps(dict(answer.headers)) if answer.headers else None,
         expires_at=tx.now + KEPT_MS,
         owner=key.owner,
         bytes=size,

@@ -98,6 +98,7 @@ def test_without_task_auth_no_token_is_spoken_of(of_tasks: Any, tmp_path: Path) 
     assert "securitySchemes" not in of_tasks["components"]
     guarded = printed("only_post_svc", tmp_path, TASK_AUTH="required", HEALTH_GET="true")
     assert guarded["paths"]["/api/task"]["post"]["security"] == [{"bearer": ["tasks"]}]
+    assert guarded["paths"]["/openapi.json"]["post"]["security"] == [{"bearer": []}]
     assert guarded["paths"]["/health"].keys() == {"post", "get"}
     for path, method, operation in operations(of_tasks):
         assert "security" not in operation

@@ -199,6 +199,17 @@ def test_the_answer_of_an_idempotency_key_comes_before_what_there_is(ann: Caller
     ann.post("/api/cancel", {"task_id": first.json()["task_id"]})
     again = ann.post("/api/task", wanted, **{"Idempotency-Key": "i"})
     assert (again.headers["Idempotency-Replayed"], again.json()) == ("true", first.json())
+    assert "Task-Existing" not in again.headers
+
+
+def test_a_replayed_answer_says_again_that_the_task_was_there(ann: Caller) -> None:
+    wanted = {"type": "nap", "payload": {"seconds": 0}, "unique": "u3", "delay": 60}
+    made = ann.post("/api/task", wanted)
+    for path, body in (("/api/task", wanted), ("/api/batch", {"tasks": [wanted]})):
+        answers = [ann.post(path, body, **{"Idempotency-Key": "i3"}) for _ in range(2)]
+        assert [answer.headers["Task-Existing"] for answer in answers] == ["true", "true"]
+        assert ["Idempotency-Replayed" in answer.headers for answer in answers] == [False, True]
+        assert made.json()["task_id"] in answers[1].text
 
 
 def test_replace_alone_is_refused(ann: Caller) -> None:
@@ -222,6 +233,8 @@ def test_a_type_with_a_scope_is_for_those_who_have_it(service: Service, ann: Cal
     assert painter.submit("pictures.make", wait=20)["result"] == "made"
     assert "pictures.make" not in types(ann)
     assert "pictures.make" in types(painter)
+    assert "pictures.make" not in ann.post("/openapi.json", {}).text
+    assert "pictures.make" in painter.post("/openapi.json", {}).text
 
 
 def types(caller: Caller) -> dict[str, Any]:

@@ -104,6 +104,15 @@ def test_of_twenty_that_race_one_works_and_the_others_replay(engine: Engine) -> 
     assert sum(not answer.is_replay for answer in answers) == 1
 
 
+def test_headers_are_replayed(engine: Engine) -> None:
+    first = Answer(202, "a", headers=(("Task-Existing", "true"),))
+
+    async def work(database: Database) -> list[Answer]:
+        return [await database.write(lambda tx: once(tx, KEY, lambda: first)) for _ in range(2)]
+
+    assert engine.run(work) == [first, first._replace(is_replay=True)]
+
+
 def test_a_key_is_kept_for_24_hours(engine: Engine) -> None:
     async def work(database: Database) -> tuple[Answer, Answer, list[str]]:
         await send(database, KEY, "a")

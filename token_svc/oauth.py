@@ -20,7 +20,6 @@ from token_svc.state import State, holder_of, json_response, language_of
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
 GRANT_TYPES = ("password", "refresh_token", "client_credentials")
 AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
-KEYS_SECONDS = 300  # a key that was announced is known everywhere so much later
 
 
 async def token(request: Request[State]) -> Response:
@@ -180,4 +179,4 @@ async def metadata(request: Request[State]) -> Response:
 
 
 async def jwks(request: Request[State]) -> Response:
-    return json_response(request.state["keys"], headers={"Cache-Control": f"public, max-age={KEYS_SECONDS}"})
+    return json_response(request.state["keys"])

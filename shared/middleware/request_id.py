@@ -6,7 +6,6 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-NO_STORE = (b"cache-control", b"no-store")  # unless the answer says how long it may be kept
 ACCEPTED = re.compile(rb"[A-Za-z0-9._+/=-]{8,200}")
 
 current: ContextVar[str] = ContextVar("request_id", default="")
@@ -15,7 +14,7 @@ current: ContextVar[str] = ContextVar("request_id", default="")
 def standard_headers(request_id: str) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-request-id", request_id.encode()),
-        NO_STORE,
+        (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
     ]
 
@@ -46,9 +45,7 @@ class RequestId:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = list(message["headers"])
-                is_kept = any(name == NO_STORE[0] for name, _ in own)
-                message["headers"] = [*own, *(one for one in headers if one is not NO_STORE or not is_kept)]
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

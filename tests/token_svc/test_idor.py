@@ -145,8 +145,8 @@ def test_what_is_read_is_ones_own(owner: User, stranger: User, item: Any, route:
 
 def test_a_form_of_bearer_that_is_spelled_otherwise_is_the_same_scheme(owner: User) -> None:
     credentials = authorization(owner)
-    for scheme in ("bearer", "BEARER", "Bearer"):
+    for scheme in ("bearer", "BEARER", "Bearer", "Bearer "):  # one space or more (RFC 9110 §11.4)
         headers = {"Authorization": credentials.replace("Bearer", scheme)}
         assert owner.service.get("/me", headers=headers).status_code == 200
-    for spelled in (credentials.replace(" ", "  "), credentials + ".", credentials.replace("Bearer ", "Bearer,")):
+    for spelled in (credentials.replace(" ", "\t"), credentials + ".", credentials.replace("Bearer ", "Bearer,")):
         assert is_bad_token(owner.service.get("/me", headers={"Authorization": spelled}))

@@ -736,8 +736,9 @@ def test_clients_are_told_the_public_address_and_the_issuer(start_tokens: Callab
     assert (claims["iss"], claims["aud"]) == ("https://issuer.example.com", "pictures")
 
 
-def test_keys_may_be_kept_for_a_while(tokens: TokenService) -> None:
-    assert tokens.get("/.well-known/jwks.json").headers["Cache-Control"] == "public, max-age=300"
+@pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/openapi.json"])
+def test_no_cache_keeps_what_anyone_may_ask_for(tokens: TokenService, path: str) -> None:
+    assert tokens.get(path).headers["Cache-Control"] == "no-store"
 
 
 def test_the_log_says_why_a_token_was_refused_and_the_answer_does_not(tokens: TokenService, user: User) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from shared import times
+from shared import departures, times
 from shared.cli.terminal import Failure, confirm, fields, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
@@ -141,4 +141,6 @@ async def delete_client(database: Database, settings: Settings, options: argpars
     def change(tx: Transaction, client: AccountRow) -> None:
         accounts.delete(tx, client.id)
 
-    _print(await changes.make(database, lambda tx: _need(tx, BY_ID + found.id), "deleted", change), options)
+    client = await changes.make(database, lambda tx: _need(tx, BY_ID + found.id), "deleted", change)
+    await departures.sweep_all(database, accounts.SERVICE, accounts.forget)
+    _print(client, options)

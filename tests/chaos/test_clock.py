@@ -11,6 +11,7 @@ from only_post_svc.queue import Claim, NewTask
 from only_post_svc.worker.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared.database import sqlite_transaction
+from shared.database.connection import SHARED_SCHEMA
 from tests.only_post_svc.store import claim
 from tests.processes import eventually
 
@@ -35,8 +36,9 @@ class Transaction(sqlite_transaction.Transaction):
 @pytest.fixture
 def tx() -> Iterator[Transaction]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    for file in sorted(file for file in SCHEMA.glob("*.sql") if not file.match("*.postgresql.sql")):
-        connection.executescript(file.read_text())
+    for schema in (SHARED_SCHEMA, SCHEMA):
+        for file in sorted(file for file in schema.glob("*.sql") if not file.match("*.postgresql.sql")):
+            connection.executescript(file.read_text())
     yield Transaction(connection)
     connection.close()
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import pytest
 
 from tests.chaos.traces import is_alive, lines, runners_in, start_of
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.processes import TASKS, Process, Service, Worker, eventually
 
 LEASE_SECONDS = 2
@@ -245,6 +245,7 @@ def has_signals_blocked(pid: int) -> bool:
     return int(status.partition("SigBlk:")[2].split()[0], 16) > 2**32
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.hold", "zoo.blocked_signals", "zoo.spin", "zoo.spin.async"])
 def test_a_killed_coordinator_leaves_no_child_behind(web: Service, start: Start, tmp_path: Path, type: str) -> None:
     worker = start("killed")

@@ -7,7 +7,7 @@ import requests
 
 from tests import numbers
 from tests.commands import command
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.only_post_svc.answers import problem
 from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
@@ -45,6 +45,7 @@ def test_it_is_the_text_format_of_prometheus(service: Service) -> None:
     assert numbers.read(answer.text)["only_post_database_up"] == 1
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 def test_it_is_no_exception_from_post_only(start_service: Callable[..., Service], method: str) -> None:
     service = start_service(WORKER_PROCESSES="0", HEALTH_GET="true")
@@ -52,6 +53,7 @@ def test_it_is_no_exception_from_post_only(start_service: Callable[..., Service]
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 
+@ON_A_FILE
 def test_requests_are_counted_by_route_and_status(fresh: Service) -> None:
     before = shown(fresh)
     fresh.post("/api/task", {"type": "echo"})
@@ -67,6 +69,7 @@ def test_requests_are_counted_by_route_and_status(fresh: Service) -> None:
     assert "secret" not in str(after)
 
 
+@ON_A_FILE
 def test_a_method_that_a_caller_made_up_makes_no_series(fresh: Service) -> None:
     requests.request("PROPFIND", f"{fresh.url}/api/task", timeout=9)  # one that the parser knows
     requests.request("HUNTER", f"{fresh.url}/api/task", timeout=9)  # one that it refuses itself
@@ -185,6 +188,7 @@ def test_the_token_is_in_no_log(guarded: Service) -> None:
     assert TOKEN not in guarded.log.read_text()
 
 
+@ON_A_FILE
 def test_production_shows_nothing_until_a_token_is_set(start_service: Callable[..., Service]) -> None:
     service = start_service(**PRODUCTION)
     problem(ask(service), 403, "metrics_closed")

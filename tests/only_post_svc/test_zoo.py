@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.databases import ON_A_FILE
 from tests.processes import TASKS, Service, eventually
 
 GRACE_SECONDS = 2.0
@@ -145,6 +146,7 @@ def members(group: int) -> list[int]:
     return found
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.grandchild.exit", "zoo.hold", "zoo.blocked_signals", "zoo.suicide"])
 def test_nothing_of_a_killed_tasks_process_group_is_left(start_service: Callable[..., Service], type: str) -> None:
     service = start_service(WORKER_PROCESSES="1")
@@ -153,6 +155,7 @@ def test_nothing_of_a_killed_tasks_process_group_is_left(start_service: Callable
     eventually(lambda: members(group) == [], 3)
 
 
+@ON_A_FILE
 def test_a_child_that_a_timeout_kills_takes_its_own_children_along(start_service: Callable[..., Service]) -> None:
     service = start_service(WORKER_PROCESSES="1")
     (group,) = service.children()
@@ -162,6 +165,7 @@ def test_a_child_that_a_timeout_kills_takes_its_own_children_along(start_service
     eventually(lambda: members(group) == [], 3)
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.exit.async", "zoo.spin.async"])
 def test_a_neighbour_in_the_same_process_is_not_charged_an_attempt(
     start_service: Callable[..., Service], tmp_path: Path, type: str
@@ -177,6 +181,7 @@ def test_a_neighbour_in_the_same_process_is_not_charged_an_attempt(
     assert [line.split()[0] for line in path.read_text().splitlines()] == ["start", "start", "end"]
 
 
+@ON_A_FILE
 def test_a_neighbour_whose_own_timeout_passes_meanwhile_is_not_charged_either(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -192,6 +197,7 @@ def test_a_neighbour_whose_own_timeout_passes_meanwhile_is_not_charged_either(
     assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
 
 
+@ON_A_FILE
 def test_a_neighbour_that_overruns_by_itself_is_timed_out(start_service: Callable[..., Service]) -> None:
     service = start_service(WORKER_PROCESSES="1")
     started = time.monotonic()
@@ -202,6 +208,7 @@ def test_a_neighbour_that_overruns_by_itself_is_timed_out(start_service: Callabl
     assert (service.ended(good)["status"], service.ended(good)["attempt"]) == ("succeeded", 1)
 
 
+@ON_A_FILE
 def test_a_run_that_is_alone_after_its_neighbours_crash_is_stopped_as_politely_as_others(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import rows, tables
+from tests.databases import ON_A_FILE, rows, tables
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import faults, is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, refresh
@@ -330,6 +330,7 @@ def test_half_a_surrogate_pair_or_nul_in_a_password_is_no_json(tokens: TokenServ
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
 
 
+@ON_A_FILE
 def test_the_least_length_is_a_setting(start_tokens: Callable[..., TokenService]) -> None:
     service = start_tokens(PASSWORD_MIN_LENGTH="15")
     assert faults(register(service, password="fourteen chars")) == {"/password": "must have at least 15 characters"}

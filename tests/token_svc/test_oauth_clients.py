@@ -16,6 +16,7 @@ from requests_oauthlib import OAuth2Session
 from only_post_svc.settings import Settings
 from shared.auth import TokenDoor
 from shared.keys import load_keys
+from tests.databases import ON_A_FILE
 from tests.processes import HTTPService, TokenService
 from tests.token_svc.answers import is_bad_token
 from tests.token_svc.users import User
@@ -106,6 +107,7 @@ def verified(service: TokenService, access_token: str) -> dict[str, Any]:
     return dict(claims)
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_keys_may_be_given_as_text_in_one_line(start_tokens: Callable[..., TokenService], algorithm: str) -> None:
     in_one_line = KEYS[algorithm]().decode().replace("\n", "\\n")
@@ -117,6 +119,7 @@ def test_keys_may_be_given_as_text_in_one_line(start_tokens: Callable[..., Token
     assert door.check(user.pair["access_token"]).subject == user.profile["id"]
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_another_library_verifies_a_token_by_the_published_key(
     start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
@@ -134,6 +137,7 @@ def test_another_library_verifies_a_token_by_the_published_key(
     assert user.get("/me").status_code == 200
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("algorithm", KEYS)
 def test_of_a_key_only_its_public_members_are_published(
     start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
@@ -144,6 +148,7 @@ def test_of_a_key_only_its_public_members_are_published(
     assert (entry["alg"], entry["use"]) == (algorithm, "sig")
 
 
+@ON_A_FILE
 def test_a_token_signed_with_the_published_key_as_a_secret_is_refused(
     start_tokens: Callable[..., TokenService], tmp_path: Path
 ) -> None:
@@ -169,6 +174,7 @@ def restarted(user: User, start_tokens: Callable[..., TokenService], **env: str)
     return user.service
 
 
+@ON_A_FILE
 def test_the_first_secret_signs_all_verify_and_a_retired_one_is_refused(
     start_tokens: Callable[..., TokenService],
 ) -> None:
@@ -186,6 +192,7 @@ def test_the_first_secret_signs_all_verify_and_a_retired_one_is_refused(
     assert user.get("/me").status_code == 200
 
 
+@ON_A_FILE
 def test_a_signing_key_is_rotated_by_keeping_the_old_ones_public_half(
     start_tokens: Callable[..., TokenService], tmp_path: Path
 ) -> None:
@@ -273,6 +280,7 @@ def test_a_weak_or_broken_key_file_ends_the_start_with_one_line(tmp_path: Path, 
     assert refusal(tmp_path, **others, **{variable: "file"}).startswith(f"{variable}: ")
 
 
+@ON_A_FILE
 def test_a_key_set_without_a_signing_key_ends_the_start(
     start_tokens: Callable[..., TokenService], tmp_path: Path
 ) -> None:

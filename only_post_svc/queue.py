@@ -241,7 +241,10 @@ FIND_ENDED = f"{WITH_RESULT} WHERE task.id IN {{ids}} AND task.finished_at IS NO
 
 def find(tx: Transaction, caller: str, task_id: str) -> TaskRow | None:
     row = tx.one(FIND, id=task_id, caller=caller)
-    return _with_webhooks(tx, [TaskRow(*row)])[0] if row else None
+    if row is None:
+        return None
+    task = TaskRow(*row)
+    return _with_webhooks(tx, [task])[0] if task.has_webhook else task
 
 
 def _with_webhooks(tx: Transaction, tasks: list[TaskRow]) -> list[TaskRow]:

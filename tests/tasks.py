@@ -185,7 +185,7 @@ def zoo_memory() -> int:
 
 
 @task("zoo.print", timeout=10)
-def zoo_print(lines: int = 1_000_000) -> int:
+def zoo_print(lines: int = 300_000) -> int:
     for number in range(lines):
         print("flood", number)
     return lines

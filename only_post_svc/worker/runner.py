@@ -176,7 +176,8 @@ class Runner:
             self.channel.send_in_signal_handler({"holding": holder})
 
     def _run_loop(self, frames: list[Frame]) -> None:
-        """Serves the channel from the event loop until no run is left."""
+        """Serves the channel from the event loop until a `def` wants the process: to start and stop the loop takes
+        longer than a short run."""
         if self._event_loop is None:
             self._event_loop = EventLoop()
         for stream in self._streams:
@@ -190,45 +191,50 @@ class Runner:
 
     async def _run_async(self, frames: list[Frame]) -> None:
         loop = asyncio.get_running_loop()
-        idle = asyncio.Event()
+        leaving = asyncio.Event()
         for frame in frames:
-            self._dispatch(frame, idle)
-        loop.add_reader(self.channel.socket, self._readable, idle)
+            self._dispatch(frame, leaving)
+        loop.add_reader(self.channel.socket, self._readable, leaving)
         try:
-            while self._async_runs:  # one more may have come since the last one ended
-                await idle.wait()
+            await leaving.wait()
+            while self._async_runs:  # one more has come since
+                leaving.clear()
+                await leaving.wait()
         finally:
             loop.remove_reader(self.channel.socket)
 
-    def _readable(self, idle: asyncio.Event) -> None:
+    def _readable(self, leaving: asyncio.Event) -> None:
         data = self.channel.receive()
         if not data:
             os._exit(0)
         for frame in self._unpacker.feed(data):
-            self._dispatch(frame, idle)
+            self._dispatch(frame, leaving)
 
-    def _dispatch(self, frame: Frame, idle: asyncio.Event) -> None:
+    def _dispatch(self, frame: Frame, leaving: asyncio.Event) -> None:
         message, payload = frame
         loop = asyncio.get_running_loop()
         if "stop" in message:
             loop.call_soon(self._stop, message["stop"])  # its first step comes first, or it could not tell its end
         elif _is_def(message):
-            self._later.append(frame)  # the last run's end is sent, and the event loop about to end
+            self._later.append(frame)
+            self._leave_if_wanted(leaving)
         else:
-            idle.clear()
             run = loop.create_task(self._run_one(message, payload), context=self._fresh_variables())
             self._async_runs[message["run"]] = run
-            run.add_done_callback(lambda _: self._forget(message["run"], idle))
+            run.add_done_callback(lambda _: self._forget(message["run"], leaving))
 
     def _stop(self, run_id: str) -> None:
         if run_id in self._async_runs and run_id not in self._ending:
             self._async_runs[run_id].cancel()
 
-    def _forget(self, run_id: str, idle: asyncio.Event) -> None:
+    def _forget(self, run_id: str, leaving: asyncio.Event) -> None:
         del self._async_runs[run_id]
         self._ending.discard(run_id)
-        if not self._async_runs:
-            idle.set()
+        self._leave_if_wanted(leaving)
+
+    def _leave_if_wanted(self, leaving: asyncio.Event) -> None:
+        if self._later and not self._async_runs:
+            leaving.set()
 
     async def _run_one(self, message: dict[str, Any], payload: bytes) -> None:
         run_id = message["run"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from only_post_svc.registry import BUILTIN
 from only_post_svc.worker.frames import HEAD, Frame, Unpacker, pack
 from only_post_svc.worker.runner import NICENESS, Options, command
 from tests.processes import ROOT, TASKS, eventually
@@ -35,7 +36,7 @@ class ByHand:
         options = Options(
             parent=parent or os.getpid(),
             path=[str(ROOT), *sys.path],
-            modules=[TASKS],
+            modules=[BUILTIN, TASKS],
             memory_bytes=1024**3,
             socket=theirs.fileno(),
             max_result_bytes=1000,
@@ -149,6 +150,13 @@ def test_a_def_run_is_stopped_by_the_signal_and_the_process_goes_on(runner: ByHa
     assert (message["end"], message["error"]["type"], message["progress"]["message"]) == ("r1", "Stopped", "half")
     runner.start("r2", "echo")
     assert runner.end()[0]["end"] == "r2"
+
+
+def test_a_def_gets_the_process_from_the_event_loop_and_gives_it_back(runner: ByHand) -> None:
+    for number, type in enumerate(("echo", "text.stats", "echo", "echo", "text.stats")):
+        runner.start(f"r{number}", type, {"text": "a b"})
+        message, _ = runner.end()
+        assert (message["end"], "error" in message) == (f"r{number}", False)
 
 
 def test_the_signal_between_runs_does_nothing(runner: ByHand) -> None:

@@ -15,7 +15,7 @@ from tests.databases import ON_A_FILE
 from tests.processes import TASKS, Service, eventually
 
 GRACE_SECONDS = 2.0
-MAX_LOG_BYTES = 2_000_000  # zoo.print alone writes 13 MB
+MAX_LOG_BYTES = 2_000_000  # zoo.print alone writes 4 MB
 
 # Type: its timeout, and how it ends: the error's code and the exception's class, or None for a success.
 ZOO: dict[str, tuple[float, tuple[str, str | None] | None]] = {

@@ -30,7 +30,7 @@ from shared.middleware.request_id import standard_headers
 from shared.strict_json import encode
 
 HEADERS_SECONDS = 15  # to the first byte, and from there to the end of the headers
-METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
+METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 MAX_HEADERS_BYTES = 64 * 1024  # of a head, of all chunk extensions of a body, of trailers
 MAX_WAITING = 16  # requests that a client sends before it has the answer to an earlier one
 SMALL_BYTES = 4096  # as most requests are; with one END only, they are fed at once
@@ -58,6 +58,8 @@ class Flow(FlowControl):
 class Protocol(HttpToolsProtocol):
     """Feeds the parser up to the end of one head at a time, so that it knows what each byte belongs to."""
 
+    methods: tuple[str, ...] = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+    other_methods = "no path takes this method"
     deadline = NEVER  # for the client to send more
     running: RequestResponseCycle | None = None
     is_in_body = False
@@ -277,7 +279,12 @@ class Protocol(HttpToolsProtocol):
     # What is refused
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "invalid_http", msg)
+        is_start = not self.is_in_body and self.framing_bytes == len(self.piece)
+        method = METHOD.match(self.piece) if is_start else None
+        if method is None or method[1].decode() in self.methods:
+            self._refuse(400, "invalid_http", msg)
+        else:  # the parser has never heard of it, or can't read its line
+            self._refuse(405, "method_not_allowed", self.other_methods, f"allow: {', '.join(self.methods)}")
 
     def _refuse(self, status: int, code: str, detail: str, *headers: str) -> None:
         """Answers with the error and closes. Where earlier requests wait, they are answered, and then it closes."""
@@ -323,10 +330,5 @@ class Protocol(HttpToolsProtocol):
 
 
 class PostOnlyProtocol(Protocol):
-    """Answers 405 as shared/post_only.py does, to methods that the parser does not know or whose line it can't read."""
-
-    def send_400_response(self, msg: str) -> None:
-        if METHOD.match(self.piece) and not self.piece.startswith(b"POST "):
-            self._refuse(405, "method_not_allowed", "this service speaks POST only", "allow: POST")
-        else:
-            super().send_400_response(msg)
+    methods = ("POST",)
+    other_methods = "this service speaks POST only"  # as shared/post_only.py has it

@@ -30,7 +30,7 @@ class SingleHeaders:
             raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
         if (
             scope["type"] == "http"
-            and scope["http_version"] == "1.1"
+            and scope["http_version"] != "1.0"
             and not _is_host(headers_by_name(scope).get(b"host"))
         ):
             raise errors.BadRequest("invalid_host", "Host: needed, as name:port")

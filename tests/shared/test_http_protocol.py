@@ -1,6 +1,7 @@
 """What goes out on the wire, and in how many pieces."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -10,7 +11,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from shared.errors import ExceptionHandler
-from shared.http.protocol import Protocol
+from shared.http.protocol import PostOnlyProtocol, Protocol
+
+
+class Reading:
+    """An app that waits for the body."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -41,21 +51,21 @@ class Wire(asyncio.Transport):
         pass
 
 
-def opened(app: ASGIApp, wire: Wire) -> Protocol:
+def opened(app: ASGIApp, wire: Wire, protocol_class: type[Protocol] = Protocol) -> Protocol:
     """A connection. To be called in a loop."""
-    config = uvicorn.Config(app, http=Protocol, ws="none", server_header=False, date_header=False)
+    config = uvicorn.Config(app, http=protocol_class, ws="none", server_header=False, date_header=False)
     config.load()
-    protocol = Protocol(config, ServerState(), {})
+    protocol = protocol_class(config, ServerState(), {})
     protocol.connection_made(wire)
     return protocol
 
 
-def sent(app: ASGIApp, *received: bytes, drops: bool = False) -> Wire:
+def sent(app: ASGIApp, *received: bytes, drops: bool = False, protocol_class: type[Protocol] = Protocol) -> Wire:
     """What comes out for what comes in; the client is gone before the answer where it `drops`."""
 
     async def exchange() -> Wire:
         wire = Wire()
-        protocol = opened(app, wire)
+        protocol = opened(app, wire, protocol_class)
         for data in received:
             protocol.data_received(data)
             if drops:
@@ -202,3 +212,32 @@ def test_a_long_stream_is_not_held_back() -> None:
 
     asyncio.run(exchange())
     assert sent_by_then[-1] > 90_000
+
+
+ALLOWED = {Protocol: b"DELETE, GET, HEAD, PATCH, POST, PUT", PostOnlyProtocol: b"POST"}
+
+
+@pytest.mark.parametrize("protocol_class", ALLOWED)
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "second"])
+def test_a_method_that_is_made_up_is_a_405(protocol_class: type[Protocol], before: bytes) -> None:
+    *_, answer = sent(
+        PLAIN, *filter(None, [before]), b"BREW / HTTP/1.1\r\nhost: x\r\n\r\n", protocol_class=protocol_class
+    ).pieces
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 405 ") and b"\r\nallow: %s\r\n" % ALLOWED[protocol_class] in head
+    assert json.loads(body)["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("protocol_class", ALLOWED)
+@pytest.mark.parametrize(
+    "received",
+    [
+        [b"POST / HTTP/1.1\r\n", b"bad line\r\n\r\n"],
+        [b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n", b"bad chunk\r\n"],
+        [b"POST / HTTP/4.7\r\nhost: x\r\n\r\n"],
+    ],
+    ids=["header", "chunk", "version"],
+)
+def test_what_follows_a_known_method_is_a_400(protocol_class: type[Protocol], received: list[bytes]) -> None:
+    *_, answer = sent(Reading(), *received, protocol_class=protocol_class).pieces
+    assert answer.startswith(b"HTTP/1.1 400 ")

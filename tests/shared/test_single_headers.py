@@ -13,7 +13,7 @@ from shared.middleware.single_headers import SINGLE, SingleHeaders, single_heade
 Headers = list[tuple[bytes, bytes]]
 
 
-def status_and_body(headers: Headers) -> tuple[int, bytes]:
+def status_and_body(headers: Headers, http_version: str = "1.1") -> tuple[int, bytes]:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -22,7 +22,7 @@ def status_and_body(headers: Headers) -> tuple[int, bytes]:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: Scope = {"type": "http", "http_version": "1.1", "headers": headers}
+    scope: Scope = {"type": "http", "http_version": http_version, "headers": headers}
     asyncio.run(ExceptionHandler(SingleHeaders(PlainTextResponse("fine")))(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
@@ -38,6 +38,11 @@ def test_one_that_comes_twice_is_refused_and_named(name: bytes, values: tuple[by
 @pytest.mark.parametrize("headers", [[(b"host", b"x")], [(b"cookie", b"a"), (b"host", b"x"), (b"cookie", b"b")]])
 def test_others_may_come_as_often_as_they_like(headers: Headers) -> None:
     assert status_and_body(headers) == (200, b"fine")
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.0", 200), ("1.1", 400), ("2.0", 400)])
+def test_a_host_is_needed_after_http_1_0(version: str, status: int) -> None:
+    assert status_and_body([], version)[0] == status
 
 
 def test_one_is_found_by_its_name() -> None:

@@ -8,9 +8,13 @@ from urllib.parse import unquote_plus
 
 from starlette.requests import Request
 
+from shared import rate_limits
 from shared.errors import BadRequest
 from shared.middleware.single_headers import single_header
+from shared.rate_limits import address, count
+from token_svc.accounts import AccountRow
 from token_svc.clients import Credentials, InvalidClient
+from token_svc.state import State
 
 VISIBLE = re.compile(r"[\x20-\x7e]*")  # RFC 6749 appendix A.1 and A.2
 
@@ -19,7 +23,7 @@ def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | 
     """None when there is no secret: a public client's id alone proves nothing, so it is not looked at. Raises 400
     when both places have one (RFC 6749 §2.3), and 401."""
     by_header, by_body = of_header(request), _of_body(body)
-    if by_header and by_body:
+    if by_header and (by_body or body.get("client_id") not in (None, by_header.client_id)):
         raise BadRequest("invalid_request", "the client says twice who it is")
     return by_header or by_body
 
@@ -47,3 +51,24 @@ def _credentials(client_id: str, secret: str) -> Credentials | None:
     if not VISIBLE.fullmatch(client_id) or not VISIBLE.fullmatch(secret):
         raise InvalidClient
     return Credentials(client_id, secret) if secret else None
+
+
+async def client_of(request: Request[State], given: Credentials) -> AccountRow:
+    """The machine that sends the request. Raises 401 and 429."""
+    client = await request.state["clients"].authenticate(given, address(request))
+    count(request, client.id)
+    return client
+
+
+def user_address(request: Request[State], client: AccountRow | None) -> str:
+    """Where a user's request comes from: the app that passes it on says so, if it may."""
+    return rate_limits.named_address(request) if client and "logins" in client.scopes else address(request)
+
+
+async def counted_address(request: Request[State]) -> str:
+    """What a request that needs no token counts against; it is counted itself. Raises 401 and 429."""
+    given = of_header(request)
+    client = await client_of(request, given) if given else None
+    if client is None:
+        count(request, address(request))
+    return user_address(request, client)

@@ -12,7 +12,13 @@ FORM = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\
 
 def fault(email: str) -> str:
     """What is wrong with it, '' when nothing is."""
-    return "" if len(email) <= MAX_FOLDED and FORM.fullmatch(cleaned(email)) else "must be an email address"
+    is_one = len(email) <= MAX_FOLDED and FORM.fullmatch(cleaned(email)) and _has_domain(email)
+    return "" if is_one else "must be an email address"
+
+
+def _has_domain(email: str) -> bool:
+    """Whether the part behind @ can be found: labels of 1 to 63 bytes (RFC 1035 §2.3.4)."""
+    return all(0 < len(label.encode()) <= 63 for label in key(email).rpartition("@")[2].split("."))
 
 
 def cleaned(email: str) -> str:

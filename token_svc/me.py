@@ -11,17 +11,18 @@ from shared import bodies, exports
 from shared.database import Database, Transaction
 from shared.errors import Forbidden
 from shared.pages import MAX_LIMIT
-from shared.rate_limits import AtOnce, address, count
+from shared.rate_limits import AtOnce, address
 from token_svc import accounts, attempts, events, items, models, names, sessions
+from token_svc.credentials import counted_address
 from token_svc.state import Holder, State, holder_of, json_response, language_of
 
 EXPORT_BYTES = 128 * 1024  # in memory at once, or one item that is larger
 
 
 async def register(request: Request[State]) -> Response:
-    count(request, address(request))
+    user_address = await counted_address(request)
     wanted = models.REGISTER.parse(await bodies.read_json(request))
-    answer = await request.state["grants"].register(wanted, address(request), language_of(request))
+    answer = await request.state["grants"].register(wanted, user_address, language_of(request))
     return json_response(answer, 201)
 
 
@@ -58,22 +59,22 @@ async def delete(request: Request[State]) -> Response:
 
 
 async def forgot_password(request: Request[State]) -> Response:
-    count(request, address(request))
+    user_address = await counted_address(request)
     wanted = models.FORGOT.parse(await bodies.read_json(request))
-    await request.state["recovery"].forgot(wanted.email, language_of(request), address(request))
+    await request.state["recovery"].forgot(wanted.email, language_of(request), user_address)
     return json_response({}, 202)
 
 
 async def reset_password(request: Request[State]) -> Response:
-    count(request, address(request))
+    user_address = await counted_address(request)
     wanted = models.RESET.parse(await bodies.read_json(request))
-    return json_response(await request.state["recovery"].reset(wanted.token, wanted.password, address(request)))
+    return json_response(await request.state["recovery"].reset(wanted.token, wanted.password, user_address))
 
 
 async def verify_email(request: Request[State]) -> Response:
-    count(request, address(request))
+    user_address = await counted_address(request)
     wanted = models.VERIFY.parse(await bodies.read_json(request))
-    account = await request.state["recovery"].verify(wanted.token, address(request))
+    account = await request.state["recovery"].verify(wanted.token, user_address)
     return json_response({"email": account.email, "email_verified": True})
 
 

@@ -36,10 +36,12 @@ class TokenRequest:
 
 @dataclass(frozen=True)
 class TokenOnlyRequest:
-    """RFC 7009 §2.1 and RFC 7662 §2.1."""
+    """RFC 7009 §2.1 and RFC 7662 §2.1. A client may send who it is along, which the end of a token does not hang on."""
 
     token: str = field(repr=False)
     token_type_hint: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

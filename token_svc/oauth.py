@@ -5,15 +5,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import auth, rate_limits, urls
+from shared import auth, urls
 from shared.auth import BadToken, Claims
 from shared.database import Transaction
 from shared.errors import BadRequest, Forbidden, Invalid, Problem
 from shared.rate_limits import address, count
 from shared.schemas import Fault
 from token_svc import accounts, credentials, events, forms, models, scopes, sessions
-from token_svc.accounts import AccountRow
-from token_svc.clients import CHALLENGE, Credentials, InvalidClient
+from token_svc.clients import CHALLENGE, InvalidClient
 from token_svc.grants import InvalidGrant
 from token_svc.state import State, holder_of, json_response, language_of
 
@@ -38,11 +37,12 @@ async def token(request: Request[State]) -> Response:
 
 
 async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any]:
-    if _given(body.get("grant_type"), "grant_type") not in GRANT_TYPES:
+    grant_type = _given(body.get("grant_type"), "grant_type")
+    if isinstance(grant_type, str) and grant_type not in GRANT_TYPES:
         raise BadRequest("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
     wanted = models.TOKEN.parse(body)
     given = credentials.of_request(request, body)
-    client = await _client(request, given) if given else None
+    client = await credentials.client_of(request, given) if given else None
     if client is None:
         count(request, address(request))
     if wanted.grant_type == "client_credentials":
@@ -50,24 +50,12 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
             raise InvalidClient
         return request.state["clients"].token(client, wanted.scope)
     grants = request.state["grants"]
-    user_address = _named_address(request, client) if client else address(request)
+    user_address = credentials.user_address(request, client)
     if wanted.grant_type == "refresh_token":
         refresh_token = _given(wanted.refresh_token, "refresh_token")
         return await grants.by_refresh_token(refresh_token, wanted.scope, user_address)
     username, password = _given(wanted.username, "username"), _given(wanted.password, "password")
     return await grants.by_password(username, password, wanted.scope, user_address, language_of(request))
-
-
-async def _client(request: Request[State], given: Credentials) -> AccountRow:
-    """The machine that sends the request. Raises 401 and 429."""
-    client = await request.state["clients"].authenticate(given, address(request))
-    count(request, client.id)
-    return client
-
-
-def _named_address(request: Request[State], client: AccountRow) -> str:
-    """Where a login comes from: the app that passes it on says so, if it may."""
-    return rate_limits.named_address(request) if "logins" in client.scopes else address(request)
 
 
 def _given(value: str | None, name: str) -> str:
@@ -118,7 +106,7 @@ async def _check_introspector(request: Request[State]) -> None:
     given = credentials.of_header(request)
     if given is None:
         await holder_of(request, "introspect")
-    elif "introspect" not in (await _client(request, given)).scopes:
+    elif "introspect" not in (await credentials.client_of(request, given)).scopes:
         challenge = f'{CHALLENGE}, error="insufficient_scope", scope="introspect"'
         raise Forbidden(
             "insufficient_scope", "the client lacks the scope introspect", headers={"WWW-Authenticate": challenge}

@@ -71,7 +71,7 @@ REGISTER = Operation(
     summary="Make a user, who is logged in at once",
     body={JSON: models.REGISTER},
     answers={201: Reply("the user is made", models.Registered)},
-    codes={403: "registration_closed", 409: "email_taken username_taken"},
+    codes={401: "invalid_client", 403: "registration_closed", 409: "email_taken username_taken"},
 )
 TOKEN = Operation(
     name="get_token",
@@ -107,21 +107,21 @@ FORGOT_PASSWORD = Operation(
     summary="Ask for a mail that lets one choose a new password",
     body={JSON: models.FORGOT},
     answers={202: Reply("the same whoever has the address", models.Accepted)},
-    codes={403: "mail_not_configured"},
+    codes={401: "invalid_client", 403: "mail_not_configured"},
 )
 RESET_PASSWORD = Operation(
     name="reset_password",
     summary="Choose a new password with the token of a mail, which ends all sessions",
     body={JSON: models.RESET},
     answers={200: Reply("a new pair of tokens", models.Tokens)},
-    codes={400: "invalid_token", 403: "mail_not_configured"},
+    codes={400: "invalid_token", 401: "invalid_client", 403: "mail_not_configured"},
 )
 VERIFY_EMAIL = Operation(
     name="verify_email",
     summary="Prove with the token of a mail that an address is one's own",
     body={JSON: models.VERIFY},
     answers={200: Reply("it is", models.Verified)},
-    codes={400: "invalid_token", 403: "mail_not_configured"},
+    codes={400: "invalid_token", 401: "invalid_client", 403: "mail_not_configured"},
 )
 SHOW_ME = Operation(
     name="show_me",

@@ -16,7 +16,7 @@ from tests.databases import everything, rows
 from tests.processes import TokenService
 from tests.token_svc.answers import is_bad_token, oauth_error, problem
 from tests.token_svc.machines import Machine, operate
-from tests.token_svc.users import PASSWORD, User, fresh_name
+from tests.token_svc.users import PASSWORD, User, form_of, fresh_name
 from tests.token_svc.users import operate as operate_users
 from token_svc import clients
 from token_svc.clients import MAX_SECRETS
@@ -325,6 +325,43 @@ def test_an_app_that_may_not_counts_by_its_own_address(start_tokens: Callable[..
     app = Machine(service, "data")
     found = [passed_on(app, fresh_name(), "wrong", f"198.51.100.{number}").status_code for number in range(4)]
     assert found == [400, 400, 400, 429]
+
+
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+def test_an_app_that_may_names_the_address_of_all_that_its_users_ask_for(
+    start_tokens: Callable[..., TokenService],
+) -> None:
+    service = start_tokens(RATE_LIMITS="register=1/hour", FORWARDED_ALLOW_IPS="192.0.2.99")
+    app, other = Machine(service, "logins"), Machine(service, "data")
+
+    def status(path: str, body: Any, machine: Machine, address: str) -> int:
+        headers = {"X-Forwarded-For": address}
+        return service.request("POST", path, json=body, auth=machine.credentials, headers=headers).status_code
+
+    for path, done in (("/register", 201), ("/password/forgot", 202)):
+        for address, expected in (("198.51.100.1", done), ("198.51.100.2", done), ("198.51.100.2", 429)):
+            body = form_of() if path == "/register" else {"email": "no@example.com"}
+            assert status(path, body, app, address) == expected
+        assert status(path, body, other, "198.51.100.3") == done
+        assert status(path, body, other, "198.51.100.4") == 429
+
+
+@pytest.mark.parametrize("path", ["/register", "/password/forgot", "/password/reset", "/email/verify"])
+def test_a_user_of_an_app_with_a_wrong_secret_is_refused(tokens: TokenService, path: str) -> None:
+    answer = tokens.request("POST", path, json={}, auth=(fresh_name(), "wrong"))
+    problem(answer, 401, "invalid_client")
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+
+
+def test_a_client_that_says_two_names_is_refused(machine: Machine) -> None:
+    assert machine.token(client_id=machine.id).status_code == 200
+    oauth_error(machine.token(client_id=fresh_name()), 400, "invalid_request")
+
+
+def test_an_end_of_a_token_may_say_which_client_asks(machine: Machine) -> None:
+    body = {"token": "none", "client_id": machine.id, "client_secret": machine.secret}
+    for sent in ({"json": body}, {"data": body}):
+        assert machine.service.request("POST", "/revoke", **sent).status_code == 200
 
 
 def test_a_login_with_a_wrong_secret_is_none(tokens: TokenService, user: User) -> None:

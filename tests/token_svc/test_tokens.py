@@ -202,6 +202,13 @@ def test_the_operator_is_told_of_a_user_who_is_not_there_or_a_scope_that_is_none
     assert operate(user.service, "grant", user.username, 'every"thing').returncode == 2
 
 
+@pytest.mark.parametrize("grant_type", [1, True, ["password"], {}])
+def test_a_grant_type_that_is_no_text_is_a_422(user: User, grant_type: Any) -> None:
+    answer = user.service.post("/token", {"grant_type": grant_type, "username": user.username, "password": PASSWORD})
+    oauth_error(answer, 422, "invalid_request")
+    assert answer.json()["errors"][0]["pointer"] == "/grant_type"
+
+
 @pytest.mark.parametrize("grant_type", ["implicit", "authorization_code", "PASSWORD", "x" * 1000])
 def test_another_grant_type_is_unsupported(user: User, grant_type: str) -> None:
     oauth_error(user.login(grant_type=grant_type), 400, "unsupported_grant_type")

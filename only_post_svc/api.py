@@ -184,7 +184,7 @@ def _submit_all(tx: Transaction, who: Requester, new: list[NewTask], place: Plac
         place.check()
     for name in sorted({queue.unique_lock(who.id, one) for one in new if one.unique is not None}):
         tx.lock(name)
-    submitted = [queue.submit_once(tx, who.id, one, is_person=who.is_person) for one in new]
+    submitted = [queue.submit_once(tx, who.id, one._replace(is_person=who.is_person)) for one in new]
     if not all(is_existing for _, is_existing in submitted):
         place.check()
     return submitted
@@ -249,7 +249,8 @@ async def _cancel_all(request: Request[State], selection: Selection) -> Response
         some = len(cancelled)
         count += some
     database.publish(hints.QUEUED)
-    return _changed(count, has_more=some >= MAX_SWEPT)
+    is_any_left = partial(bulk.is_any_left, selection=selection, among=bulk.UNFINISHED)
+    return _changed(count, has_more=count >= MAX_CHANGED and await database.query(is_any_left))
 
 
 def _changed(count: int, *, has_more: bool) -> Response:
@@ -265,9 +266,14 @@ async def retry(request: Request[State]) -> Response:
 
     def unit(tx: Transaction) -> tuple[bool, TaskRow | None, bool]:
         is_queued, found = queue.retry(tx, who.id, task_id), queue.find(tx, who.id, task_id)
+        if is_queued:
+            place.check()
         return is_queued, found, not is_queued and queue.has_successor(tx, who.id, task_id)
 
-    is_queued, found, has_successor = await request.state["database"].write(unit)
+    database = request.state["database"]
+    async with request.state["backlog"].place(database, who.id, 1, is_person=who.is_person) as place:
+        is_queued, found, has_successor = await database.write(unit)
+        place.made = int(is_queued)
     task = _found(found)
     if task.status == "succeeded":
         raise Conflict("task_succeeded", "only a failed or cancelled task can be tried again")
@@ -275,16 +281,19 @@ async def retry(request: Request[State]) -> Response:
         raise Conflict("task_exists", "another task with the same `unique` has not ended")
     if not is_queued:
         raise Conflict("task_not_finished", f"the task is {models.status_of(task)}")
-    request.state["database"].publish(hints.QUEUED)
+    database.publish(hints.QUEUED)
     return task_response(task)
 
 
 async def _retry_all(request: Request[State], who: Requester, selection: Selection) -> Response:
     database, backlog, count, after = request.state["database"], request.state["backlog"], 0, ""
     while count < MAX_CHANGED:
-        async with backlog.place(database, who.id, 1, is_person=who.is_person) as place:
+        most = min(MAX_SWEPT, MAX_CHANGED - count)
+        async with backlog.place(database, who.id, most, is_person=who.is_person, least=1) as place:
+            if place.room == 0 and count:
+                break
             place.check()
-            unit = partial(bulk.retry, selection=selection, after=after)
+            unit = partial(bulk.retry, selection=selection, after=after, most=place.room)
             retried = await database.write(unit, is_long=True)
             place.made = retried.number
         database.publish(hints.QUEUED)
@@ -292,7 +301,8 @@ async def _retry_all(request: Request[State], who: Requester, selection: Selecti
         if retried.after is None:
             return _changed(count, has_more=False)
         after = retried.after
-    return _changed(count, has_more=True)
+    is_any_left = partial(bulk.is_any_left, selection=selection, among=bulk.UNSUCCESSFUL, after=after)
+    return _changed(count, has_more=await database.query(is_any_left))
 
 
 async def pause(request: Request[State]) -> Response:
@@ -339,13 +349,12 @@ async def list_tasks(request: Request[State]) -> Response:
 
 async def schedule(request: Request[State]) -> Response:
     who = await requester_of(request)
-    caller = who.id
     wanted = models.SCHEDULE.parse(await read_json(request))
     who.need_scope(request.state["types"].scope(wanted.type))
     types, database = request.state["types"], request.state["database"]
 
     def unit(tx: Transaction) -> tuple[ScheduleRow, bool]:
-        return schedules.save(tx, caller, types.new_schedule(wanted, tx.now))
+        return schedules.save(tx, who.id, types.new_schedule(wanted, tx.now, is_person=who.is_person))
 
     row, is_new = await database.write(unit)
     database.publish(hints.SCHEDULED)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from only_post_svc import queue
+from only_post_svc.queue import NewTask
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
 
@@ -47,8 +48,12 @@ class Estimate:
         age = self._clock() - self._counted_at
         return age >= RECOUNT_SECONDS or (self.is_full(number) and age >= COUNTING_SHARE * self._cost_seconds)
 
+    @property
+    def room(self) -> int:
+        return max(0, self._limit - self._count - self._under_way)
+
     def is_full(self, number: int) -> bool:
-        return self._count + self._under_way + number > self._limit
+        return number > self.room
 
     def refusal(self) -> Unavailable:
         whose = "tasks" if self._caller is None else "tasks of yours"
@@ -65,10 +70,11 @@ class Estimate:
 
 
 class Place:
-    """Room for some tasks, or the refusal of it, to be raised where no answer was given before. `made` says how many
+    """Room for so many tasks, or the refusal of it, to be raised where no answer was given before. `made` says how many
     there are once they are on disk."""
 
-    def __init__(self, refusal: Unavailable | None) -> None:
+    def __init__(self, room: int, refusal: Unavailable | None = None) -> None:
+        self.room = room
         self._refusal = refusal
         self.made = 0
 
@@ -90,45 +96,59 @@ class Backlog:
         self._of_callers: dict[str, Estimate] = {}
 
     @asynccontextmanager
-    async def place(self, database: Database, caller: str, number: int, *, is_person: bool) -> AsyncIterator[Place]:
+    async def place(
+        self, database: Database, caller: str, number: int, *, is_person: bool, least: int | None = None
+    ) -> AsyncIterator[Place]:
+        """For `number` tasks; with `least`, for as many of them as there is room for, if there is for so many."""
         estimates = [self._of_all, *self._of(caller, is_person=is_person)]
         for estimate in estimates:
             await estimate.renew(database, number)
-        full = next((estimate for estimate in reversed(estimates) if estimate.is_full(number)), None)
+        least = number if least is None else least
+        full = next((estimate for estimate in reversed(estimates) if estimate.is_full(least)), None)
         if full is not None:
-            yield Place(full.refusal())
+            yield Place(0, full.refusal())
             return
-        place = Place(None)
+        place = Place(min(number, *(estimate.room for estimate in estimates)))
         for estimate in estimates:
-            estimate.reserve(number)
+            estimate.reserve(place.room)
         try:
             yield place
         finally:
             for estimate in estimates:
-                estimate.settle(number, place.made)
+                estimate.settle(place.room, place.made)
 
     def _of(self, caller: str, *, is_person: bool) -> list[Estimate]:
-        limit = self._per_caller or (PER_PERSON if is_person else None)
-        if limit is None or not caller:
+        limit = _limit_of(caller, self._per_caller, is_person=is_person)
+        if limit is None:
             return []
         if len(self._of_callers) >= MAX_CALLERS:
             self._of_callers = {name: one for name, one in self._of_callers.items() if not one.is_idle}
         return [self._of_callers.setdefault(caller, Estimate(caller, limit, self._clock))]
 
 
+def _limit_of(caller: str, per_caller: int | None, *, is_person: bool) -> int | None:
+    """None where only that of all holds."""
+    return (per_caller or (PER_PERSON if is_person else None)) if caller else None
+
+
 class Count:
-    """The limit of all inside one unit of work, which makes few tasks and seldom."""
+    """The same limits inside one unit of work, which makes few tasks and seldom."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, per_caller: int | None = None) -> None:
         self._limit = limit
-        self._count: int | None = None
+        self._per_caller = per_caller
+        self._counts: dict[str | None, int] = {}  # None: of all
 
-    def admit(self, tx: Transaction, number: int) -> None:
+    def admit(self, tx: Transaction, caller: str, new: NewTask) -> None:
         """Raises 503 `queue_full`."""
-        if self._count is None:
-            self._count = queue.count_waiting(tx)
-        if self._count + number > self._limit:
-            raise Unavailable(
-                "queue_full", f"{self._count} tasks are waiting; the limit is {self._limit}", RETRY_SECONDS
-            )
-        self._count += number
+        limits: dict[str | None, int] = {None: self._limit}
+        of_caller = _limit_of(caller, self._per_caller, is_person=new.is_person)
+        if of_caller is not None:
+            limits[caller] = of_caller
+        for whose, limit in limits.items():
+            if whose not in self._counts:
+                self._counts[whose] = queue.count_waiting(tx, whose)
+            if self._counts[whose] >= limit:
+                raise Unavailable("queue_full", f"the limit is {limit} tasks that wait", RETRY_SECONDS)
+        for whose in limits:
+            self._counts[whose] += 1

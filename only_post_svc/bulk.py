@@ -72,6 +72,10 @@ def cancel(tx: Transaction, selection: Selection, most: int = MAX_SWEPT) -> list
     return [row[0] for row in rows]
 
 
+def is_any_left(tx: Transaction, selection: Selection, among: tuple[str, ...], after: str = "") -> bool:
+    return any(selection.ids(tx, status, 1, after) for status in selection.statuses(among))
+
+
 OWNERS = "SELECT id, caller FROM task WHERE id IN {ids}"
 
 

@@ -7,7 +7,7 @@ of their own, so that neither kind of worker looks at what only the other can ru
 import asyncio
 import dataclasses
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from only_post_svc import checkpoints, hints, queue, shares
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
-from only_post_svc.shares import Kind, Lane, up_to
+from only_post_svc.shares import Candidate, Kind, Lane, up_to
 from shared.database import Database, Transaction, listed
 
 WORKER = "elsewhere"  # what failures name as the worker
@@ -63,10 +63,53 @@ def kinds_of(types: Iterable[TaskType]) -> dict[str, Kind]:
     return {type.type: Kind(False, type.max_running, type.max_running_per_key) for type in types if type.elsewhere}
 
 
-def claim(tx: Transaction, token: str, kinds: Mapping[str, Kind], limit: int, after: str, lease_seconds: int) -> Taken:
+RUNNING = """
+SELECT caller, count(*) FROM task
+WHERE status = 'running' AND lease >= :worker AND lease < :worker || '~' AND caller <> '' GROUP BY caller
+"""
+
+
+class Portions:
+    """What each caller has running elsewhere, where all workers count as one; `most` None is unbounded."""
+
+    def __init__(self, tx: Transaction, most: int | None) -> None:
+        self._most = most
+        self._taken: Counter[str] = Counter()
+        if most is not None:
+            tx.lock(f"claims of {WORKER}")  # of two at once, each would see what was there before the other
+            self._taken.update(dict(tx.all(RUNNING, worker=WORKER)))
+
+    def take(self, caller: str) -> bool:
+        """Whether there was room for one more."""
+        if self._most is None or not caller:
+            return True
+        if self._taken[caller] >= self._most:
+            return False
+        self._taken[caller] += 1
+        return True
+
+    def full(self) -> list[str]:
+        return [caller for caller, taken in self._taken.items() if self._most is not None and taken >= self._most]
+
+
+def claim(
+    tx: Transaction,
+    token: str,
+    kinds: Mapping[str, Kind],
+    limit: int,
+    after: str,
+    lease_seconds: int,
+    max_running_per_caller: int | None = None,
+) -> Taken:
     """As shares.claim, of the lanes of these types alone."""
     lanes = [Lane(False, type, limit) for type in kinds]
-    dealt = shares.claim(tx, token, lanes, kinds, up_to(limit), lease_seconds, after=after)
+    has_hand, portions = up_to(limit), Portions(tx, max_running_per_caller)
+
+    def fits(one: Candidate) -> bool:
+        return portions.take(one.caller) and has_hand(one)
+
+    passed_over = portions.full()
+    dealt = shares.claim(tx, token, lanes, kinds, fits, lease_seconds, after=after, passed_over=passed_over)
     if short := [one.id for one in dealt.claims if one.timeout_ms < lease_seconds * 1000]:
         ids, values = listed("id", short)
         tx.put(CUT_LEASES.format(ids=ids), **values)
@@ -159,11 +202,13 @@ class Claimants:
         counts: TaskCounts,
         lease_seconds: int,
         log_failure: LogFailure,
+        max_running_per_caller: int | None = None,
     ) -> None:
         self._database = database
         self._kinds = kinds_of(types)
         self._counts = counts
         self._lease_seconds = lease_seconds
+        self._max_running_per_caller = max_running_per_caller
         self._log_failure = log_failure
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[tuple[str, ...], deque[asyncio.Future[None]]] = {}
@@ -217,7 +262,8 @@ class Claimants:
         self._tried_at[types] = self._loop.time()
         token, after = f"{WORKER}{secrets.token_hex(8)}", self._served
         kinds = {type: self._kinds[type] for type in types}
-        taken = await self._database.write(lambda tx: claim(tx, token, kinds, limit, after, self._lease_seconds))
+        bounds = self._lease_seconds, self._max_running_per_caller
+        taken = await self._database.write(lambda tx: claim(tx, token, kinds, limit, after, *bounds))
         self._served = taken.last
         if len(self._tried_at) > MAX_REMEMBERED:
             self._tried_at.clear()
@@ -243,7 +289,7 @@ class Claimants:
         for claim, ending in ended:
             self._counts.ended(claim, ending)
             self._database.publish(hints.ended(claim.id))
-            if claim.permits:
+            if claim.permits or self._max_running_per_caller is not None:
                 self._database.publish(hints.QUEUED)  # one that was held may have been let in
             if ending.error is not None:
                 self._log_failure(claim, ending.error, None)

@@ -82,7 +82,8 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     async with parts(settings) as (database, types):
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes)
-        claimants = Claimants(database, types.values(), worker.counts, settings.lease_seconds, log_failure)
+        bounds = settings.lease_seconds, log_failure, settings.max_running_per_caller
+        claimants = Claimants(database, types.values(), worker.counts, *bounds)
         worker.start()
 
         def stop() -> None:

@@ -530,7 +530,7 @@ class Types:
         """Those of the types that the caller has; '' is one that every caller has."""
         return frozenset(filter(has_scope, {type.scope for type in self._types.values()}))
 
-    def new_schedule(self, request: ScheduleRequest, now: int) -> NewSchedule:
+    def new_schedule(self, request: ScheduleRequest, now: int, *, is_person: bool = False) -> NewSchedule:
         """What a request asks for at `now`. Raises Invalid."""
         every_ms = None if request.every is None else int(request.every * 1000)
         recurrence = Recurrence(request.cron, every_ms, request.timezone)
@@ -543,7 +543,7 @@ class Types:
             faults.append(Fault("/payload", f"must be at most {MAX_PAYLOAD_BYTES} bytes of JSON in a schedule"))
         if faults:
             raise Invalid(faults)
-        return NewSchedule(request.name, recurrence, new, overlap=request.overlap)
+        return NewSchedule(request.name, recurrence, new._replace(is_person=is_person), overlap=request.overlap)
 
     def __contains__(self, type: str) -> bool:
         return type in self._types

@@ -68,6 +68,7 @@ class NewTask(NamedTuple):
     notify: str | None = None  # the URL that is told of the end
     lane: str = ""  # where it waits: '' with most, or its type for one of workers elsewhere
     traceparent: str | None = None
+    is_person: bool = False  # who submits it: the bounds of people hold
 
     @property
     def is_for_later(self) -> bool:
@@ -128,9 +129,8 @@ VALUES (:id, :caller, :is_person, :type, :key, :unique, :is_alone, :lane, :statu
 INSERT_PAYLOAD = "INSERT INTO task_payload (task_id, body) VALUES (:id, :payload)"
 
 
-def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = False, tick: int | None = None) -> TaskRow:
-    """`is_person`: the bounds of people hold for the caller. `tick` is the time of the schedule's tick that makes it,
-    which has come."""
+def submit(tx: Transaction, caller: str, new: NewTask, *, tick: int | None = None) -> TaskRow:
+    """`tick` is the time of the schedule's tick that makes it, which has come."""
     now = tx.now
     run_at = tick if tick is not None else _run_at(new, now)
     task = TaskRow(
@@ -152,7 +152,7 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, is_person: bool = Fals
         INSERT,
         id=task.id,
         caller=caller,
-        is_person=int(is_person),
+        is_person=int(new.is_person),
         type=task.type,
         key=new.key,
         unique=new.unique,
@@ -188,14 +188,14 @@ WHERE id = :id
 """
 
 
-def submit_once(tx: Transaction, caller: str, new: NewTask, *, is_person: bool) -> tuple[TaskRow, bool]:
+def submit_once(tx: Transaction, caller: str, new: NewTask) -> tuple[TaskRow, bool]:
     """The task, and whether there was one already that is the same by `unique` and has not ended."""
     if new.unique is None:
-        return submit(tx, caller, new, is_person=is_person), False
+        return submit(tx, caller, new), False
     tx.lock(unique_lock(caller, new))
     found = tx.one(FIND_SAME, caller=caller, type=new.type, unique=new.unique)
     if found is None:
-        return submit(tx, caller, new, is_person=is_person), False
+        return submit(tx, caller, new), False
     task_id, attempt, status, key, permits = found
     if new.replace and attempt == 0 and status in WAITING:
         _replace(tx, task_id, new)

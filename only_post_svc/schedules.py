@@ -210,7 +210,7 @@ MOVE = f"UPDATE schedule SET next_run_at = :next WHERE {OF_ROW} AND next_run_at 
 NOTE = f"UPDATE schedule SET last_task_id = :last_task_id, skipped = :skipped WHERE {OF_ROW}"
 IS_UNDER_WAY = "SELECT 1 FROM task WHERE id = :id AND finished_at IS NULL"
 
-Admit = Callable[[Transaction, int], None]  # raises Unavailable when the queue is full
+Admit = Callable[[Transaction, str, NewTask], None]  # raises Unavailable when the caller's task has no room
 
 
 def tick(tx: Transaction, mine: Collection[NewSchedule], since: int | None, admit: Admit) -> list[NewTask]:
@@ -256,7 +256,7 @@ def _make(
     if not row.overlap and last is not None and tx.one(IS_UNDER_WAY, id=last):
         return None
     try:
-        admit(tx, 1)
+        admit(tx, row.caller, new)
     except Unavailable:
         return None
     return queue.submit(tx, row.caller, new, tick=moment)

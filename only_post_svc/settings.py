@@ -28,6 +28,10 @@ def _webhook_secret(text: str) -> Secret:
     return Secret(value)
 
 
+def webhook_host_list(raw: str) -> tuple[str, ...]:
+    return tuple(name.strip("[]") for name in host_names(raw))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     port: int = setting(9003, integer(0, 65535))
@@ -47,7 +51,7 @@ class Settings(settings.Settings):
     max_running_per_caller: int | None = setting(None, integer(1, 10**6))  # on one worker; None as above
     health_get: bool = setting(False, boolean)
     webhook_secret: tuple[Secret, ...] = setting((), webhook_secret_list)
-    webhook_hosts: tuple[str, ...] = setting((), names)  # that may be http:// and inside in production, too
+    webhook_hosts: tuple[str, ...] = setting((), webhook_host_list)  # that may be http:// and inside in production, too
 
     database_file = "only_post.db"
 
@@ -69,7 +73,7 @@ class Settings(settings.Settings):
 
     @property
     def receivers(self) -> Receivers:
-        return Receivers(frozenset(host.lower() for host in self.webhook_hosts), self.app_env == "production")
+        return Receivers(frozenset(self.webhook_hosts), self.app_env == "production")
 
     @property
     def is_local_only(self) -> bool:

@@ -61,7 +61,7 @@ class Upkeep:
         self._types = types
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
-        self._max_queued = settings.max_queued
+        self._limits = settings.max_queued, settings.max_queued_per_caller
         self._bounds = bounds
         self._mended = Gate("")
         self._is_rebound = False
@@ -102,7 +102,7 @@ class Upkeep:
         """How many tasks, or which tasks of schedules: who has no schedules is not asked for them."""
         if queued := queue.promote(tx):
             return queued, []
-        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, Count(self._max_queued).admit)
+        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, Count(*self._limits).admit)
 
     async def _declare(self) -> None:
         """At the start, and from then on where any code has schedules."""

@@ -59,7 +59,7 @@ class Bounds(RuleBasedStateMachine):
     )
     def submit(self, caller: str, **options: Any) -> tuple[str, str]:
         new = NewTask(payload="{}", timeout_ms=1000, max_attempts=2, **options)
-        task, _ = self.store.do(lambda tx: queue.submit_once(tx, caller, new, is_person=False))
+        task, _ = self.store.do(lambda tx: queue.submit_once(tx, caller, new))
         return caller, task.id
 
     @rule(target=runs, hands=st.integers(1, 6), types=st.sets(TYPES, min_size=2))

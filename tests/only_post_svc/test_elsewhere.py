@@ -226,6 +226,21 @@ def test_callers_take_turns_here_too(start_service: Callable[..., Service], env:
     assert sorted(run["payload"]["url"] for run in runs) == ["ann", "ann", "bob", "bob"]
 
 
+def test_no_caller_has_more_running_than_it_may(start_service: Callable[..., Service], env: dict[str, str]) -> None:
+    service = start_service(**env, TASK_AUTH="required", SECRET_KEY=SECRET, MAX_RUNNING_PER_CALLER="2")
+    for caller, count in (("ann", 5), ("bob", 1)):
+        tasks = [{"type": TYPE, "payload": {"url": caller}} for _ in range(count)]
+        assert service.post("/api/batch", {"tasks": tasks}, headers=bearer(sub=caller)).status_code == 202
+    worker = bearer(sub="worker", scope="work")
+    runs = claim(service, limit=10, headers=worker)
+    assert sorted(run["payload"]["url"] for run in runs) == ["ann", "ann", "bob"]
+    assert claim(service, limit=10, headers=worker) == []
+    (first, *_) = [run for run in runs if run["payload"]["url"] == "ann"]
+    assert service.post("/api/finish", {"runs": [held(first, result=1)]}, headers=worker).status_code == 200
+    (run,) = claim(service, limit=10, wait=20, headers=worker)
+    assert run["payload"]["url"] == "ann"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "pointer"),
     [

@@ -301,6 +301,39 @@ def test_the_bound_of_what_waits_is_each_callers_own(start_service: Callable[...
         assert int(refused.headers["Retry-After"]) >= 1
 
 
+def test_what_is_queued_again_waits_within_the_bound_too(start_service: Callable[..., Service]) -> None:
+    service = start_service(**SETTINGS, MAX_QUEUED_PER_CALLER="5", WORKER_PROCESSES="0")
+    ann = Caller(service)
+    four = {"tasks": [{"type": "who"}] * 4}
+    for _ in range(2):
+        eventually(lambda: ann.post("/api/batch", four).status_code == 202)
+        assert ann.post("/api/cancel", {"filter": {}}).json() == {"count": 4, "has_more": False}
+    cancelled = {"filter": {"status": "cancelled"}}
+
+    def queued_again() -> int:
+        ann.post("/api/retry", cancelled)  # what waits is counted a second ago at most
+        return len(ann.post("/api/tasks", {"status": "queued"}).json()["items"])
+
+    eventually(lambda: queued_again() >= 5)
+    assert queued_again() == 5
+    one = ann.post("/api/tasks", {"status": "cancelled"}).json()["items"][0]["task_id"]
+    for body in (cancelled, {"task_id": one}):
+        refused = ann.post("/api/retry", body)
+        assert (refused.status_code, refused.json()["code"]) == (503, "queue_full")
+    assert ann.find(one)["status"] == "cancelled"
+    ann.post("/api/cancel", {"filter": {"status": "queued"}})
+    eventually(lambda: ann.post("/api/retry", {"task_id": one}).status_code == 202)
+
+
+def test_the_tasks_of_a_schedule_have_the_bounds_of_who_made_it(start_service: Callable[..., Service]) -> None:
+    service = start_service(**SETTINGS, WORKER_PROCESSES="1")
+    person, machine = Caller(service), Caller(service, is_machine=True)
+    for caller in (person, machine):
+        assert caller.post("/api/schedule", {"name": "s", "type": "who", "every": 1}).status_code == 201
+    found = "SELECT DISTINCT caller, is_person FROM task"
+    eventually(lambda: sorted(rows(service, found)) == sorted([(person.id, 1), (machine.id, 0)]), 20)
+
+
 def test_exactly_as_many_as_may_wait_are_taken_from_many_at_once(start_service: Callable[..., Service]) -> None:
     service = start_service(**SETTINGS, MAX_QUEUED="20", WORKER_PROCESSES="0")
     caller = Caller(service, is_machine=True)

@@ -226,7 +226,7 @@ def test_a_task_that_takes_anothers_place_gives_its_permits_back(store: Bounded)
     (run,) = store.take()
     store.finish(run, result="1")  # lets in the second
     new = queue.NewTask("a", '{"n":2}', 1000, 3, key="l", unique="u", replace=True)
-    task, is_existing = store.do(lambda tx: queue.submit_once(tx, "", new, is_person=False))
+    task, is_existing = store.do(lambda tx: queue.submit_once(tx, "", new))
     assert (task.id, task.key, is_existing) == (second, "l", True)
     assert store.gates() == {}
     (run,) = store.take()

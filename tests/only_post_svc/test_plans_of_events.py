@@ -41,7 +41,7 @@ HELD = [Held(f"running-{number}", f"l{number}", "{}") for number in range(1, 33)
 DUE = Webhook("due-1", "http://a/", "host-1", "pending", 1, 0, None, START - 1)
 
 
-def admit(tx: Transaction, number: int) -> None:
+def admit(tx: Transaction, caller: str, new: NewTask) -> None:
     """There is room for all."""
 
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from only_post_svc import queue, schedules
+from only_post_svc.backlog import Count
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import NewTask
 from only_post_svc.recurrence import Recurrence
@@ -25,11 +27,11 @@ DAY = 86_400_000
 TASK = NewTask(type="a", payload='{"n": 1.0}', timeout_ms=1000, max_attempts=3, priority=5)
 
 
-def admit(tx: Transaction, number: int) -> None:
+def admit(tx: Transaction, caller: str, new: NewTask) -> None:
     """There is room for all."""
 
 
-def refuse(tx: Transaction, number: int) -> None:
+def refuse(tx: Transaction, caller: str, new: NewTask) -> None:
     raise Unavailable("queue_full", "")
 
 
@@ -135,6 +137,25 @@ def test_a_full_queue_skips_the_tick(store: Ticking) -> None:
     assert (store.one().skipped, store.one().next_run_at) == (1, START + 2000)
 
 
+def test_the_bound_of_what_waits_is_each_callers_own(store: Ticking) -> None:
+    store.save(caller="ann", overlap=True)
+    store.save(caller="bob", overlap=True)
+    store.do(lambda tx: queue.submit(tx, "ann", TASK))
+    store.later(1)
+    assert store.tick(admits=Count(10, per_caller=1).admit) == [1000]
+    assert [store.one(caller=caller).skipped for caller in ("ann", "bob")] == [1, 0]
+
+
+def test_the_tasks_of_a_persons_schedule_are_a_persons(store: Ticking) -> None:
+    person = NewSchedule("s", Recurrence(every_ms=1000), TASK._replace(is_person=True))
+    store.do(lambda tx: schedules.save(tx, "ann", person))
+    store.save(caller="machine")
+    store.later(1)
+    store.tick()
+    owners: dict[str, int] = dict(store.do(lambda tx: tx.all("SELECT caller, is_person FROM task")))
+    assert owners == {"ann": 1, "machine": 0}
+
+
 def test_a_clock_that_is_set_back_repeats_no_tick(store: Ticking) -> None:
     store.save(overlap=True, cron="* * * * *")
     store.save("interval", every_ms=1000, overlap=True)
@@ -166,11 +187,12 @@ def test_a_schedule_that_was_taken_back_ticks_no_more(store: Ticking) -> None:
 
 
 def test_the_number_of_a_callers_schedules_is_bounded(store: Ticking) -> None:
-    def fill(tx: Transaction) -> None:
-        for number in range(MAX_PER_CALLER):
+    def fill(tx: Transaction, start: int) -> None:
+        for number in range(start, start + 100):
             schedules.save(tx, "ann", NewSchedule(f"s{number}", Recurrence(every_ms=1000), TASK))
 
-    store.do(fill)
+    for start in range(0, MAX_PER_CALLER, 100):
+        store.do(partial(fill, start=start))
     store.save("s7", caller="ann")
     store.save(caller="bob")
     with pytest.raises(Conflict):

@@ -208,6 +208,18 @@ def test_a_secret_that_is_none_ends_the_start(secret: str) -> None:
         Settings.from_env({"SECRET_KEY": "s" * 32, "WEBHOOK_SECRET": secret})
 
 
+@pytest.mark.parametrize("hosts", ["https://hooks.internal", "hooks.internal:8080", "a b", "hooks.internal/x"])
+def test_a_host_that_is_none_is_refused(hosts: str) -> None:
+    with pytest.raises(SettingsError, match="WEBHOOK_HOSTS: must be"):
+        Settings.from_env({"SECRET_KEY": "s" * 32, "WEBHOOK_HOSTS": hosts})
+
+
+def test_hosts_are_named_in_any_case_and_addresses_in_brackets_too() -> None:
+    given = {"SECRET_KEY": "s" * 32, "APP_ENV": "production", "WEBHOOK_HOSTS": "Hooks.Internal, [::1]"}
+    receivers = Settings.from_env(given).receivers
+    assert [receivers.fault(f"http://{host}/x") for host in ("hooks.internal", "[::1]")] == [None, None]
+
+
 def test_without_a_secret_of_its_own_it_signs_with_one_that_secret_key_gives() -> None:
     settings = Settings.from_env({"SECRET_KEY": f"{'s' * 32},{'t' * 32}"})
     assert len({secret.value for secret in settings.webhook_secrets} - {b"s" * 32, b"t" * 32}) == 2

@@ -45,6 +45,7 @@ class Ledger:
     answers: collections.Counter[str] = field(default_factory=collections.Counter)
 
     def see(self, task: Any) -> None:
+        task = {name: value for name, value in task.items() if name != "failures"}  # /api/result alone has them
         if task["status"] in FINAL and self.finals.setdefault(task["task_id"], task) != task:
             self.faults.append(f"a final answer changed: {self.finals[task['task_id']]} then {task}")
 

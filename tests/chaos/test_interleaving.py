@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from only_post_svc.registry import BUILTIN
 from only_post_svc.worker.frames import Unpacker, pack
 from only_post_svc.worker.runner import Options, command
 from shared import ids
@@ -31,7 +32,9 @@ def test_one_child_runs_both_kinds_of_task_in_turn(start_service: Callable[..., 
 
 def test_a_def_run_that_comes_while_the_event_loop_ends_is_run_after_it() -> None:
     ours, theirs = socket.socketpair()
-    options = Options(os.getpid(), sys.path, [], memory_bytes=2**30, socket=theirs.fileno(), max_result_bytes=1024)
+    options = Options(
+        os.getpid(), sys.path, [BUILTIN], memory_bytes=2**30, socket=theirs.fileno(), max_result_bytes=1024
+    )
     with ours, theirs, subprocess.Popen(command(options), cwd=ROOT, pass_fds=[theirs.fileno()]) as child:
         run = {"attempt": 1, "deadline": time.time() + 10, "task_id": ids.new()} | dict.fromkeys(
             ("caller", "key", "traceparent", "saved")

@@ -47,6 +47,7 @@ def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(
 @ON_A_FILE
 def test_a_task_that_no_hint_tells_of_is_found(start_service: StartService) -> None:
     service = start_service()
+    service.run("echo")  # there is a lane for its caller, of which to learn would be news as well
     task_id = service.submit("echo", delay=3600)["task_id"]
     rows(service, "UPDATE task SET status = 'queued', run_at = 0 WHERE id = ?", task_id)
     assert service.ended(task_id)["status"] == "succeeded"

@@ -53,7 +53,7 @@ FILTERS = {
 
 CANCEL = """
 UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND finished_at IS NULL
+WHERE id IN {ids} AND coalesce(finished_at, 0) = 0
 RETURNING id, type, key, permits
 """
 

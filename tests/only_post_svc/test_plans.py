@@ -120,7 +120,14 @@ PLANS = {
     "recover nothing": Plan(lambda tx: queue.recover(tx, LOST, 30), {"task_lease"}),
     "prune": Plan(
         lambda tx: queue.prune(tx, -1),
-        {"task_finished", "task_pkey", "task_payload_pkey", "task_result_pkey", "task_failure_of"},
+        {
+            "task_finished",
+            "task_pkey",
+            "task_payload_pkey",
+            "task_result_pkey",
+            "task_failure_of",
+            "task_checkpoint_pkey",
+        },
         walked=queue.MAX_SWEPT,  # of each its failures are looked for
     ),
     "prune nothing": Plan(lambda tx: queue.prune(tx, 86400), {"task_finished"}),
@@ -154,7 +161,11 @@ PLANS = {
     "give permits back": Plan(
         lambda tx: gates.give_back(tx, [Permits("a", "k", 1)]), {"gate_pkey", "task_held", "task_pkey"}
     ),
-    "mend gates": Plan(lambda tx: gates.mend(tx, Gate("")), {"gate_pkey", "task_permit", "task_held", "task_pkey"}),
+    "mend gates": Plan(
+        lambda tx: gates.mend(tx, Gate("")),
+        {"gate_pkey", "task_permit", "task_held", "task_pkey", "task_list_by_key"},
+        walked=WAITING,  # the tasks of one key, in the upkeep alone
+    ),
     "cancel some": Plan(
         lambda tx: bulk.cancel(tx, Selection("", "a", "queued")),
         {"task_list_unfinished", "task_checkpoint_pkey", *ONE, *GATE},

@@ -1,4 +1,4 @@
-"""Accounts: who there is, users and machine clients."""
+"""Accounts: users and machine clients."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ SERVICE = "token"  # whose tables these are
 
 
 class AccountRow(NamedTuple):
-    """A row, in the order of COLUMNS. `version` moves on when what was issued before must stop working."""
+    """A row, in the order of COLUMNS. A higher `version` ends the access tokens issued before."""
 
     id: str
     username: str
@@ -26,7 +26,7 @@ class AccountRow(NamedTuple):
     is_client: int = 0  # a machine: it has secrets (clients.py) in place of a password and an email
 
     def __repr__(self) -> str:
-        return f"AccountRow(id={self.id!r}, username={self.username!r})"  # and no hash, wherever it is shown
+        return f"AccountRow(id={self.id!r}, username={self.username!r})"  # without the hash
 
     @property
     def scopes(self) -> list[str]:
@@ -45,7 +45,7 @@ VALUES (:id, :username, :username_key, :email, :email_key, :password_hash, :scop
 
 
 def taken(tx: Transaction, username: str | None, email: str | None) -> str:
-    """Which of the two somebody has already: 'username', 'email' or ''."""
+    """Which of the two another account has: 'username', 'email' or ''."""
     if username is not None and tx.one("SELECT 1 FROM account WHERE username_key = :key", key=fold(username)):
         return "username"
     if email is not None and tx.one("SELECT 1 FROM account WHERE email_key = :key", key=emails.key(email)):
@@ -54,8 +54,8 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
 
 
 def create(tx: Transaction, username: str, email: str, password_hash: str, scope: str = scopes.DEFAULT) -> AccountRow:
-    """The caller has looked with `taken` in the same transaction. Of two at once the second is run again by the
-    database, and finds it taken."""
+    """To be called after `taken` in the same transaction. Of two at once the second is run again by the database, and
+    finds the name taken."""
     account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, scope, 1, 0, tx.now)
     insert(tx, account, fold(username), emails.key(email))
     return account
@@ -86,7 +86,7 @@ def by_login(tx: Transaction, name: str) -> AccountRow | None:
 
 
 def lock(tx: Transaction, account_id: str) -> None:
-    """What is found out about the account, and about what is its own, stays true until the transaction ends."""
+    """Until the transaction ends, no other one that locks it changes the account or what belongs to it."""
     tx.lock(f"account {account_id}")
 
 
@@ -112,7 +112,7 @@ def set_email_verified(tx: Transaction, account_id: str) -> None:
 
 
 def set_email(tx: Transaction, account_id: str, email: str) -> None:
-    """Another one, which is not verified."""
+    """Sets an address, which is not verified yet."""
     tx.put(
         "UPDATE account SET email = :email, email_key = :key, email_verified = 0 WHERE id = :id",
         id=account_id,
@@ -122,7 +122,7 @@ def set_email(tx: Transaction, account_id: str, email: str) -> None:
 
 
 def set_password(tx: Transaction, account_id: str, password_hash: str) -> None:
-    """A new password; the tokens from before stop working."""
+    """Sets a password, and ends the access tokens issued before."""
     tx.put(
         "UPDATE account SET password_hash = :hash, version = version + 1 WHERE id = :id",
         id=account_id,
@@ -131,7 +131,7 @@ def set_password(tx: Transaction, account_id: str, password_hash: str) -> None:
 
 
 def renew_hash(tx: Transaction, account: AccountRow, password_hash: str) -> None:
-    """The same password in today's scheme, unless it was changed meanwhile."""
+    """Stores the password's hash in today's scheme, unless the password was changed meanwhile."""
     tx.put(
         "UPDATE account SET password_hash = :hash WHERE id = :id AND password_hash = :old",
         id=account.id,
@@ -152,19 +152,19 @@ SET_SCOPES = "UPDATE account SET scope = :scope, version = version + 1 WHERE id 
 
 
 def set_scopes(tx: Transaction, account_id: str, scopes: Iterable[str]) -> None:
-    """What may be asked for from now on; access tokens from before stop working."""
+    """Sets the scopes, and ends the access tokens issued before."""
     tx.put(SET_SCOPES, id=account_id, scope=" ".join(scopes))
 
 
 def delete(tx: Transaction, account_id: str) -> None:
-    """The account is gone, and with it whatever asks for it: its sessions, its tokens. Its rows follow by `forget`."""
+    """Deletes the account, so that its sessions and tokens stop working. Its other rows are deleted by `forget`."""
     tx.put("DELETE FROM account WHERE id = :id", id=account_id)
     departures.announce(tx, account_id)
 
 
 OF_SESSIONS = "SELECT digest FROM refresh_token WHERE session_id IN (SELECT id FROM session WHERE account_id = :owner)"
 
-# What an account leaves behind: the table, its key, and how the account's rows are found.
+# What a deleted account leaves: the table, its key, and how the account's rows are found.
 LEFT = (
     ("item", "id", "SELECT id FROM item WHERE account_id = :owner"),
     ("deleted_item", "id", "SELECT id FROM deleted_item WHERE account_id = :owner"),
@@ -178,7 +178,7 @@ LEFT = (
 
 
 def forget(tx: Transaction, owner: str) -> bool:
-    """Deletes some of what an account that is gone has left: whether there was any."""
+    """Deletes some of what a deleted account has left; False once nothing is left."""
     for table, key, find in LEFT:
         if left := [value for (value,) in tx.all(f"{find} LIMIT :most", owner=owner, most=departures.MOST)]:
             for some in departures.in_time(left):

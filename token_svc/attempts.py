@@ -1,11 +1,10 @@
 """Logins that failed, and registrations, counted in the database that all processes share.
 
-A login counts before the password is looked at, so that of two at the same moment only one slips through. Above its
-limit it has to wait, twice as long with every further failure. An address that has logged in to the account before has
-a count of its own alone. Strangers are counted by network as well, /64, /56 and /48 (of IPv4 the address, /24 and /16),
-so that one who has many addresses soon waits for minutes; only then does the account as a whole make strangers wait,
-and not for long: the turns between are the others'. So nobody can lock the owner out, and refresh tokens go on working
-in any case.
+A login is counted before its password is checked, so that concurrent logins cannot pass the limit together. Above the
+limit an address has to wait, twice as long with every further failure. An address that has logged in to the account
+before has a count of its own alone. Strangers are counted by network as well, /64, /56 and /48 (of IPv4 the address,
+/24 and /16), so that an attacker with many addresses soon waits for minutes. Beyond that all strangers to the account
+share a limit, with a short wait. So an attacker cannot lock the owner out. Refresh tokens work in any case.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ from shared.settings import Rate
 MAX_DELAY_SECONDS = 900
 MAX_ACCOUNT_DELAY_SECONDS = 60
 ACCOUNT_FAILURES = 50  # NIST SP 800-63B-4 §3.2.2 allows 100
-KEPT_SECONDS = 2 * MAX_DELAY_SECONDS  # without a failure, and the count starts again
+KEPT_SECONDS = 2 * MAX_DELAY_SECONDS  # after the last failure; then the count starts again
 KNOWN_SECONDS = 30 * 86400
 MAX_PRUNED = 500
 
@@ -36,7 +35,7 @@ class Limit(NamedTuple):
 
 
 class LoginLimits(NamedTuple):
-    """What one login counts against: the `address` once it has failed, its `own` from the start."""
+    """What one login counts against: `address` once it has failed, `own` before its password is checked."""
 
     address: list[Limit]
     own: list[Limit]
@@ -57,7 +56,7 @@ def login_limits(tx: Transaction, rate: Rate, username_key: str, address: str) -
 
 
 def client_limits(rate: Rate, address: str) -> LoginLimits:
-    """Of wrong secrets of machines, which count for no user. A right one is not held up by them."""
+    """For wrong secrets of machine clients. They count for no user, and a right secret is let through."""
     allowed, seconds = rate
     return LoginLimits([Limit(f"client {address}", allowed, seconds / allowed, MAX_DELAY_SECONDS)], [])
 
@@ -77,7 +76,7 @@ def fail(tx: Transaction, limits: LoginLimits) -> None:
 
 
 def uncount(tx: Transaction, limits: LoginLimits) -> None:
-    """The password was not looked at after all."""
+    """The password was not checked after all."""
     for limit in limits.own:
         tx.put(ONE_LESS, key=limit.key)
 
@@ -86,7 +85,7 @@ ONE_LESS = "UPDATE attempt SET failures = failures - 1 WHERE key = :key AND fail
 
 
 def forgive(tx: Transaction, limits: LoginLimits) -> None:
-    """The login was a good one."""
+    """The login succeeded."""
     for limit in limits.own[:1]:  # of this address for this account
         tx.put("DELETE FROM attempt WHERE key = :key", key=limit.key)
     for limit in limits.own[1:]:
@@ -94,12 +93,12 @@ def forgive(tx: Transaction, limits: LoginLimits) -> None:
 
 
 def take_registration(tx: Transaction, rate: Rate, address: str) -> None:
-    """Counts one registration, or guess at who is registered. Raises 429 above `rate`."""
+    """Counts a registration, or a question whether a name is taken. Raises 429 above `rate`."""
     _take(tx, rate, f"register {address}")
 
 
 def take_recovery(tx: Transaction, rate: Rate, address: str) -> None:
-    """Counts one that has forgotten a password. Raises 429 above `rate`."""
+    """Counts a request for a new password. Raises 429 above `rate`."""
     _take(tx, rate, f"forgot {address}")
 
 
@@ -170,7 +169,7 @@ def prune(tx: Transaction) -> int:
 
 
 def _lock(tx: Transaction, limits: Sequence[Limit]) -> None:
-    for key in sorted(limit.key for limit in limits):  # in one order, so that nobody waits for who waits for him
+    for key in sorted(limit.key for limit in limits):  # sorted: a fixed lock order cannot deadlock
         tx.lock(key)
 
 

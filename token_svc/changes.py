@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from shared.database import Database
 
 HINT = "changed "
-POLL_SECONDS = 5.0  # a hint makes it fast; this makes it right when one is lost
-MAX_WAITING = 5000  # above it no request is held, only told to come back
+POLL_SECONDS = 5.0  # for hints that are lost
+MAX_WAITING = 5000  # requests; above it they are answered at once
 
 
-class Changes:
+class Watchers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -21,7 +21,7 @@ class Changes:
         database.subscribe(self._take_hint)
 
     def publish(self, owner: str) -> None:
-        """Items of the owner have changed."""
+        """Tells all processes that items of the owner have changed."""
         self._database.publish(HINT + owner)
 
     @contextlib.contextmanager
@@ -39,7 +39,7 @@ class Changes:
                 del self._waiting[owner]
 
     async def wait(self, news: asyncio.Event, seconds: float) -> bool:
-        """For the event, at most so long. False when there is no use in it."""
+        """Waits for the event, at most so long. False when the request must not wait (any longer)."""
         if self._is_stopping or self._count > MAX_WAITING:
             return False
         with contextlib.suppress(TimeoutError):

@@ -1,24 +1,23 @@
 """Machine clients: accounts of programs, which have secrets in place of a password (RFC 6749 §4.4).
 
-A secret is 256 random bits, so its SHA-256 is enough to keep, one look by that digest checks it, and a right one
-works whatever number of wrong ones came before it.
+A secret has 256 random bits, so that its SHA-256 is all that is stored, one look-up by that digest checks it, and
+guesses need no lockout: a right secret works, however many wrong ones came before.
 """
 
 import hashlib
 import secrets
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shared import ids
 from shared.database import Database, Transaction
 from shared.errors import Unauthorized
-from token_svc import accounts, attempts, events, models, names, scopes
+from token_svc import accounts, attempts, events, names
 from token_svc.accounts import AccountRow
-from token_svc.sessions import Issuer
 from token_svc.settings import Settings
 
 MAX_SECRETS = 2
-USED_MS = 3600 * 1000  # how exactly the last use of a secret is known: a write an hour, not one a token
+USED_MS = 3600 * 1000  # between two writes of when a secret was last used
 CHALLENGE = 'Basic realm="only_post"'
 
 
@@ -37,7 +36,7 @@ class SecretRow(NamedTuple):
 
 
 class InvalidClient(Unauthorized):
-    """One and the same for every reason (RFC 6749 §5.2)."""
+    """Says nothing of the reason (RFC 6749 §5.2)."""
 
     def __init__(self) -> None:
         super().__init__("invalid_client", "the client's id or its secret is not right", CHALLENGE)
@@ -46,18 +45,10 @@ class InvalidClient(Unauthorized):
 @dataclass(frozen=True)
 class Clients:
     database: Database
-    issuer: Issuer
     settings: Settings
 
-    def token(self, client: AccountRow, scope: str | None) -> dict[str, Any]:
-        """An access token for the client itself, and no refresh token (RFC 6749 §4.4.3). Raises 400 `invalid_scope`."""
-        granted = scopes.granted(client.scope, scope)
-        return models.machine_token_json(
-            self.issuer.token(client.id, client.id, granted, client.version), self.issuer.seconds, granted
-        )
-
     async def authenticate(self, given: Credentials, address: str) -> AccountRow:
-        """Raises 401 after the same work whatever is wrong, and 429 once too many of an address were wrong."""
+        """Raises 401, after the same work for every reason, and 429 once an address has sent too many wrong secrets."""
         digest = digest_of(given.secret)
         client, used_at = await self.database.read(lambda tx: find(tx, given.client_id, digest))
         if client is None:
@@ -85,7 +76,7 @@ class Clients:
                 attempts.begin(tx, limits)
                 attempts.fail(tx, limits)
             is_client = tx.one("SELECT 1 FROM account WHERE id = :id AND is_client = 1", id=client_id) is not None
-            known_id = client_id if is_client else events.NOBODY
+            known_id = client_id if is_client else events.NO_ACCOUNT
             events.record(tx, known_id, "client_login_failed", address)
             return known_id
 
@@ -121,7 +112,7 @@ def _key(name: str) -> str:
 
 
 def add_secret(tx: Transaction, client_id: str) -> str:
-    """Another secret. Of more than MAX_SECRETS the oldest ends."""
+    """Makes another secret, and ends the oldest beyond MAX_SECRETS."""
     secret = secrets.token_urlsafe(32)
     tx.put(
         "INSERT INTO client_secret (digest, account_id, created_at) VALUES (:digest, :id, :now)",

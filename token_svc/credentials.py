@@ -1,4 +1,4 @@
-"""How a machine client says who it is: by HTTP Basic or in the body (RFC 6749 §2.3.1)."""
+"""The credentials of a machine client, by HTTP Basic or in the body (RFC 6749 §2.3.1)."""
 
 import base64
 import re
@@ -20,8 +20,8 @@ VISIBLE = re.compile(r"[\x20-\x7e]*")  # RFC 6749 appendix A.1 and A.2
 
 
 def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | None:
-    """None when there is no secret: a public client's id alone proves nothing, so it is not looked at. Raises 400
-    when both places have one (RFC 6749 §2.3), and 401."""
+    """None without a secret: a public client's id alone proves nothing, and is ignored. Raises 400 when both places
+    have one (RFC 6749 §2.3), and 401."""
     by_header, by_body = of_header(request), _of_body(body)
     if by_header and (by_body or body.get("client_id") not in (None, by_header.client_id)):
         raise BadRequest("invalid_request", "the client says twice who it is")
@@ -29,7 +29,7 @@ def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | 
 
 
 def of_header(request: Request[Any]) -> Credentials | None:
-    """What HTTP Basic has. Its two parts are percent-encoded before they are joined."""
+    """Those of HTTP Basic, each of whose two parts is percent-encoded."""
     scheme, _, encoded = (single_header(request.scope, b"authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return None

@@ -21,7 +21,7 @@ from token_svc.state import Holder, State, holder_of, written_response
 
 MERGE_PATCH = "application/merge-patch+json"
 MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
-MERGE_TRIES = 20  # every one that fails is another writer's success, so twenty at once all get through
+MERGE_TRIES = 20  # a try fails only when another writer succeeds: twenty writers at once all get through
 
 
 async def list_all(request: Request[State]) -> Response:
@@ -43,7 +43,7 @@ async def list_all(request: Request[State]) -> Response:
         return mark, items.page(tx, account.id, after, limit, fits)
 
     database = request.state["database"]
-    # A page without a filter is read where it is: a hop to another thread costs more than it takes.
+    # A page without a filter is quicker to read than another thread to wake.
     mark, page = await (database.query(unit) if fits else database.read(unit))
     next_cursor = cursors.write(f"{mark} {page.after}", *bound) if page.after is not None else None
     return _page(list(map(models.item_json, page.items)), next_cursor, cursors.write(mark, "since", account.id))
@@ -53,7 +53,7 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
     owner = holder.account.id
     query, cursors = request.query_params, request.state["cursors"]
     if "where" in query:
-        raise Invalid([Fault("/where", "is not for since: an item that fits no more would never be told of")])
+        raise Invalid([Fault("/where", "is not for since: an item that no longer fits would never be reported")])
     seconds = _wait_of(query.get("wait"))
     bound = ("changes", owner, since)
     start = int(cursors.read(since, "since", owner))
@@ -63,7 +63,7 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
         sessions.need_holder(tx, holder.caller.claims)  # it may have ended while the request waited
         upto, after = map(int, position.split(" ")) if position else (items.latest_change(tx, owner), start)
         found, more = items.changes(tx, owner, after, upto, limit)
-        if start < items.forgotten(tx, owner):  # asked last: pruning may have come between
+        if start < items.forgotten(tx, owner):  # last: pruning may run between two statements
             raise Problem("since_expired", "deletions since then are forgotten; list all items again", status=410)
         return upto, found, more
 
@@ -164,8 +164,8 @@ async def _show(request: Request[State], holder: Holder) -> Response:
 
 
 async def _merge(request: Request[State], holder: Holder, patch: str) -> Response:
-    """Merges aside into what was read, and stores it if the item is as it was: a merge may take long, and no other
-    write has to wait for it."""
+    """Merges in a thread, outside the transaction, since a merge may take long; stores the result if the item has not
+    changed meanwhile, else tries again."""
     for _ in range(MERGE_TRIES):
         item = await request.state["database"].read(lambda tx: _item_of(tx, request, holder))
         _check_conditions(request, item)
@@ -175,11 +175,11 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
         if written := await request.state["database"].write(unit):
             request.state["changes"].publish(holder.account.id)
             return written_response(models.item_json(written), headers=_etag(written))
-    raise Unavailable("busy", "too many write this item at once")  # who named a version has had a 412 by now
+    raise Unavailable("busy", "too many write this item at once")  # with If-Match it was a 412 by now
 
 
 def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
-    """None when it has moved on from what was read."""
+    """None when the item has changed since it was read."""
     owner = sessions.hold(tx, holder.caller.claims).id
     current = items.find(tx, owner, item.id)
     return _replace(tx, request, owner, current, data) if current == item else None

@@ -1,4 +1,4 @@
-"""Email addresses: which can be, how they are kept, and when two of them are one."""
+"""Email addresses: which are valid, how they are stored, and when two are the same."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ def _has_domain(email: str) -> bool:
 
 
 def cleaned(email: str) -> str:
-    """As it is kept: without what no eye sees, and without the dot of a domain's root."""
+    """As it is stored: without invisible characters, and without the final dot of the domain."""
     composed = unicodedata.normalize("NFC", email[:MAX_FOLDED])
     return "".join(character for character in composed if not is_invisible(character)).rstrip(".")
 

@@ -5,8 +5,8 @@ import logging
 from shared import ids, times
 from shared.database import Row, Transaction
 
-OPERATOR = "operator"  # where an event came from that no request made
-NOBODY = "-"  # who is meant by a name that does not exist
+OPERATOR = "operator"  # in place of the address, for a command
+NO_ACCOUNT = "-"  # in place of the account, for a name that does not exist
 MAX_PRUNED = 500
 KEPT_MS = 365 * 24 * 3600 * 1000
 
@@ -33,7 +33,7 @@ def announce(kind: str, account_id: str, address: str) -> None:
 
 
 def announce_key(kind: str, key_id: str) -> None:
-    """`kind`: key_made, key_announced, key_rotated. Keys are nobody's, so the log alone has them."""
+    """`kind`: key_made, key_announced, key_rotated. Keys belong to no account, so only the log has them."""
     log.info(f"audit.{kind}", extra={"kid": key_id, "client": OPERATOR})
 
 
@@ -46,8 +46,8 @@ DELETE FROM event WHERE id IN (
 
 
 def prune(tx: Transaction) -> int:
-    """Deletes old ones, and guesses at names that nobody has: up to MAX_PRUNED of each, how many."""
-    guesses = tx.run(PRUNE.format(condition="account_id = :nobody"), nobody=NOBODY, most=MAX_PRUNED)
+    """Deletes old events, and those of names that do not exist: up to MAX_PRUNED of each; the larger number."""
+    guesses = tx.run(PRUNE.format(condition="account_id = :id"), id=NO_ACCOUNT, most=MAX_PRUNED)
     return max(guesses, tx.run(PRUNE.format(condition="at <= :before"), before=tx.now - KEPT_MS, most=MAX_PRUNED))
 
 

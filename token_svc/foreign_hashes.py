@@ -17,7 +17,7 @@ MAX_MEMORY_KIB = 1024 * 1024  # a stored hash that asks for more is not computed
 MAX_PASSES = 4  # over so much memory
 MAX_ROUNDS = 10_000_000
 MAX_BCRYPT_COST = 16  # some four seconds
-BCRYPT_BYTES = 72  # those behind never counted, and bcrypt 5.0 refuses to be given them
+BCRYPT_BYTES = 72  # bcrypt ignores the rest, and since 5.0 refuses it
 
 Check = Callable[[bytes], bool]
 
@@ -55,7 +55,7 @@ def check_of(stored: str) -> Check | None:
         if found := form.fullmatch(stored):
             try:
                 return make(found)
-            except ValueError:  # base64 or hex that is none
+            except ValueError:  # bad base64 or hex
                 return None
     return None
 

@@ -24,8 +24,8 @@ def is_form(request: Request[Any]) -> bool:
 
 
 async def read(request: Request[Any], known: set[str]) -> dict[str, Any]:
-    """The members of a form or of a JSON object. Of a form's fields those that nobody knows are left
-    out (RFC 6749 §3.2); a field that is sent twice is a 400."""
+    """The members of a form or of a JSON object. Unknown fields of a form are ignored
+    (RFC 6749 §3.2); a field that is sent twice is a 400."""
     if not is_form(request):
         return await bodies.read_json(request)
     bodies.check_media_type(request, FORM)
@@ -43,7 +43,7 @@ async def read(request: Request[Any], known: set[str]) -> dict[str, Any]:
 
 
 def known(body: dict[str, Any], shape: Shape[Any]) -> dict[str, Any]:
-    """JSON as a form is read: without the members that the shape has not."""
+    """The members that the shape has: unknown ones are ignored, as in a form."""
     return {name: value for name, value in body.items() if name in shape.schema["properties"]}
 
 

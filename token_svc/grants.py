@@ -1,26 +1,26 @@
-"""What a login takes: the limits, the password, and the session that it starts."""
+"""What makes a session: registration, login by password, refresh; and changes of email and password."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from shared.auth import Claims
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Forbidden, Invalid, Problem, Unavailable
 from shared.schemas import Fault
-from token_svc import accounts, attempts, emails, events, mail, models, names, scopes, sessions
+from token_svc import accounts, attempts, emails, events, mail, names, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords, needs_renewal
-from token_svc.sessions import Issuer, Pair
+from token_svc.sessions import Pair
 from token_svc.settings import Settings
 from token_svc.turns import Asker
 
 
 class InvalidGrant(Problem):
-    """One and the same for every reason: RFC 6749 §5.2, with 401 where no OAuth client asked."""
+    """Says nothing of the reason (RFC 6749 §5.2). Answered with 401 where the request was no OAuth form."""
 
     status = 400
     code = "invalid_grant"
@@ -33,10 +33,9 @@ class InvalidGrant(Problem):
 class Grants:
     database: Database
     passwords: Passwords
-    issuer: Issuer
     settings: Settings
 
-    async def register(self, wanted: RegisterRequest, address: str, language: str = "") -> dict[str, Any]:
+    async def register(self, wanted: RegisterRequest, address: str, language: str = "") -> Pair:
         """A new account and its first session. Raises 403, 409, 422, 429."""
         if self.settings.registration == "closed":
             raise Forbidden("registration_closed", "this service takes no new users")
@@ -64,10 +63,10 @@ class Grants:
         pair = await self.database.write(unit)
         self.database.publish(mail.HINT)
         events.announce("registered", pair.account.id, address)
-        return self.answer(pair) | {"user": models.account_json(pair.account)}
+        return pair
 
     def _ask_for_proof(self, tx: Transaction, account: AccountRow, language: str) -> None:
-        """A mail to the account's address, whose token proves that it is its own."""
+        """A mail with a token that verifies the account's address."""
         if self.settings.mail_url:
             mail.put(tx, mail.VERIFY, account, account.email, language)
 
@@ -77,8 +76,8 @@ class Grants:
 
     async def by_password(
         self, username: str, password: str, scope: str | None, address: str, language: str = ""
-    ) -> dict[str, Any]:
-        """A new session. Raises InvalidGrant, after the same work whatever is wrong, 403, 429 and 503."""
+    ) -> Pair:
+        """A new session. Raises InvalidGrant, after the same work for every reason, 403, 429 and 503."""
         asker = Asker(address, names.fold(username))
         await self.passwords.turns.admit(asker)
         account, limits = await self.database.write(lambda tx: self._begin(tx, username, address))
@@ -108,10 +107,10 @@ class Grants:
 
         pair = await self.database.write(unit)
         events.announce("login", account.id, address)
-        return self.answer(pair)
+        return pair
 
     async def _refuse_unverified(self, account: AccountRow, limits: LoginLimits, language: str) -> NoReturn:
-        """The password was right, so it tells nothing to a stranger, and the mail may have been lost."""
+        """Sends the mail again. Only who knows the password gets here, so it reveals nothing."""
 
         def unit(tx: Transaction) -> None:
             attempts.forgive(tx, limits)
@@ -122,7 +121,7 @@ class Grants:
         raise Forbidden("email_not_verified", "the address has to be verified first; see the mail that was sent to it")
 
     def _begin(self, tx: Transaction, username: str, address: str) -> tuple[AccountRow | None, LoginLimits]:
-        """The account, if there is one, and what this attempt counts against: it is counted already."""
+        """Counts the attempt. The account, if there is one, and what it was counted against."""
         rate = self.settings.rate_limits.login
         account = accounts.by_login(tx, username)
         name = names.fold(account.username if account else username)  # the email counts as the username does
@@ -132,7 +131,7 @@ class Grants:
 
     @contextlib.asynccontextmanager
     async def _uncounted(self, limits: LoginLimits) -> AsyncIterator[None]:
-        """What is refused with a 503 has not failed."""
+        """Takes the count back when the check is refused with a 503."""
         try:
             yield
         except Unavailable:
@@ -145,19 +144,19 @@ class Grants:
         events.record(tx, account.id, "login", address)
 
     async def _failed(self, account: AccountRow | None, limits: LoginLimits, address: str) -> None:
-        """The same work for a name that nobody has."""
-        account_id = account.id if account else events.NOBODY
+        """Counts and records the failure, with the same work for a name that does not exist."""
+        account_id = account.id if account else events.NO_ACCOUNT
 
         def unit(tx: Transaction) -> None:
             attempts.fail(tx, limits)
             is_there = accounts.by_id(tx, account_id) is not None  # it may have been deleted meanwhile
-            events.record(tx, account_id if is_there else events.NOBODY, "login_failed", address)
+            events.record(tx, account_id if is_there else events.NO_ACCOUNT, "login_failed", address)
 
         await self.database.write(unit)
         events.announce("login_failed", account_id, address)
 
     async def confirm(self, account: AccountRow, password: str, address: str) -> None:
-        """The password once more, before something that can't be undone. Raises 403, 429."""
+        """Asks for the password again before a change of the account. Raises 403, 429 and 503."""
         asker = Asker(address, names.fold(account.username))
         await self.passwords.turns.admit(asker)
         _, limits = await self.database.write(lambda tx: self._begin(tx, account.username, address))
@@ -168,8 +167,8 @@ class Grants:
             raise Forbidden("wrong_password", "current_password is not right")
         await self.database.write(lambda tx: attempts.forgive(tx, limits))
 
-    async def by_refresh_token(self, token: str, scope: str | None, address: str) -> dict[str, Any]:
-        """The same session, with a new pair. Raises InvalidGrant."""
+    async def by_refresh_token(self, token: str, scope: str | None, address: str) -> Pair:
+        """A new pair for the session. Raises InvalidGrant."""
 
         def unit(tx: Transaction) -> Pair | None:
             pair = sessions.rotate(tx, token, [secret.value for secret in self.settings.secret_key])
@@ -188,7 +187,7 @@ class Grants:
         if not pair.refresh_token:
             events.announce("refresh_replayed", pair.account.id, address)
             raise InvalidGrant
-        return self.answer(pair)
+        return pair
 
     async def change(
         self,
@@ -204,7 +203,7 @@ class Grants:
         found = {}
         if email is not None:
             found["/email"] = emails.fault(email)
-            await self._count_registration(address)  # the answer tells whether somebody else has it
+            await self._count_registration(address)  # the answer tells whether the address is taken
         if password is not None:
             found["/password"] = self.passwords.fault(password, account.username, email or account.email)
         need_good(found)
@@ -239,12 +238,9 @@ class Grants:
     ) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id, keep=session_id)
-        attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
+        attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
         attempts.remember(tx, names.fold(account.username), address)
         events.record(tx, account.id, "password_changed", address)
-
-    def answer(self, pair: Pair) -> dict[str, Any]:
-        return models.pair_json(self.issuer, pair)
 
 
 def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:

@@ -1,7 +1,7 @@
 """Items: each user's own JSON, kept as the text that was sent.
 
-Every statement names the owner, so that another's item is as absent as one that does not exist. A unit that writes
-holds the account's lock: the account has the number of its latest change and the sum of what it stores.
+Every statement names the owner, so that another user's item is not found, like one that does not exist. A unit that
+writes holds the account's lock, since the account has the number of its latest change and the sums of what it stores.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from shared import ids
 from shared.database import Transaction
 from shared.pages import DEFAULT_LIMIT
 
-DELETED_MS = 30 * 86400 * 1000  # for so long `since` tells of a deletion
-MAX_DELETED = 100_000  # changes of one account: what was deleted longer ago is forgotten before its time
+DELETED_MS = 30 * 86400 * 1000  # how long `since` reports a deletion
+MAX_DELETED = 100_000  # changes of one account: deletions before the last so many are forgotten early
 MAX_PRUNED = 500
 
 
@@ -22,7 +22,7 @@ class ItemRow(NamedTuple):
     version: int
     created_at: int  # milliseconds since 1970
     updated_at: int
-    change: int = 0  # the number that the account's latest change of it has
+    change: int = 0  # its number among the account's changes
 
 
 class Deleted(NamedTuple):
@@ -37,13 +37,13 @@ class Room(NamedTuple):
     bytes: int
 
 
-# It is looked for by its id alone: with the owner in sight, a planner may prefer all that is the owner's.
+# coalesce hides the owner from the planner, which may prefer the owner's index to the primary key.
 MINE = "id = :id AND coalesce(account_id, '') = :owner"
 
 COLUMNS = "id, data, version, created_at, updated_at, change"
 
-# The counts stand in the account, so that a write costs the same beside ten thousand items. An answer that is kept for
-# an idempotency key counts as well.
+# The sums are columns of the account, so that a write costs the same beside ten thousand items. Answers kept for
+# idempotency keys count too.
 COUNT = """
 UPDATE account SET item_count = item_count + :items, item_bytes = item_bytes + :bytes, change = change + 1
 WHERE id = :owner AND (:growth <= 0 OR item_count + :items <= :most_items AND item_bytes + :growth
@@ -93,9 +93,9 @@ def count(tx: Transaction, owner: str) -> int:
     return int(row[0]) if row else 0
 
 
-MAX_PAGE_BYTES = 1024 * 1024  # or one item that is larger: what a client does not read is kept in memory
+MAX_PAGE_BYTES = 1024 * 1024  # or one larger item: an answer stays in memory until its client has read it
 LONG = 16 * 1024  # characters, above which an item is read by itself
-FIRST_LOOK = 2  # finding out how long an item is takes reading it
+FIRST_LOOK = 2  # items: an item's length is known once it is read
 CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length, with the item that says that there are more
 
 LIST_SHORT = f"""
@@ -155,7 +155,7 @@ def latest_change(tx: Transaction, owner: str) -> int:
 
 
 def forgotten(tx: Transaction, owner: str) -> int:
-    """The latest change that may have been a deletion of which nothing is known any more."""
+    """The latest change that may have been a deletion that is forgotten."""
     row = tx.one("SELECT forgotten FROM account WHERE id = :owner", owner=owner)
     return int(row[0]) if row else 0
 
@@ -183,7 +183,7 @@ def changes(
             return found, last
         if is_deleted:
             found.append(Deleted(id, change))
-        elif item and item.change <= upto:  # else it has changed since, and the next mark tells of it
+        elif item and item.change <= upto:  # else it has changed again, and is reported after the next mark
             found.append(item)
         size, last = size + length, change
     return found, None
@@ -243,7 +243,7 @@ MOVE_ON = "UPDATE account SET forgotten = :change WHERE id = :owner AND forgotte
 
 
 def prune(tx: Transaction) -> int:
-    """Forgets deletions of long ago: how many, MAX_PRUNED at most."""
+    """Forgets up to MAX_PRUNED deletions older than DELETED_MS; how many."""
     forgotten: dict[str, int] = {}
     rows = tx.all(PRUNE, before=tx.now - DELETED_MS, most=MAX_PRUNED)
     for owner, change in rows:

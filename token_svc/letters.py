@@ -1,4 +1,4 @@
-"""The texts of mails: built in, or of files that say the same in another way or language.
+"""The texts of mails: built in, or from files of the operator, also in other languages.
 
 `reset.txt`, `reset.html`, `verify.txt` and `verify.html` in MAIL_TEMPLATES replace the built-in ones;
 `reset.de.txt` is for browsers that ask for German. A text begins with a line `Subject: …`. `$username`, `$link` and
@@ -91,7 +91,7 @@ class Letters:
         return "".join(f"<p>{paragraph}</p>\n" for paragraph in paragraphs)
 
     def _link(self, kind: str, token: str) -> str:
-        """Where the user's app has no page for it, the token itself."""
+        """The page with the token, or the token itself where there is no page."""
         page = self._pages[kind]
         if not page:
             return token

@@ -1,4 +1,4 @@
-"""Mails to users: what is still to be sent, and the tokens that were in those that were sent.
+"""Mails to users: the outbox, and the tokens of mails that were sent.
 
 A mail is written by the transaction that causes it and stays until a server has taken it. Its token is made when it
 is sent, and only its digest is kept.
@@ -12,17 +12,17 @@ from shared import ids
 from shared.database import Transaction
 from token_svc import accounts, attempts, emails
 from token_svc.accounts import AccountRow
-from token_svc.events import NOBODY
+from token_svc.events import NO_ACCOUNT
 
 RESET = "reset"
 VERIFY = "verify"
-HINT = "token mail"  # what processes tell each other when there is one to send
+HINT = "token mail"  # to other processes: a mail waits
 LIFETIME_MS = {RESET: 30 * 60 * 1000, VERIFY: 24 * 3600 * 1000}
-RATE = (5, 3600)  # of one address: an inbox is not to be filled by who knows it
+RATE = (5, 3600)  # to one address: a stranger cannot fill its inbox
 LEASE_MS = 120_000  # for one that is being sent; longer than a try may take
 FIRST_DELAY_MS = 5_000
 MAX_DELAY_MS = 3600 * 1000
-KEPT_MS = 24 * 3600 * 1000  # one that no server has taken for so long is given up
+KEPT_MS = 24 * 3600 * 1000  # after which a mail that no server has taken is given up
 MAX_PRUNED = 500
 
 
@@ -46,15 +46,15 @@ VALUES (:id, :kind, :account_id, :email, :version, :language, 0, :now, :now)
 
 
 def put(tx: Transaction, kind: str, account: AccountRow | None, email: str, language: str) -> None:
-    """One to be sent, unless its address has had enough of them. Without an account it costs the same work, and is
-    dropped by who would send it."""
+    """Adds a mail, unless its address has had RATE of them. Without an account the work is the same, and the mailer
+    drops the mail."""
     if not attempts.take_mail(tx, RATE, emails.key(email)):
         return
     tx.put(
         INSERT,
         id=ids.new(),
         kind=kind,
-        account_id=account.id if account else NOBODY,
+        account_id=account.id if account else NO_ACCOUNT,
         email=account.email if account else emails.cleaned(email),
         version=account.version if account else 0,
         language=language,
@@ -78,7 +78,7 @@ def is_due(tx: Transaction) -> bool:
 
 
 def claim(tx: Transaction) -> MailRow | None:
-    """One that is due. No other process sends it until its lease is over."""
+    """A mail that is due, if there is one. No other process sends it until its lease is over."""
     row = tx.one(CLAIM, now=tx.now, until=tx.now + LEASE_MS)
     return MailRow(*row) if row else None
 
@@ -90,7 +90,7 @@ VALUES (:digest, :kind, :account_id, :email, :version, :expires_at)
 
 
 def make_token(tx: Transaction, mail: MailRow) -> tuple[AccountRow, str] | None:
-    """Whom the mail is for, and the token for it. None when nobody has that address and that password any more."""
+    """The account and a new token for its mail. None when its address or password has changed since."""
     account = accounts.by_id(tx, mail.account_id)
     if account is None or account.is_disabled or (account.email, account.version) != (mail.email, mail.version):
         return None
@@ -112,7 +112,7 @@ def digest_of(token: str) -> str:
 
 
 def drop(tx: Transaction, mail: MailRow) -> None:
-    """It is sent, or never will be."""
+    """The mail is sent, or given up."""
     tx.put("DELETE FROM mail WHERE id = :id", id=mail.id)
 
 
@@ -141,7 +141,7 @@ def holder(tx: Transaction, kind: str, token: str) -> AccountRow | None:
 
 
 def use_token(tx: Transaction, kind: str, token: str) -> AccountRow | None:
-    """The same, locked; and no token of the kind is good for it any more."""
+    """The account that a token is good for, locked. Ends all its tokens of the kind."""
     found = holder(tx, kind, token)
     if found is None:
         return None

@@ -1,7 +1,7 @@
-"""Sends the mails that wait: by SMTP, or into files on a laptop.
+"""Sends the mails of the outbox: by SMTP, or into files in development.
 
-Each is sent in a thread of its own, a few at once, with a time to be done in: a server that hangs holds up neither
-requests nor the stop of the process, and other processes go on sending.
+Each is sent in a thread of its own, AT_ONCE of them, within TRY_SECONDS: a server that hangs holds up neither requests
+nor the stop of the process.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class Mailer:
         return claimed
 
     async def _claimed(self) -> MailRow | None:
-        if not await self._database.read(mail.is_due):  # most of the time there is none, and a look writes nothing
+        if not await self._database.read(mail.is_due):  # mostly there is none, and looking writes nothing
             return None
         return await self._database.write(mail.claim)
 
@@ -153,7 +153,7 @@ class Mailer:
             if made := await self._database.write(lambda tx: mail.make_token(tx, one)):
                 await self._deliver(one, *made)
                 log.info("mail.sent", extra=about)
-        except OSError as error:  # smtplib's errors are; a certificate's fault is a ValueError as well
+        except OSError as error:  # smtplib's errors are OSErrors; a certificate's is a ValueError, too
             is_kept = await self._database.write(lambda tx: mail.postpone(tx, one))
             event = "mail.postponed" if is_kept else "mail.given_up"
             log.warning(event, extra=about | {"reason": _reason(error)})
@@ -178,7 +178,7 @@ class Mailer:
 
 
 def _reason(error: Exception) -> str:
-    """Without what the server has said: it may name the address."""
+    """For the log, without the server's text, which may name the address."""
     code = getattr(error, "smtp_code", "") or (error.args[0] if isinstance(error, Refused) else "")
     told = str(error) if isinstance(error, OSError) and not isinstance(error, smtplib.SMTPException) else ""
     return " ".join(filter(None, (type(error).__name__, str(code), told)))

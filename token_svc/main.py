@@ -1,4 +1,4 @@
-"""The parts put together."""
+"""The application: its parts, its middleware and its lifespan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ from shared.rate_limits import AtOnce, CountAll, RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
 from token_svc import accounts, api, attempts, events, forms, items, mail, oauth, sessions
-from token_svc.changes import Changes
+from token_svc.changes import Watchers
 from token_svc.clients import Clients
 from token_svc.grants import Grants
 from token_svc.letters import Letters
@@ -43,7 +43,7 @@ SCHEMA = Path(__file__).parent / "schema"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPORTS = 2  # at once, of a user
 PRUNE_SECONDS = 60
-# What is over goes a little at a time: each pruner with how many it deletes at most.
+# What has expired is deleted in small steps: each pruner with how many rows it deletes at most.
 PRUNERS = (
     (sessions.prune, sessions.MAX_PRUNED),
     (attempts.prune, attempts.MAX_PRUNED),
@@ -87,7 +87,33 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     passwords = Passwords(settings.password_min_length)
     upkeep = Loops(lambda: None)
     left = asyncio.Event()
-    changes = Changes(database)
+    changes = Watchers(database)
+    _start_upkeep(upkeep, database, settings, letters, left)
+    try:
+        yield State(
+            settings=settings,
+            database=database,
+            token_door=door,
+            issuer=issuer,
+            grants=Grants(database, passwords, settings),
+            clients=Clients(database, settings),
+            recovery=Recovery(database, passwords, settings),
+            cursors=await cursors(database, settings.secret_key),
+            keys=published_keys(settings),
+            exports=AtOnce(EXPORTS),
+            rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+            health=Health(lambda: api.look(database)),
+            left=left,
+            changes=changes,
+        )
+    finally:
+        changes.stop()
+        upkeep.stop()
+        passwords.close()
+        await database.close()
+
+
+def _start_upkeep(upkeep: Loops, database: Database, settings: Settings, letters: Letters, left: asyncio.Event) -> None:
     forget = partial(departures.sweep_all, database, accounts.SERVICE, accounts.forget)
     upkeep.start(forget, every=PRUNE_SECONDS, at=left)
     for prune, most in PRUNERS:
@@ -95,25 +121,6 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     if settings.mail_url:
         mailer = Mailer(database, settings.mail_url, letters)
         upkeep.start(mailer.step, every=POLL_SECONDS, at=mailer.news)
-    yield State(
-        settings=settings,
-        database=database,
-        token_door=door,
-        grants=Grants(database, passwords, issuer, settings),
-        clients=Clients(database, issuer, settings),
-        recovery=Recovery(database, passwords, issuer, settings),
-        cursors=await cursors(database, settings.secret_key),
-        keys=published_keys(settings),
-        exports=AtOnce(EXPORTS),
-        rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-        health=Health(lambda: api.look(database)),
-        left=left,
-        changes=changes,
-    )
-    changes.stop()
-    upkeep.stop()
-    passwords.close()
-    await database.close()
 
 
 def _pruning(database: Database, prune: Unit[int], most: int) -> Step:

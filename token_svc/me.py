@@ -1,4 +1,4 @@
-"""The handlers of one's own account: made, read, changed, deleted, taken along."""
+"""The handlers of a user's own account: register, read, change, delete, export."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -22,8 +22,9 @@ EXPORT_BYTES = 128 * 1024  # in memory at once, or one item that is larger
 async def register(request: Request[State]) -> Response:
     user_address = await counted_address(request)
     wanted = models.REGISTER.parse(await bodies.read_json(request))
-    answer = await request.state["grants"].register(wanted, user_address, language_of(request))
-    return json_response(answer, 201)
+    pair = await request.state["grants"].register(wanted, user_address, language_of(request))
+    user = models.account_json(pair.account)
+    return json_response(models.pair_json(request.state["issuer"], pair) | {"user": user}, 201)
 
 
 async def show(request: Request[State]) -> Response:
@@ -39,7 +40,8 @@ async def change(request: Request[State]) -> Response:
     changed, pair = await grants.change(
         account, caller.claims, wanted.email, wanted.password, address(request), language_of(request)
     )
-    return json_response(models.holder_json(changed) | (grants.answer(pair) if pair else {}))
+    tokens = models.pair_json(request.state["issuer"], pair) if pair else {}
+    return json_response(models.holder_json(changed) | tokens)
 
 
 async def delete(request: Request[State]) -> Response:
@@ -68,7 +70,8 @@ async def forgot_password(request: Request[State]) -> Response:
 async def reset_password(request: Request[State]) -> Response:
     user_address = await counted_address(request)
     wanted = models.RESET.parse(await bodies.read_json(request))
-    return json_response(await request.state["recovery"].reset(wanted.token, wanted.password, user_address))
+    pair = await request.state["recovery"].reset(wanted.token, wanted.password, user_address)
+    return json_response(models.pair_json(request.state["issuer"], pair))
 
 
 async def verify_email(request: Request[State]) -> Response:
@@ -93,11 +96,11 @@ async def export(request: Request[State]) -> Response:
         return models.export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
 
     head = await request.state["database"].query(unit)
-    return Export(_export(request.state["database"], account.id, head), request.state["exports"], account.id)
+    return ExportResponse(_export(request.state["database"], account.id, head), request.state["exports"], account.id)
 
 
-class Export(StreamingResponse):
-    """An answer that may take as long as its client likes to read it, so that only some go out at once to a user."""
+class ExportResponse(StreamingResponse):
+    """Streams an export, of which a user may have only some at once: a client may read as slowly as it likes."""
 
     def __init__(self, content: AsyncIterator[bytes], places: AtOnce, owner: str) -> None:
         super().__init__(content, media_type="application/json")
@@ -110,7 +113,7 @@ class Export(StreamingResponse):
 
 
 async def _export(database: Database, owner: str, head: str) -> AsyncIterator[bytes]:
-    """Item by item, since ten thousand of them need not fit into memory."""
+    """The export, item by item: all of them need not fit into memory."""
     yield head.encode()
     after: str | None = ""
     separator = ""

@@ -1,4 +1,4 @@
-"""The numbers of /metrics beside what the process has counted."""
+"""The gauges of /metrics, beside what the process has counted."""
 
 from shared import metrics_endpoint
 from shared.database import Database, Transaction

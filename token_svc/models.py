@@ -132,8 +132,8 @@ class Me(Account):
 
 @dataclass(frozen=True)
 class Changed(Me):
-    """The account as it is now; after a change of the password with the session's new pair of tokens, since those of
-    before have died."""
+    """The account as it is now; after a change of the password with a new pair of tokens, since the old ones have
+    ended."""
 
     access_token: str = left_out()
     token_type: Literal["Bearer"] = left_out()
@@ -150,7 +150,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Accepted:
-    """Nothing to say: the mail is on its way, if there is anyone to send it to."""
+    """Empty. A mail is sent if a user has the address."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,12 @@ class Registered(Tokens):
 
 @dataclass(frozen=True)
 class Revoked:
-    """Nothing to say (RFC 7009 §2.2)."""
+    """Empty (RFC 7009 §2.2)."""
 
 
 @dataclass(frozen=True)
 class Inactive:
-    """A token that does not work: no more is said."""
+    """A token that does not work (RFC 7662 §2.2)."""
 
     active: Literal[False]
 
@@ -393,9 +393,10 @@ def pair_json(issuer: Issuer, pair: Pair) -> dict[str, Any]:
     }
 
 
-def machine_token_json(access_token: str, seconds: int, scope: str) -> dict[str, Any]:
-    """RFC 6749 §4.4.3."""
-    return {"access_token": access_token, "token_type": "Bearer", "expires_in": seconds, "scope": scope}
+def machine_token_json(issuer: Issuer, client: AccountRow, scope: str) -> dict[str, Any]:
+    """A machine client gets no refresh token (RFC 6749 §4.4.3)."""
+    access_token = issuer.token(client.id, client.id, scope, client.version)
+    return {"access_token": access_token, "token_type": "Bearer", "expires_in": issuer.seconds, "scope": scope}
 
 
 def machine_json(client: AccountRow) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Names: which a user may have, and when two of them are one."""
+"""Usernames: which are valid, and when two are the same."""
 
 import re
 import unicodedata
 
 USERNAME_LENGTHS = range(3, 65)
-MAX_FOLDED = 512  # no user's name is longer, and a long run of combining marks takes the square of its length
-MAX_MARKS = 4  # on one letter: more than any language needs, and few enough that lines stay apart
-# Default_Ignorable_Code_Point in letters and marks (Unicode's DerivedCoreProperties): nothing to the eye.
+MAX_FOLDED = 512  # longer than any username; normalising takes the square of a long run of combining marks
+MAX_MARKS = 4  # on one letter: more than any language needs; a pile of them would cover the lines around
+# Default_Ignorable_Code_Point in letters and marks (Unicode's DerivedCoreProperties): invisible.
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
 
 
 def fold(name: str) -> str:
-    """A name as it is compared: `ＡＤＭＩＮ`, `Admin` and `admin` are one (RFC 8265 §3.3, with NFKC)."""
+    """A name as it is compared, so that `ＡＤＭＩＮ`, `Admin` and `admin` are one (RFC 8265 §3.3, with NFKC)."""
     name = name[:MAX_FOLDED]
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 

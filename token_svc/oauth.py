@@ -1,4 +1,4 @@
-"""The handlers of OAuth 2: tokens, their end, what they say, and how to find all that."""
+"""The handlers of OAuth 2: tokens, revocation, introspection, metadata and keys."""
 
 from typing import Any
 
@@ -12,8 +12,10 @@ from shared.errors import BadRequest, Forbidden, Invalid, Problem
 from shared.rate_limits import address, count
 from shared.schemas import Fault
 from token_svc import accounts, credentials, events, forms, models, scopes, sessions
+from token_svc.accounts import AccountRow
 from token_svc.clients import CHALLENGE, InvalidClient
 from token_svc.grants import InvalidGrant
+from token_svc.sessions import Pair
 from token_svc.state import State, holder_of, json_response, language_of
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
@@ -48,7 +50,12 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     if wanted.grant_type == "client_credentials":
         if client is None:
             raise InvalidClient
-        return request.state["clients"].token(client, wanted.scope)
+        return models.machine_token_json(request.state["issuer"], client, scopes.granted(client.scope, wanted.scope))
+    pair = await _pair(request, wanted, client)
+    return models.pair_json(request.state["issuer"], pair)
+
+
+async def _pair(request: Request[State], wanted: models.TokenRequest, client: AccountRow | None) -> Pair:
     grants = request.state["grants"]
     user_address = credentials.user_address(request, client)
     if wanted.grant_type == "refresh_token":
@@ -65,7 +72,7 @@ def _given(value: str | None, name: str) -> str:
 
 
 async def revoke(request: Request[State]) -> Response:
-    """RFC 7009: a token of either kind ends its session; one that is none is revoked enough."""
+    """RFC 7009: a token of either kind ends its session; an unknown one is answered with 200 (§2.2)."""
     count(request, address(request))
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
@@ -145,8 +152,8 @@ def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
 
 
 async def metadata(request: Request[State]) -> Response:
-    """RFC 8414. There is no authorization endpoint, so no response type is either; an empty list would have to be
-    left out (§3.2), which a required member (§2) can't be."""
+    """RFC 8414. `response_types_supported` is required (§2) and must not be empty (§3.2); without an authorization
+    endpoint it is `none`."""
     settings = request.state["settings"]
     base = urls.public_url(request)
     return json_response(

@@ -1,4 +1,4 @@
-"""What each route takes and answers, beside what shared/openapi.py says of all."""
+"""The operation of each route, beside what shared/openapi.py adds to all."""
 
 from typing import Annotated, Any
 
@@ -89,7 +89,7 @@ REVOKE = Operation(
     name="revoke_token",
     summary="End the session of a token of either kind",
     body={JSON: models.TOKEN_ONLY, FORM: models.TOKEN_ONLY_FORM},
-    answers={200: Reply("it is ended, or never was", models.Revoked)},
+    answers={200: Reply("the session has ended, or the token is unknown", models.Revoked)},
     codes={400: "invalid_request"},
     problem=OAuthProblem,
 )
@@ -104,9 +104,9 @@ INTROSPECT = Operation(
 )
 FORGOT_PASSWORD = Operation(
     name="forgot_password",
-    summary="Ask for a mail that lets one choose a new password",
+    summary="Ask for a mail to choose a new password",
     body={JSON: models.FORGOT},
-    answers={202: Reply("the same whoever has the address", models.Accepted)},
+    answers={202: Reply("the same for a known and an unknown address", models.Accepted)},
     codes={401: "invalid_client", 403: "mail_not_configured"},
 )
 RESET_PASSWORD = Operation(
@@ -118,9 +118,9 @@ RESET_PASSWORD = Operation(
 )
 VERIFY_EMAIL = Operation(
     name="verify_email",
-    summary="Prove with the token of a mail that an address is one's own",
+    summary="Verify an address with the token of a mail",
     body={JSON: models.VERIFY},
-    answers={200: Reply("it is", models.Verified)},
+    answers={200: Reply("the address is verified", models.Verified)},
     codes={400: "invalid_token", 401: "invalid_client", 403: "mail_not_configured"},
 )
 SHOW_ME = Operation(
@@ -203,7 +203,7 @@ HEALTH = Operation(
     name="health",
     summary="See whether the database answers",
     overload={},
-    answers={200: Reply("it does", models.Health), 503: Reply("it does not", models.Health, ("Retry-After",))},
+    answers={200: Reply("it answers", models.Health), 503: Reply("it is silent", models.Health, ("Retry-After",))},
 )
 METRICS = metrics_endpoint.OPERATION
 METADATA = Operation(

@@ -1,7 +1,7 @@
-"""Passwords: which are taken, how they are stored, and how many are checked at once.
+"""Passwords: which are accepted, how they are stored, and how many are checked at once.
 
-argon2id with 19 MiB, t=2, p=1 (OWASP's password storage cheat sheet, first choice). Hashing lets go
-of the interpreter, so it runs in a few threads of its own; what waits for them is bounded.
+argon2id with 19 MiB, t=2, p=1 (OWASP's password storage cheat sheet, first choice). Hashing releases
+the GIL, so it runs in a few threads of its own, behind a bounded queue.
 """
 
 import os
@@ -20,11 +20,11 @@ from token_svc.turns import Asker, Turns
 T = TypeVar("T")
 
 MAX_LENGTH = 1024  # in NFC
-MAX_SENT_LENGTH = 3 * MAX_LENGTH  # of three code points NFC makes one at most
+MAX_SENT_LENGTH = 3 * MAX_LENGTH  # NFC composes at most three code points into one
 MEMORY_KIB = 19 * 1024
 TIME_COST = 2
 PARALLELISM = 1
-WAITING_PER_THREAD = 16  # more would wait longer than their clients do
+WAITING_PER_THREAD = 16  # beyond it clients would give up before their turn
 MAX_STORED_LENGTH = 512
 
 # The 19,640 most frequent of Have I Been Pwned, by Royce Williams, as shipped with Django 5.2 (BSD):
@@ -54,7 +54,7 @@ class Passwords:
         self._min_length = min_length
         self._common = frozenset(COMMON.read_text(encoding="utf-8").split("\n"))
         self.turns = Turns(threads, threads * WAITING_PER_THREAD, "passwords")
-        self._nobodys = CONTEXT.hash(os.urandom(16).hex())  # what the password of an unknown user is checked against
+        self._decoy = CONTEXT.hash(os.urandom(16).hex())  # passwords of unknown users are checked against it
 
     def fault(self, password: str, *names: str) -> str:
         """What is wrong with a new password, '' when nothing is. `names` are the user's own."""
@@ -75,10 +75,10 @@ class Passwords:
         return str(await self._aside(asker, CONTEXT.hash, normal(password)))
 
     async def verify(self, password: str, stored: str | None, asker: Asker = OPERATOR) -> bool:
-        """Whether it is the password of `stored`; with None the same work for nothing."""
+        """Whether it is the password of `stored`. With None the work is the same, and the answer False."""
         if len(password) > MAX_SENT_LENGTH or len(normal(password)) > MAX_LENGTH:
             return False
-        return await self._aside(asker, _verify, normal(password), stored or self._nobodys) and stored is not None
+        return await self._aside(asker, _verify, normal(password), stored or self._decoy) and stored is not None
 
     async def _aside(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
         return await self.turns.run(asker, work, *arguments)
@@ -92,7 +92,7 @@ def _plain(password: str) -> str:
 
 
 def normal(password: str) -> str:
-    """NFC, so that it is the same password from every keyboard (NIST SP 800-63B-4 §3.1.1.2)."""
+    """NFC: keyboards compose characters differently (NIST SP 800-63B-4 §3.1.1.2)."""
     return unicodedata.normalize("NFC", password)
 
 

@@ -1,21 +1,20 @@
-"""What a mail's token is for: a new password, or the proof that an address is one's own."""
+"""What the tokens of mails are for: a new password, or the verification of an address."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Forbidden
-from token_svc import accounts, attempts, events, mail, models, names, sessions
+from token_svc import accounts, attempts, events, mail, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.grants import need_good
 from token_svc.passwords import Passwords
-from token_svc.sessions import Issuer, Pair
+from token_svc.sessions import Pair
 from token_svc.settings import Settings
 from token_svc.turns import Asker
 
 
 class BadMailToken(BadRequest):
-    """One and the same for every reason."""
+    """Says nothing of the reason."""
 
     code = "invalid_token"
 
@@ -27,11 +26,10 @@ class BadMailToken(BadRequest):
 class Recovery:
     database: Database
     passwords: Passwords
-    issuer: Issuer
     settings: Settings
 
     async def forgot(self, email: str, language: str, address: str) -> None:
-        """A mail to the address if it is a user's. The same work if it is none. Raises 403 and 429."""
+        """A mail to the address if a user has it, and the same work if not. Raises 403 and 429."""
         self._need_mail()
 
         def unit(tx: Transaction) -> None:
@@ -42,8 +40,8 @@ class Recovery:
         await self.database.write(unit)
         self.database.publish(mail.HINT)
 
-    async def reset(self, token: str, password: str, address: str) -> dict[str, Any]:
-        """A new password and a new session; all others end. Raises 400, 403 and 422."""
+    async def reset(self, token: str, password: str, address: str) -> Pair:
+        """Sets a password, ends all sessions and begins a new one. Raises 400, 403 and 422."""
         self._need_mail()
         found = await self.database.read(lambda tx: mail.holder(tx, mail.RESET, token))
         if found is None:
@@ -56,9 +54,9 @@ class Recovery:
             if account is None:
                 raise BadMailToken
             accounts.set_password(tx, account.id, password_hash)
-            accounts.set_email_verified(tx, account.id)  # who has the token reads that address
+            accounts.set_email_verified(tx, account.id)  # the token was sent to that address
             sessions.end_others(tx, account.id)
-            attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
+            attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
             attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "password_reset", address)
             current = accounts.by_id(tx, account.id) or account
@@ -66,10 +64,10 @@ class Recovery:
 
         pair = await self.database.write(unit)
         events.announce("password_reset", pair.account.id, address)
-        return models.pair_json(self.issuer, pair)
+        return pair
 
     async def verify(self, token: str, address: str) -> AccountRow:
-        """The account whose address it proves. Raises 400 and 403."""
+        """The account, whose address is verified now. Raises 400 and 403."""
         self._need_mail()
 
         def unit(tx: Transaction) -> AccountRow:

@@ -1,4 +1,4 @@
-"""Scopes: what a token may be used for. Operators grant any name; some of them this software asks for."""
+"""Scopes: what a token may be used for. Operators grant any name; this software asks for those of KNOWN."""
 
 import re
 

@@ -1,8 +1,8 @@
 """Sessions: access tokens, refresh tokens that rotate, and what ends them.
 
-An access token is checked by its signature and, here, against the session and the account as they are
-now. Of a refresh token its SHA-256 alone is stored. The first one of a session is random; each use gives its successor,
-which is derived from it by a key, so that for GRACE_MS the same use gives the same pair.
+An access token is checked by its signature and, here, against the session and the account as they are now. Of a refresh
+token only its SHA-256 is stored. The first one of a session is random. Each use gives its successor, which is derived
+from it with a key, so that a use repeated within GRACE_MS gives the same pair.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from token_svc.accounts import AccountRow
 from token_svc.settings import Settings
 
 REFRESH_MS = 30 * 86400 * 1000
-GRACE_MS = 10_000  # an answer that got lost, or two tabs that refresh at once
+GRACE_MS = 10_000  # for lost answers, and browser tabs that refresh at once
 MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
 MAX_PRUNED = 500
-FIRST_PARTY = "first-party"  # the client of those who log in by password themselves
+FIRST_PARTY = "first-party"  # the client_id of logins by password
 BACK_SECONDS = 10  # for verifiers whose clock is behind
 
 
@@ -39,7 +39,7 @@ class Session(NamedTuple):
 
 
 class Issuer:
-    """Makes access tokens (RFC 9068) that live `seconds`. Raises SettingsError when its key is none."""
+    """Makes access tokens (RFC 9068) that live `seconds`. Raises SettingsError for a bad key."""
 
     def __init__(self, settings: Settings) -> None:
         self._key = load_signing_key(settings)
@@ -48,7 +48,7 @@ class Issuer:
         self.seconds = settings.access_token_seconds
 
     def access_token(self, account: AccountRow, session: Session, refresh_token: str, at: int) -> str:
-        """The one that belongs to a refresh token, made `at` milliseconds since 1970: always the same."""
+        """The access token that belongs to a refresh token made `at` (milliseconds since 1970): always the same one."""
         about = f"{refresh_token} {session.scope} {account.version}"
         jti = hashlib.sha256(about.encode()).hexdigest()[:32]
         return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id, jti, at // 1000)
@@ -63,7 +63,7 @@ class Issuer:
         jti: str = "",
         now: int = 0,
     ) -> str:
-        """Of a machine when subject and client are one: it has no session. `now` in seconds."""
+        """A machine's when `subject` is `client_id`: it has no session. `now` in seconds."""
         now = now or int(time.time())
         claims = Claims(
             iss=self._issuer,
@@ -91,8 +91,8 @@ SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DES
 
 
 class Pair(NamedTuple):
-    """A session's refresh token and when it was made, in milliseconds since 1970: its access token follows from them.
-    `refresh_token` '' means that its predecessor was used too late: the session is over."""
+    """A session's refresh token and when it was made, in milliseconds since 1970; its access token is made of them.
+    `refresh_token` is '' when its predecessor was used again too late, which has ended the session."""
 
     account: AccountRow
     session: Session
@@ -101,7 +101,7 @@ class Pair(NamedTuple):
 
 
 def start(tx: Transaction, account: AccountRow, scope: str) -> Pair:
-    """A new session and its first pair. The oldest of too many ends."""
+    """A new session and its first pair. Ends the oldest sessions beyond MAX_SESSIONS."""
     session = Session(ids.new(), account.id, scope)
     tx.put(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
     for (oldest,) in tx.all(SURPLUS, account_id=account.id, most=MAX_SESSIONS):
@@ -110,7 +110,7 @@ def start(tx: Transaction, account: AccountRow, scope: str) -> Pair:
 
 
 def renew(tx: Transaction, account: AccountRow, session_id: str) -> Pair:
-    """A pair for a session whose tokens of before die."""
+    """A new pair for a session, whose refresh tokens end."""
     rows = tx.all("SELECT id, account_id, scope FROM session WHERE id = :id", id=session_id)
     (session,) = (Session(*row) for row in rows)
     tx.put("DELETE FROM refresh_token WHERE session_id = :id", id=session_id)
@@ -140,7 +140,7 @@ WHERE refresh_token.digest = :digest AND refresh_token.expires_at > :now
 
 
 def by_refresh_token(tx: Transaction, token: str, *, is_usable: bool = False) -> Session | None:
-    """The session of a refresh token, also of a used one unless it has to be usable."""
+    """The session of a refresh token; with `is_usable` not of one that is used up."""
     row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
     if row is None or (is_usable and _is_spent(tx, row[3])):
         return None
@@ -160,8 +160,8 @@ def by_claims(tx: Transaction, claims: Claims) -> Session | None:
 
 
 def rotate(tx: Transaction, token: str, keys: Sequence[bytes]) -> Pair | None:
-    """Uses a refresh token. None when it is not one, or its account is disabled. The first of the keys makes its
-    successor, all of them find the one that it has."""
+    """Uses a refresh token. None when it is unknown, or its account disabled. The first of `keys` derives its
+    successor; the others find one that was derived before a rotation of keys."""
     row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
     if row is not None:
         accounts.lock(tx, row[1])
@@ -173,7 +173,7 @@ def rotate(tx: Transaction, token: str, keys: Sequence[bytes]) -> Pair | None:
     if row[3] is not None:
         successor = "" if _is_spent(tx, row[3]) else _found(tx, successors(token, keys))
         if not successor:
-            end(tx, session.id)  # whoever has it second may have stolen it (RFC 9700 §4.14.2)
+            end(tx, session.id)  # one of its two users may have stolen it (RFC 9700 §4.14.2)
         return Pair(account, session, successor, row[3])
     tx.put("UPDATE refresh_token SET used_at = :now WHERE digest = :digest", digest=_digest(token), now=tx.now)
     tx.put("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
@@ -225,7 +225,8 @@ WHERE id = :sub AND version = :ver AND is_disabled = 0 AND is_client = 1
 
 
 def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
-    """The account that an access token speaks for, if it still may: a user's by its session, or a machine's."""
+    """The account of an access token, None when the token does not work any more: a user's by its session, or a
+    machine's."""
     if claims.is_machine:
         row = tx.one(MACHINE, sub=claims.sub, ver=claims.ver, jti=claims.jti)
     else:
@@ -234,7 +235,7 @@ def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
 
 
 def need_holder(tx: Transaction, claims: Claims) -> AccountRow:
-    """The same. Raises 401 when it may not."""
+    """The account of an access token. Raises 401 when the token does not work any more."""
     account = holder(tx, claims)
     if account is None:
         raise bad_token("its session is over, or its account has moved on")
@@ -242,7 +243,7 @@ def need_holder(tx: Transaction, claims: Claims) -> AccountRow:
 
 
 def hold(tx: Transaction, claims: Claims) -> AccountRow:
-    """The same, for a unit that writes: it stays so until the transaction ends."""
+    """As `need_holder`, with the account locked, for a unit that writes."""
     accounts.lock(tx, claims.sub)
     return need_holder(tx, claims)
 
@@ -253,7 +254,7 @@ INSERT INTO revoked_token (jti, expires_at) VALUES (:jti, :expires_at) ON CONFLI
 
 
 def revoke_machine_token(tx: Transaction, claims: Claims) -> AccountRow | None:
-    """The machine whose access token ends here, None when it did not work any more or is a user's."""
+    """Ends a machine's access token. The machine, or None when the token did not work any more or is a user's."""
     account = holder(tx, claims) if claims.is_machine else None
     if account:
         accounts.lock(tx, account.id)
@@ -268,7 +269,7 @@ def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
 
 
 def prune(tx: Transaction) -> int:
-    """Deletes what is over, up to MAX_PRUNED of each kind: how many."""
+    """Deletes what has expired, up to MAX_PRUNED of each kind; the largest number."""
     return max(tx.run(PRUNE.format(table=table, key=key), now=tx.now, most=MAX_PRUNED) for table, key in PRUNED)
 
 

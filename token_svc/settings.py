@@ -1,4 +1,4 @@
-"""What the token service is told, on top of what both services are."""
+"""The settings of the token service, beside those of both."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Who sent a request, and what its handlers share."""
+"""What handlers share: the state, the holder of a request's token, and JSON answers."""
 
 import asyncio
 from typing import Any, NamedTuple, TypedDict
@@ -15,10 +15,11 @@ from shared.rate_limits import AtOnce, RateLimit, count
 from shared.strict_json import encode
 from token_svc import sessions
 from token_svc.accounts import AccountRow
-from token_svc.changes import Changes
+from token_svc.changes import Watchers
 from token_svc.clients import Clients
 from token_svc.grants import Grants
 from token_svc.recovery import Recovery
+from token_svc.sessions import Issuer
 from token_svc.settings import Settings
 
 MAX_LANGUAGE = 100  # characters: the first languages of a list are the ones that count
@@ -30,6 +31,7 @@ class State(TypedDict):
     settings: Settings
     database: Database
     token_door: TokenDoor
+    issuer: Issuer
     grants: Grants
     clients: Clients
     recovery: Recovery
@@ -37,21 +39,21 @@ class State(TypedDict):
     keys: dict[str, Any]
     exports: AtOnce
     rate_limit: RateLimit | None
-    changes: Changes
-    left: asyncio.Event  # an account is gone, and what it stored is to be deleted
+    changes: Watchers
+    left: asyncio.Event  # set when an account was deleted: what it stored is to be deleted too
     health: Health
 
 
 class Holder(NamedTuple):
-    """An account, and the token that speaks for it. Whatever it writes asks again with `sessions.hold`:
-    the body may come in long after the headers."""
+    """An account, and its token's claims. A unit that writes checks them again with `sessions.hold`: the body may
+    arrive long after the headers."""
 
     account: AccountRow
     caller: Caller
 
 
 async def holder_of(request: Request[State], scope: str = "") -> Holder:
-    """Who sent the request, as the account is now. Raises 401, 403 and 429."""
+    """The account that sent the request, as it is now. Raises 401, 403 and 429."""
     caller = await auth.require(request)
     account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, caller.claims))
     if scope:
@@ -61,7 +63,7 @@ async def holder_of(request: Request[State], scope: str = "") -> Holder:
 
 
 def language_of(request: Request[State]) -> str:
-    """What the user reads, for mails: an Accept-Language header."""
+    """The Accept-Language header, for mails."""
     return request.headers.get("accept-language", "")[:MAX_LANGUAGE]
 
 

@@ -1,4 +1,4 @@
-"""Turns at a few threads, which go round between addresses."""
+"""A few threads for expensive work; addresses take turns in the queue for them."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -11,13 +11,11 @@ from shared.errors import Unavailable
 T = TypeVar("T")
 
 ACCOUNT_PLACES = 4
-PAUSE_SECONDS = (
-    0.5  # before a refusal that is for one account or address alone, or a client that asks on at once is heard
-)
+PAUSE_SECONDS = 0.5  # before an address or account is refused, so that it cannot ask again at once
 
 
 class Asker(NamedTuple):
-    """For whom some work is done: an address, and the account that it names."""
+    """The address that asks for the work, and the account that it names."""
 
     address: str = ""
     account: str = ""
@@ -36,7 +34,7 @@ class Turns:
         self._threads = threads
         self._places = places
         self._at_work = 0
-        self._waiting: OrderedDict[str, deque[Place]] = OrderedDict()  # by address, who is next first
+        self._waiting: OrderedDict[str, deque[Place]] = OrderedDict()  # by address, the next one first
         self.limit = threads + places
 
     @property
@@ -44,7 +42,7 @@ class Turns:
         return self._at_work + len(self._all())
 
     async def admit(self, asker: Asker) -> None:
-        """Raises Unavailable when there is no place for it, before anything is done or counted."""
+        """Raises Unavailable when there is no place. To be called before the request is counted."""
         refusal = self._refusal(asker)
         if refusal and len(self._all()) < self._places:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -84,11 +82,11 @@ class Turns:
             await place.called
         except asyncio.CancelledError:
             if place.called.done() and not place.called.cancelled():
-                self._call_next()  # it was called as it left
+                self._call_next()  # called in the moment of its cancellation: the next one instead
             raise
 
     def _call_next(self) -> None:
-        """Hands the thread on, to an address that has had no turn for the longest."""
+        """Gives the thread to the address whose last turn is longest ago."""
         while self._waiting:
             address, places = self._waiting.popitem(last=False)
             place = places.popleft()

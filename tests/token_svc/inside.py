@@ -13,7 +13,6 @@ from token_svc.grants import Grants
 from token_svc.main import SCHEMA
 from token_svc.models import RegisterRequest
 from token_svc.passwords import Passwords
-from token_svc.sessions import Issuer
 from token_svc.settings import Settings
 from token_svc.turns import Asker
 
@@ -39,7 +38,7 @@ class Inside:
     async def register(self, username: str = "ada") -> str:
         """The id of a new user."""
         wanted = RegisterRequest(username, PASSWORD, f"{username}@example.org")
-        return str((await self.grants.register(wanted, ADDRESS))["user"]["id"])
+        return (await self.grants.register(wanted, ADDRESS)).account.id
 
     async def login(self, username: str = "ada", password: str = PASSWORD) -> Problem | None:
         """What is wrong with it."""
@@ -73,9 +72,8 @@ def run(work: Callable[[Inside], Coroutine[Any, Any, T]], **env: str) -> T:
         settings = Settings.from_env({"SECRET_KEY": SECRET, "RATE_LIMITS": "off", **env})
         database = await connection.connect("sqlite:///:memory:", {"token": SCHEMA})
         passwords = CountingPasswords(settings.password_min_length)
-        issuer = Issuer(settings)
         try:
-            return await work(Inside(database, passwords, Grants(database, passwords, issuer, settings)))
+            return await work(Inside(database, passwords, Grants(database, passwords, settings)))
         finally:
             passwords.close()
             await database.close()

@@ -107,7 +107,7 @@ NEW = [
     fill(
         FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i", "'user'", "0"
     ),
-    fill(FEW, "event", "'guess-' || i", f"'{events.NOBODY}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
+    fill(FEW, "event", "'guess-' || i", f"'{events.NO_ACCOUNT}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
     fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),
 ]
 

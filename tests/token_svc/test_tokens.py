@@ -480,7 +480,7 @@ def test_events_are_kept_for_a_year_and_guesses_at_nobody_not_at_all(tables: Tab
     events.record(tables, "ada", "login", "192.0.2.1")
     tables.clock += events.KEPT_MS - 1
     events.record(tables, "ada", "login_failed", "192.0.2.1")
-    events.record(tables, events.NOBODY, "login_failed", "192.0.2.1")
+    events.record(tables, events.NO_ACCOUNT, "login_failed", "192.0.2.1")
     assert events.prune(tables) == 1
     assert [event["event"] for event in events.of(tables, "ada")] == ["login", "login_failed"]
     tables.clock += 1

@@ -13,7 +13,7 @@ Change = Callable[[Transaction, AccountRow], None]
 
 
 async def make(database: Database, find: Find, kind: str, change: Change) -> AccountRow:
-    """The account as it is afterwards, or was before it was deleted."""
+    """Makes the change. The account after it, or before it when it was deleted."""
 
     def unit(tx: Transaction) -> AccountRow:
         found = find(tx)
@@ -23,7 +23,7 @@ async def make(database: Database, find: Find, kind: str, change: Change) -> Acc
             raise Failure("it has just been deleted")
         change(tx, account)
         changed = accounts.by_id(tx, account.id)
-        if changed:  # what is deleted takes its events along: the log alone goes on knowing
+        if changed:  # a deleted account has no events any more, only lines in the log
             events.record(tx, account.id, kind, OPERATOR)
         return changed or account
 

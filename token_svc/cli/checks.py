@@ -1,4 +1,4 @@
-"""What the doctor looks at in this service alone."""
+"""The doctor's checks of this service alone."""
 
 import time
 from collections.abc import Iterator

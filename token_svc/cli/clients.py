@@ -84,7 +84,7 @@ async def create_client(database: Database, settings: Settings, options: argpars
 
 
 def _print_secret(client: AccountRow, secret: str, options: argparse.Namespace) -> None:
-    """The only time that anyone sees it."""
+    """It is shown this once; a digest is stored."""
     if options.json:
         print(encode({"client_id": client.id, "client_secret": secret} | _described(client)))
     else:
@@ -92,7 +92,7 @@ def _print_secret(client: AccountRow, secret: str, options: argparse.Namespace) 
 
 
 async def rotate_client(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """Another secret, beside which the one before works on; with --finish the end of that one."""
+    """Makes a second secret; the first works until --finish ends it."""
     if options.finish:
         await _change(database, options, "client_secret_ended", lambda tx, one: clients.keep_secrets(tx, one.id, 1))
         return
@@ -113,7 +113,7 @@ async def _change(database: Database, options: argparse.Namespace, kind: str, ch
 
 
 def _print(client: AccountRow, options: argparse.Namespace) -> None:
-    """For people the audit line says it."""
+    """As JSON; for people the audit line is enough."""
     if options.json:
         print(encode(_described(client)))
 
@@ -133,7 +133,7 @@ async def enable_client(database: Database, settings: Settings, options: argpars
 
 
 async def delete_client(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """With all data that is the client's own."""
+    """Deletes all data of the client too."""
     found = await database.read(lambda tx: _need(tx, options.name))
     if not options.yes:
         confirm(f"{found.username}, and all data of that client, will be deleted for good.")

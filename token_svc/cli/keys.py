@@ -1,7 +1,7 @@
-"""Key files: a new private key, and one key after another without a token that stops working.
+"""Key files: a new private key, and a rotation of keys that ends no token.
 
 A key set (RFC 7517) keeps the public keys that tokens may still be signed with. It is written before the private
-key, so that whoever starts in between knows the new key before it signs.
+key, so that a service that starts in between knows the new key before it signs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from token_svc.settings import Settings
 ALGORITHMS = ("ES256", "RS256")
 RSA_BITS = 3072  # 128 bits of security, as P-256 has (NIST SP 800-57 part 1, table 2)
 DEFAULT_FILE = Path(os.environ.get("STATE_DIR") or "var", "signing_key.pem")
-RETIRED_MS = 7 * 86400 * 1000  # tokens live for a day at most, and a process that was not restarted signs on
+RETIRED_MS = 7 * 86400 * 1000  # tokens live for a day at most; a process signs with the old key until its restart
 
 SHARED_SECRET = """\
 Tokens are signed with SECRET_KEY. A list rotates it, the first signs and all verify; in three steps, each for every
@@ -62,7 +62,7 @@ def new(options: argparse.Namespace) -> None:
 
 
 def public(settings: Settings) -> None:
-    """For the JWKS_FILE of a service that verifies."""
+    """Prints the content of a JWKS_FILE for services that verify."""
     if not given_signing_key(settings):
         raise Failure("SIGNING_KEY_FILE: not set, and a shared secret has no public half")
     print(json.dumps(published_keys(settings), indent=1))
@@ -144,7 +144,7 @@ def _failing(what: str) -> Iterator[None]:
 
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Two that rotate at once would each forget the other's key."""
+    """One at a time: two rotations at once would each drop the other's key."""
     directory = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Users on their way from another system, or to one: JSON, one user a line."""
+"""Import and export of users: JSON, one user a line."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ AT_ONCE = 200  # users of one transaction
 
 @dataclass(frozen=True)
 class ImportedUser:
-    """A line. `id` and `created_at`, which an export has, are left out."""
+    """A line. `id` and `created_at`, which an export has, are ignored."""
 
     username: str
     email: str
@@ -42,7 +42,7 @@ LINE = Shape(ImportedUser)
 
 
 async def import_users(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """Lines that are faulty are told on stderr and skipped; users that are there already stay as they are."""
+    """Faulty lines are reported on stderr and skipped; users that exist already are not changed."""
     counts = {"imported": 0, "there already": 0, "faulty": 0}
     with _opened(options.file) as file:
         lines = enumerate(_lines(file), 1)
@@ -133,7 +133,7 @@ def _create(tx: Transaction, user: ImportedUser, scope: str) -> None:
 
 
 async def export_users(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """All of them, oldest first, with their hashes."""
+    """Prints all users, oldest first, with their hashes."""
     after = ""
     while some := await database.query(partial(accounts.list_oldest, after=after, limit=AT_ONCE)):
         for account in some:

@@ -1,4 +1,4 @@
-"""The operator's commands over users. What is taken away is gone at once, from the sessions that there are too."""
+"""The operator's commands over users. What they take away also ends at once for sessions that are open."""
 
 import argparse
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ async def create_user(database: Database, settings: Settings, options: argparse.
 
 
 async def _new_hash(settings: Settings, *names: str) -> str:
-    """Of a password that somebody types, or sends by stdin. Raises Failure when it is not a good one."""
+    """The hash of a password that is typed, or read from stdin. Raises Failure when it is refused."""
     password = read_password("new password")
     if "\0" in password:
         raise Failure("the password must not have a NUL character")  # no client could send it
@@ -109,7 +109,7 @@ async def _new_hash(settings: Settings, *names: str) -> str:
 
 
 def _print(account: AccountRow, options: argparse.Namespace) -> None:
-    """For people the audit line says it."""
+    """As JSON; for people the audit line is enough."""
     if options.json:
         print(encode(_described(account)))
 
@@ -139,7 +139,7 @@ async def grant_scope(database: Database, settings: Settings, options: argparse.
 
 
 def granted(names: Sequence[str]) -> list[str]:
-    """What is granted from now on. Raises Failure."""
+    """The scopes that are granted from now on. Raises Failure."""
     try:
         return scopes.parse(" ".join(sorted(names))).split()
     except ValueError as error:
@@ -154,7 +154,7 @@ async def set_password(database: Database, settings: Settings, options: argparse
     def change(tx: Transaction, account: AccountRow) -> None:
         accounts.set_password(tx, account.id, password_hash)
         sessions.end_others(tx, account.id)
-        attempts.forget(tx, names.fold(account.username))  # who knew the old one is a stranger again
+        attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
 
     await _change(database, options, "password_changed", change)
 
@@ -164,7 +164,7 @@ async def end_sessions(database: Database, settings: Settings, options: argparse
 
 
 async def delete_user(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """With all that is the user's own, the events included: the log alone goes on knowing."""
+    """Deletes all that belongs to the user, its events included: only the log still has them."""
     found = await database.read(lambda tx: _need(tx, options.username))
     if not options.yes:
         confirm(f"{found.username}, and all data of that user, will be deleted for good.")

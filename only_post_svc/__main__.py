@@ -1,4 +1,4 @@
-"""`python -m only_post_svc` serves; its other commands are for the operator, and for whoever writes tasks."""
+"""`python -m only_post_svc` serves; its other commands are for operators and authors of tasks."""
 
 import argparse
 import asyncio
@@ -15,10 +15,10 @@ from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
 from shared import VERSION, cpus, logs, times
 from shared.cli import commands
-from shared.cli.commands import Service, add_json, add_serve, positive, text
+from shared.cli.commands import CommonCommands, add_json, add_serve, positive, text
 from shared.http import server
 
-SERVICE = Service(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST")
+SERVICE = CommonCommands(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST")
 
 
 async def work(settings: Settings) -> None:

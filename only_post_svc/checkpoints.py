@@ -1,11 +1,10 @@
-"""Where a task has come to, said by its code: a JSON value that its next attempt finds again. It goes when the task
-ends."""
+"""Checkpoints: a JSON value that a task's code stores for its next attempt, deleted when the task ends."""
 
 from collections.abc import Sequence
 
 from shared.database import Transaction, listed
 
-# By the run that holds the lease alone, as all that a run writes.
+# Fenced by the lease, as all that a run writes.
 SAVE = """
 INSERT INTO task_checkpoint (task_id, body) SELECT id, :body FROM task WHERE id = :id AND lease = :lease
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body

@@ -19,7 +19,7 @@ from only_post_svc.shares import Candidate, Kind, Lane, up_to
 from shared.database import Database, Transaction, listed
 
 WORKER = "elsewhere"  # what failures name as the worker
-POLL_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost
+POLL_SECONDS = 5.0  # for hints that are lost
 MAX_REMEMBERED = 1000  # sets of types
 PAUSE_SECONDS = 0.02  # between two claims of those that wait for the same types and got nothing
 
@@ -30,7 +30,7 @@ GIVE_LANE_BACK = "UPDATE lane SET is_kept = 0 WHERE type IN {types} AND is_kept 
 
 
 def keep_lanes(tx: Transaction, types: Iterable[TaskType]) -> None:
-    """What the code says of where its types run."""
+    """Keeps a lane for each type whose code runs elsewhere, and gives back those of the others."""
     own = [type.type for type in types if not type.elsewhere]
     for type in sorted(type.type for type in types if type.elsewhere):
         tx.put(KEEP_LANE, type=type)
@@ -43,7 +43,7 @@ UPDATE task SET lease_until = started_at + timeout_ms WHERE id IN {ids} AND leas
 """
 
 
-class Run(NamedTuple):
+class RunElsewhere(NamedTuple):
     """A claimed run. Times in milliseconds."""
 
     claim: Claim
@@ -54,7 +54,7 @@ class Run(NamedTuple):
 class Taken(NamedTuple):
     """What a claim has brought, and the caller who was served last."""
 
-    runs: list[Run]
+    runs: list[RunElsewhere]
     last: str
 
 
@@ -114,7 +114,7 @@ def claim(
         ids, values = listed("id", short)
         tx.put(CUT_LEASES.format(ids=ids), **values)
     until = tx.now + lease_seconds * 1000
-    runs = [Run(one, tx.now + one.timeout_ms, min(until, tx.now + one.timeout_ms)) for one in dealt.claims]
+    runs = [RunElsewhere(one, tx.now + one.timeout_ms, min(until, tx.now + one.timeout_ms)) for one in dealt.claims]
     return Taken(runs, dealt.last)
 
 
@@ -193,7 +193,7 @@ LogFailure = Callable[[Claim, str, str | None], None]
 
 
 class Claimants:
-    """Those that wait for tasks: of those that wait for the same types one tries at a time, the first that came."""
+    """Requests that wait for tasks: of those for the same types one tries at a time, the oldest."""
 
     def __init__(
         self,
@@ -218,13 +218,13 @@ class Claimants:
         database.subscribe(self._take_hint)
 
     def stop(self) -> None:
-        """Lets all go, and holds none from now on."""
+        """Answers all that wait, and holds no more requests from now on."""
         self._is_stopping = True
         for waiting in self._waiting.values():
             for turn in waiting:
                 _wake(turn)
 
-    async def claim(self, types: Iterable[str], limit: int, seconds: float, is_gone: IsGone) -> list[Run]:
+    async def claim(self, types: Iterable[str], limit: int, seconds: float, is_gone: IsGone) -> list[RunElsewhere]:
         """Up to `limit`; none when there are none for that long, or this process stops. A client that `is_gone` gets
         none: they would be lost with the answer."""
         wanted = tuple(sorted(set(types)))
@@ -258,7 +258,7 @@ class Claimants:
             if not waiting and self._waiting.get(wanted) is waiting:
                 del self._waiting[wanted]
 
-    async def _take(self, types: tuple[str, ...], limit: int) -> list[Run]:
+    async def _take(self, types: tuple[str, ...], limit: int) -> list[RunElsewhere]:
         self._tried_at[types] = self._loop.time()
         token, after = f"{WORKER}{secrets.token_hex(8)}", self._served
         kinds = {type: self._kinds[type] for type in types}

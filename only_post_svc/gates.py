@@ -4,8 +4,8 @@ A gate counts the permits that are out. A claim takes them together with the tas
 meets a full gate is held there, outside the index that claims walk, and the transaction that ends a run gives its
 permits to the next ones held: by turns of their callers, then by priority and time. What has no bounds meets no gate.
 
-Whoever takes or gives back permits holds the gate's row until the commit, and more than one of them in sorted order, so
-that nothing is held at a gate that has just been left open.
+A transaction that takes or gives back permits locks the gates' rows, in sorted order (a fixed lock order cannot
+deadlock), until its commit, so that no task is held at a gate that has just become free.
 """
 
 from collections import Counter
@@ -77,7 +77,7 @@ FIND = "SELECT most, taken, served FROM gate WHERE type = :type AND key = :key F
 
 
 def give_back(tx: Transaction, ended: Iterable[Permits]) -> None:
-    """What runs had that are over, to those that are held."""
+    """Gives the permits of runs that have ended to tasks that are held."""
     given = Counter(gate for permits in ended for gate in permits.gates())
     locked = [(gate, tx.one(FIND, **gate._asdict())) for gate in sorted(given)]
     for gate, row in locked:
@@ -90,7 +90,7 @@ SERVE = "UPDATE gate SET taken = :taken, served = :served WHERE type = :type AND
 
 
 def _store(tx: Transaction, gate: Gate, most: int, taken: int, served: str) -> None:
-    """So many are out; lets in as many as there is room for."""
+    """Stores that `taken` permits are out, after letting in as many held tasks as there is room for."""
     for _ in range(min(most - taken, MAX_LET_IN)):
         caller = _let_in(tx, gate, served)
         if caller is None:
@@ -121,7 +121,7 @@ MAX_PASSED_OVER = 3
 
 
 def _let_in(tx: Transaction, gate: Gate, served: str) -> str | None:
-    """Its caller; None when none is held."""
+    """Lets one held task in. Its caller, None when none is held."""
     for _ in range(MAX_PASSED_OVER):
         ((caller,),) = tx.all(NEXT_CALLER, **gate._asdict(), served=served)
         if caller is None:
@@ -137,7 +137,7 @@ TYPES = "SELECT DISTINCT type FROM gate"
 
 
 def rebound(tx: Transaction, bounds: Mapping[str, tuple[int | None, int | None]]) -> None:
-    """What the code says by now of `max_running` and `max_running_per_key` of its types."""
+    """Sets the gates' bounds to those that the code now has for its types."""
     for (type,) in tx.all(TYPES):
         if type in bounds:
             of_type, of_key = bounds[type]

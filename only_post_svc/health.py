@@ -1,4 +1,4 @@
-"""Whether the service makes progress, not only whether it lives."""
+"""Whether tasks make progress, not only whether the process lives."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from shared.database import Database, Transaction
 from shared.errors import Unavailable
 from shared.health import Report, probe
 
-STALLED_SECONDS = 15  # tasks have waited, and nobody has claimed one, for this long
+STALLED_SECONDS = 15  # tasks have waited, and none was claimed, for this long
 
 
 async def look(database: Database, types: Collection[str]) -> Report:
@@ -52,7 +52,7 @@ class Condition(NamedTuple):
     workers: list[dict[str, Any]]
 
 
-# In a lane of its own nothing waits for long that any worker could take.
+# A task that any worker could take does not wait long in a lane of its own type.
 APART = """
 SELECT lane, count(*), min(run_at) FROM task
 WHERE lane <> '' AND finished_at IS NULL AND status = 'queued' GROUP BY lane

@@ -1,4 +1,4 @@
-"""The news that processes of one database tell each other. A hint may get lost: whoever waits for one polls as well."""
+"""The hints that processes of one database send each other. One may get lost: its receivers poll as well."""
 
 QUEUED = "queued"  # a task can be claimed
 SCHEDULED = "scheduled"  # a task has a new time to run at

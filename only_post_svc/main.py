@@ -1,4 +1,4 @@
-"""The parts put together."""
+"""The application: its parts, its middleware and its lifespan."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -112,7 +112,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
 
 @asynccontextmanager
 async def parts(settings: Settings) -> AsyncIterator[tuple[Database, dict[str, TaskType]]]:
-    """What the web process and the worker process both need. What can't be had ends the start."""
+    """What the web process and the worker process both need. One that can't be had ends the start."""
     try:
         linux.hide()  # before any code of a task runs
         with server.stop_signals(server.leave):

@@ -1,4 +1,4 @@
-"""The numbers of /metrics: what happened to tasks, and how the queue is doing."""
+"""The numbers of /metrics: counts of what happened to tasks, and gauges of the queue."""
 
 import json
 from collections import Counter
@@ -43,11 +43,11 @@ class TaskCounts:
             self._counts["retried", run.type] += 1
 
     def gave_up(self, run: Claim, outcome: str) -> None:
-        """It ended without an ending of its own: cancelled, released or lost."""
+        """Counts a run that was cancelled, released or lost."""
         self._counts["ended", run.type, outcome] += 1
 
     def took_back(self, number: int) -> None:
-        """Runs of a worker that was given up for dead."""
+        """Counts runs taken back from a worker given up for dead."""
         self._counts["lease_lost",] += number
 
     def text(self) -> str:
@@ -78,7 +78,7 @@ def _condition(tx: Transaction) -> list[str]:
         family(
             "gauge",
             "only_post_oldest_queued_by_type_seconds",
-            "How long the oldest task of a type that is due has waited, whatever it waits for.",
+            "How long the oldest task of a type that is due has waited, for any reason.",
             ("type",),
             {(type,): max(0, now.now - since) / 1000 for type, since in tx.all(OLDEST)},
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from only_post_svc.bulk import Selection
-from only_post_svc.elsewhere import Held, Lease, Run
+from only_post_svc.elsewhere import Held, Lease, RunElsewhere
 from only_post_svc.failures import Failure
 from only_post_svc.queue import WAITING, Ending, NewTask, TaskRow
 from only_post_svc.recurrence import MAX_CRON_LENGTH, MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
@@ -445,7 +445,7 @@ class BriefHealth:
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the service makes progress. `degraded`: the database does not answer, or tasks wait and nobody
+    """Whether the service makes progress. `degraded`: the database does not answer, or tasks wait and no worker
     takes them."""
 
     status: Literal["ok", "degraded"]
@@ -480,7 +480,7 @@ class Types:
         self._checks: dict[str, Check] = {name: validator(type.payload_schema) for name, type in types.items()}
 
     def new_task(self, request: TaskRequest) -> NewTask:
-        """What the queue stores of a request. Raises Invalid."""
+        """The task that a request asks for. Raises Invalid."""
         task_type = self._types.get(request.type)
         if task_type is None:
             raise Invalid([Fault("/type", "unknown task type; POST /api/types lists them")])
@@ -620,7 +620,7 @@ def _json(task: TaskRow, result: str) -> str:
     )
 
 
-def claimed_json(run: Run) -> str:
+def claimed_json(run: RunElsewhere) -> str:
     claim = run.claim
     return (
         f'{{"task_id":"{claim.id}","type":{json.dumps(claim.type)},"payload":{claim.payload},'

@@ -2,8 +2,8 @@
 
     scheduled → queued (⇄ held) → running → succeeded | failed | cancelled
 
-shares.py has the claim, gates.py what is held. Every function is a unit of work over a transaction. Whatever a run
-writes is fenced by its lease: no row back means that the run is no longer the task's, and nothing was written.
+shares.py has the claim, gates.py what is held. Every function is a unit of work over a transaction. All that a
+run writes is fenced by its lease: no row back means that the lease was lost, and nothing was written.
 """
 
 import random
@@ -21,7 +21,7 @@ WAITING = ("queued", "scheduled", "held")  # queued, for clients
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 600.0
-MAX_SWEPT = 500  # rows in one transaction of the upkeep, so that nobody waits long behind it
+MAX_SWEPT = 500  # rows in one transaction of the upkeep, so that others do not wait long for it
 
 
 class TaskRow(NamedTuple):
@@ -173,7 +173,7 @@ def submit(tx: Transaction, caller: str, new: NewTask, *, tick: int | None = Non
 
 
 def _run_at(new: NewTask, now: int) -> int:
-    return max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # nobody jumps the queue
+    return max(now, new.run_at) if new.run_at is not None else now + new.delay_ms  # not before now: it would overtake
 
 
 IS_SAME = (
@@ -227,7 +227,7 @@ def _replace(tx: Transaction, task_id: str, new: NewTask) -> None:
         webhooks.keep(tx, task_id, new.notify)
 
 
-# It is looked for by its id alone: with the caller in sight, a planner may prefer all that is the caller's.
+# coalesce hides the caller from the planner, which may prefer the caller's index to the primary key.
 MINE = "task.id = :id AND coalesce(task.caller, '') = :caller"
 
 WITH_RESULT = f"""
@@ -253,17 +253,17 @@ def _with_webhooks(tx: Transaction, tasks: list[TaskRow]) -> list[TaskRow]:
 
 
 def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[TaskRow]:
-    """Those of them that have ended, whoever's they are."""
-    ids, values = listed("id", task_ids)
-    return _with_webhooks(tx, [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=ids), **values)])
+    """Those of them that have ended, of any caller."""
+    named, values = listed("id", task_ids)
+    return _with_webhooks(tx, [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=named), **values)])
 
 
 def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:
     """Those of them that have ended."""
     found: list[str] = []
     for start in range(0, len(task_ids), MAX_SWEPT):
-        ids, values = listed("id", task_ids[start : start + MAX_SWEPT])
-        sql = f"SELECT id FROM task WHERE id IN {ids} AND finished_at IS NOT NULL"
+        named, values = listed("id", task_ids[start : start + MAX_SWEPT])
+        sql = f"SELECT id FROM task WHERE id IN {named} AND finished_at IS NOT NULL"
         found += [task_id for (task_id,) in tx.all(sql, **values)]
     return found
 
@@ -330,7 +330,7 @@ def count_waiting(tx: Transaction, caller: str | None = None) -> int:
     return int(row[0]) if row else 0
 
 
-# What is found out about it stays true until the transaction ends.
+# Locks the task until the transaction ends.
 HOLD = f"SELECT unique_key FROM task WHERE {MINE} FOR UPDATE"
 
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
@@ -389,7 +389,7 @@ WHERE status = 'running' AND lease >= :token AND lease < :token || 'g'
 
 
 def release_claim(tx: Transaction, token: str) -> int:
-    """Puts back what a claim took whose answer got lost: nobody has run any of it. How many."""
+    """Puts back the tasks of a claim whose answer got lost: none of them has run. How many."""
     return tx.run(RELEASE_CLAIM, token=token)
 
 
@@ -418,9 +418,9 @@ def _without(tx: Transaction, sql: str, runs: Sequence[Claim], **values: int) ->
 
 def _of(sql: str, runs: Sequence[Claim]) -> tuple[str, dict[str, str]]:
     """The statement for these runs, as far as they hold their leases, and its values."""
-    ids, by_id = listed("id", [run.id for run in runs])
+    task_ids, by_id = listed("id", [run.id for run in runs])
     leases, by_lease = listed("lease", [run.lease for run in runs])
-    return sql.format(ids=ids, leases=leases), by_id | by_lease
+    return sql.format(ids=task_ids, leases=leases), by_id | by_lease
 
 
 REPORT = "UPDATE task SET progress = :progress WHERE id = :id AND lease = :lease"
@@ -524,7 +524,7 @@ def release(tx: Transaction, run: Claim, *, is_alone: bool) -> bool:
 
 
 def backoff_seconds(attempt: int) -> float:
-    """Doubles with every attempt and is spread by half, so that what failed together does not return together."""
+    """Doubles with every attempt, with jitter of half, so that runs that failed together are not retried together."""
     return min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
@@ -636,13 +636,13 @@ def _delete(tx: Transaction, task_ids: Sequence[str]) -> int:
     """As many as there is time for."""
     deleted = 0
     for some in departures.in_time(task_ids):
-        ids, values = listed("id", some)
-        permits = tx.all(f"{PERMITS} AND id IN {ids}", **values)
-        tx.put(f"DELETE FROM task_payload WHERE task_id IN {ids}", **values)
-        tx.put(f"DELETE FROM task_result WHERE task_id IN {ids}", **values)
+        named, values = listed("id", some)
+        permits = tx.all(f"{PERMITS} AND id IN {named}", **values)
+        tx.put(f"DELETE FROM task_payload WHERE task_id IN {named}", **values)
+        tx.put(f"DELETE FROM task_result WHERE task_id IN {named}", **values)
         failures.delete(tx, list(some))
         checkpoints.drop(tx, some)
-        tx.put(f"DELETE FROM task WHERE id IN {ids}", **values)
+        tx.put(f"DELETE FROM task WHERE id IN {named}", **values)
         give_back(tx, map(Permits._make, permits))
         deleted += len(some)
     return deleted

@@ -65,12 +65,12 @@ class Context:
 
     @classmethod
     def for_tests(cls, **fields: Any) -> "Context":
-        """One for the test of a task: a first attempt with a minute left, whatever else `fields` says."""
+        """One for the test of a task: a first attempt with a minute left, unless `fields` says otherwise."""
         minute = datetime.now(UTC) + timedelta(minutes=1)
         return cls(**{"task_id": str(uuid.uuid4()), "attempt": 1, "deadline": minute, **fields})
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Shows how far the run is, 0.0 to 1.0, to whoever asks for the result."""
+        """Shows how far the run is, 0.0 to 1.0, in the answers of /api/result."""
         if not 0 <= fraction <= 1:
             raise ValueError("fraction must be from 0 to 1")
         self.report(float(fraction), str(message))

@@ -11,7 +11,7 @@ from shared.database import Database
 from shared.errors import Unavailable
 
 POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
-MAX_WAITERS = 5000  # above it nobody is held, only told to come back
+MAX_WAITERS = 5000  # requests; above it they are answered at once
 MAX_TOGETHER = 20  # tasks, and their results, in one look
 
 
@@ -28,7 +28,7 @@ class Waiters:
 
     async def until_final(self, caller: str, task_id: str, seconds: float) -> TaskRow | None:
         """The task once it has ended, or as it is after `seconds`, or when this process stops."""
-        if not seconds:  # nobody to be told of anything
+        if not seconds:  # the request does not wait
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -54,7 +54,7 @@ class Waiters:
         return await self._database.read(lambda tx: queue.find(tx, caller, task_id))
 
     def stop(self) -> None:
-        """Lets everybody go, and holds nobody from now on."""
+        """Answers all that wait, and holds no more requests from now on."""
         self._is_stopping = True
         for waiting in self._waiting.values():
             _let_go(waiting)
@@ -72,7 +72,7 @@ class Waiters:
             await self._tell(task_ids)
 
     async def _tell(self, task_ids: list[str]) -> None:
-        """Whoever waits for one of these gets it, if it has ended."""
+        """Gives those of the tasks that have ended to the requests that wait for them."""
         for start in range(0, len(task_ids), MAX_TOGETHER):
             some = task_ids[start : start + MAX_TOGETHER]
             try:
@@ -89,7 +89,7 @@ class Waiters:
             self._polling = asyncio.create_task(self._poll())
 
     async def _poll(self) -> None:
-        """One look for all that wait, for as long as anybody does."""
+        """One look for all that wait, repeated while there are any."""
         await asyncio.sleep(POLL_SECONDS)
         while task_ids := list(self._waiting):
             try:

@@ -44,7 +44,7 @@ class Webhook(NamedTuple):
 
     @property
     def message_id(self) -> str:
-        """The same for every attempt to tell of one end."""
+        """The `webhook-id`: one for all attempts to tell of one end."""
         return self.task_id if self.number <= 1 else f"{self.task_id}.{self.number}"
 
     @property
@@ -208,7 +208,7 @@ class Hands:
         return (self._most_of_slow if host in self._slow else self._most) - self._in_flight.count(host)
 
 
-# By its id alone, whatever the planner knows of the rest.
+# Written so that every planner finds it by its id.
 OF_HELD = "WHERE task_id = :task_id AND number = :number AND coalesce(next_at, 0) = :held"
 SENT = f"UPDATE webhook SET status = 'sent', attempts = attempts + 1, last_error = NULL, next_at = NULL {OF_HELD}"
 FAILED = f"""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 
 from shared.database import Row, Unit, connection, sqlite_transaction
-from shared.database.postgres_connections import Connections
-from shared.database.postgres_dialect import lateral
-from shared.database.postgres_transaction import WRITING, Times, Transaction, session
-from shared.database.postgres_wire import Wire
+from shared.database.postgres.connections import Connector
+from shared.database.postgres.dialect import lateral
+from shared.database.postgres.transaction import WRITING, Times, Transaction, session
+from shared.database.postgres.wire import Wire
 from tests.postgres import execute, new_database
 
 ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
@@ -121,7 +121,7 @@ class PostgresPlans:
     """Of statements as a service sends them, on a connection as it makes them."""
 
     def __init__(self, url: str) -> None:
-        self._wire = Wire(Connections(url).connect(session(TIMES)), patience_seconds=60)
+        self._wire = Wire(Connector(url).connect(session(TIMES)), patience_seconds=60)
 
     def of(self, unit: Unit[Any], now: int) -> list[Statement]:
         self._tx = Transaction(self._wire, WRITING, TIMES, TIMES)

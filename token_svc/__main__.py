@@ -7,14 +7,14 @@ from pathlib import Path
 
 from shared import VERSION, logs
 from shared.cli import commands
-from shared.cli.commands import Service, add_json, add_serve, positive, text
+from shared.cli.commands import CommonCommands, add_json, add_serve, positive, text
 from shared.http import server
 from token_svc import api, metrics, scopes
 from token_svc.cli import checks, clients, keys, transfer, users
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
-SERVICE = Service(Settings, {"token": SCHEMA}, checks.ALL, metrics.families, health_method="GET")
+SERVICE = CommonCommands(Settings, {"token": SCHEMA}, checks.ALL, metrics.families, health_method="GET")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
     create = actions.add_parser("create", help="make a user; the password is asked for, or read from stdin")
     create.set_defaults(run=SERVICE.over_database(users.create_user, may_create=True, stream=sys.stdout))
     for action, verb, meaning in (
-        ("disable", users.disable_user, "end all sessions, let nobody in"),
+        ("disable", users.disable_user, "end all sessions, refuse logins"),
         ("enable", users.enable_user, "the other way round"),
         ("grant", users.grant_scope, "set the scopes that a user may have"),
         ("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin"),

@@ -230,7 +230,7 @@ async def submit_task(database: Database, settings: Settings, options: argparse.
 
 
 async def watch_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    """Until it is interrupted; once, where nobody looks."""
+    """Shows them until it is interrupted; once where stdout is no terminal."""
     while True:
         listed = await database.query(
             lambda tx: all_callers.list_newest(tx, status=None, type=None, caller=None, limit=options.limit)

@@ -102,7 +102,7 @@ class Child(asyncio.Protocol):
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         # Not the end of a pipe or socket: a grandchild may hold both open for ever.
         status = process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._exited, status)
 
     def _exited(self, status: int) -> None:
@@ -266,5 +266,5 @@ async def describe_types(settings: Settings) -> dict[str, TaskType]:
     except ValueError:
         raise SettingsError(f"TASK_MODULES: the process that loads them {_reason(await process.wait())}") from None
     if "error" in answer:
-        raise SettingsError("TASK_MODULES: " + " ".join(answer["error"].split()))  # one line, whatever it says
+        raise SettingsError("TASK_MODULES: " + " ".join(answer["error"].split()))  # in one line
     return {entry["type"]: TaskType(**entry) for entry in answer["types"]}

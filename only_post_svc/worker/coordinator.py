@@ -1,6 +1,6 @@
 """The coordinator: claims tasks, hands them to child processes, and stops those that have to stop.
 
-It never runs user code, so its heartbeat goes on whatever a task does. It lives in the web
+It never runs user code, so no task can stop its heartbeat. It lives in the web
 process, or alone in `python -m only_post_svc worker`.
 """
 

@@ -1,6 +1,6 @@
 """What the coordinator and its children say to each other: a small JSON object, and bytes as they are.
 
-A payload or a result travels as the bytes, so that nobody parses it on the way to a child. What a child says is
+A payload or a result travels as bytes: it is not parsed on the way to a child. What a child says is
 checked: the code of a task may have written it.
 """
 
@@ -35,7 +35,7 @@ class Amount:
 
 
 @dataclass
-class Progress:
+class ProgressFrame:
     progress: RunId
     value: Amount
 
@@ -65,7 +65,7 @@ class Said:
 
 
 @dataclass
-class RunError:
+class RaisedError:
     code: Literal["task_error", "invalid_result", "result_too_large"]
     type: Message | None
     message: Message
@@ -77,7 +77,7 @@ class End:
 
     end: RunId
     rss_bytes: Count
-    error: RunError | None = None
+    error: RaisedError | None = None
     can_retry: bool = True
     retry_after: Annotated[float, Limits(minimum=0, maximum=30 * 86400)] | None = None
     traceback: Text | None = None
@@ -88,7 +88,7 @@ class End:
 
 CHECKS: dict[str, Check] = {
     "end": validator(schema_of_dataclass(End)),
-    "progress": validator(schema_of_dataclass(Progress)),
+    "progress": validator(schema_of_dataclass(ProgressFrame)),
     "said": validator(schema_of_dataclass(Said)),
     "checkpoint": validator(schema_of_dataclass(Checkpoint)),
     "holding": validator(schema_of_dataclass(Holding)),

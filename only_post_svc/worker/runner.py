@@ -2,7 +2,7 @@
 
 It reads runs from a socket and writes back how they ended. A `def` task has the process to
 itself, in the main thread and without a running event loop, as its author would expect; `async
-def` tasks share one loop. Whatever a task does to this process, the coordinator notices.
+def` tasks share one loop. The coordinator notices when a task crashes or blocks this process.
 
     in:   {"run": id, "task_id", "type", "attempt", "deadline", …} + payload    {"stop": id}
     out:  what frames.py has a shape for
@@ -165,7 +165,7 @@ class Runner:
         self._records.run_id = ""
 
     def _fresh_variables(self) -> Variables:
-        """The context variables of a run: as the modules have left them, whatever other runs have set."""
+        """The context variables of a run: as the modules have left them, without those that other runs have set."""
         return self._variables.copy()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -419,7 +419,7 @@ def _print_types(modules: list[str]) -> None:
         answer = {"error": str(error)}
     answer_to.write(json.dumps(answer))
     answer_to.flush()
-    os._exit(0)  # whatever threads the modules have started
+    os._exit(0)  # not held up by threads that the modules have started
 
 
 def _serve(options: Options, descriptor: int) -> None:
@@ -431,7 +431,7 @@ def _serve(options: Options, descriptor: int) -> None:
         log.error("%s", error)
         os._exit(EXIT_FAILURE)
     Runner(channel, said, streams, options.max_result_bytes).serve()
-    os._exit(0)  # whatever threads the tasks have left
+    os._exit(0)  # not held up by threads that tasks have left
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ class Runs:
         return self._known(await self._database.read(lambda tx: queue.lost(tx, claims))) if claims else []
 
     async def renew(self) -> list[Run]:
-        """The same, of all whose leases were to be renewed."""
+        """Of all runs whose leases were to be renewed."""
         claims = self.claims()
         if not claims:
             return []

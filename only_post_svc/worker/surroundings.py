@@ -24,7 +24,7 @@ LIMITS = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE)
 MAX_GENERATIONS = 100  # of orphans: the children of one that was killed are the next
 
 
-class State(NamedTuple):
+class ProcessState(NamedTuple):
     """The names say what a child could not put back."""
 
     environment: Mapping[bytes, bytes]
@@ -41,8 +41,8 @@ class State(NamedTuple):
     niceness: int
 
 
-def _state() -> State:
-    return State(
+def _state() -> ProcessState:
+    return ProcessState(
         _environment(),
         _working_directory(),
         locale.setlocale(locale.LC_ALL),

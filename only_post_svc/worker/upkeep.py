@@ -135,11 +135,11 @@ class Upkeep:
 
     async def _recover(self) -> None:
         """Takes back what a dead worker held. After a jump of the clock, or while nothing could be written,
-        nobody is dead yet: wait for renewals."""
+        no worker counts as dead yet: wait for renewals."""
         mine = self._mine()
 
         def unit(tx: Transaction) -> list[str]:
-            queue.renew(tx, mine, self._lease_seconds)  # whatever has held it up, this worker is not dead
+            queue.renew(tx, mine, self._lease_seconds)  # this worker was held up, but is not dead
             return queue.recover(tx, LOST, self._lease_seconds)
 
         recovered = await self._database.write(unit, is_long=True)

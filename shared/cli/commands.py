@@ -60,8 +60,8 @@ def run(command: Command, options: argparse.Namespace) -> None:
 
 
 @dataclass(frozen=True)
-class Service:
-    """What the common commands need to know of a service."""
+class CommonCommands:
+    """The commands that both services have, and what these need to know of a service."""
 
     settings: type[Settings]
     schemas: Mapping[str, Path]

@@ -98,8 +98,9 @@ def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     return f"({', '.join(f':{each}' for each in named)})", named
 
 
-def database_unavailable(reason: object) -> Unavailable:
-    """The reason is for the log: it may name files or rows."""
+def report_unavailable(reason: object) -> Unavailable:
+    """Counts and logs that the database did not answer. The error to raise, without the reason, which may name files
+    or rows."""
     DATABASE_ERRORS.add()
     log.warning("database.unavailable", extra={"reason": str(reason)})
     return Unavailable("database_unavailable", "the database does not answer", retry_after_seconds=2)

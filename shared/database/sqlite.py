@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.database import Unit, Unstorable, database_unavailable
+from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.hints import Hints
 from shared.database.jobs import Helper, Job, Outcome, resolve
 from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
@@ -118,7 +118,7 @@ class SQLite:
         except REFUSED as error:
             raise Unstorable(error) from error
         except (sqlite3.Error, OSError) as error:
-            raise database_unavailable(error) from error
+            raise report_unavailable(error) from error
 
     async def query(self, unit: Unit[T]) -> T:
         if self._is_memory:
@@ -136,7 +136,7 @@ class SQLite:
         except REFUSED as error:
             raise Unstorable(error) from error
         except (sqlite3.Error, OSError) as error:
-            raise database_unavailable(error) from error
+            raise report_unavailable(error) from error
 
     def publish(self, hint: str) -> None:
         self._hints.publish(hint)
@@ -163,7 +163,7 @@ class SQLite:
             if outcomes is not None:
                 await self._disk.do(self._commit)
         except Exception as error:  # or its callers would wait for ever
-            unavailable = database_unavailable(error)
+            unavailable = report_unavailable(error)
             outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
         if outcomes is not None:
             resolve(outcomes)
@@ -214,7 +214,7 @@ class SQLite:
         except REFUSED as error:
             return Outcome(job.future, None, Unstorable(error))
         except (sqlite3.Error, OSError, MemoryError) as error:
-            return Outcome(job.future, None, database_unavailable(error))
+            return Outcome(job.future, None, report_unavailable(error))
         except Exception as error:
             return Outcome(job.future, None, error)
         return Outcome(job.future, value)
@@ -320,4 +320,4 @@ class SQLite:
 
 def _give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(database_unavailable("no turn to write"))
+        future.set_exception(report_unavailable("no turn to write"))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from shared.database import Database, Transaction, connection
-from shared.database.notifications import PING_SECONDS
 from shared.database.postgres import WRITE_SECONDS, WRITERS
-from shared.database.postgres_lanes import SILENT_LOOKS
-from shared.database.postgres_wire import LOOK_SECONDS
+from shared.database.postgres.lanes import SILENT_LOOKS
+from shared.database.postgres.notifications import PING_SECONDS
+from shared.database.postgres.wire import LOOK_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.postgres import execute, new_database

@@ -6,7 +6,7 @@ import pytest
 from psycopg import DataError
 
 from shared.database import listed
-from shared.database.postgres_dialect import adds_a_row, repeated, statement
+from shared.database.postgres.dialect import adds_a_row, repeated, statement
 
 
 def test_values_are_numbered_in_the_order_of_their_names() -> None:

@@ -34,7 +34,7 @@ def translated(sql: str) -> Statement:
     sql = LIST.sub(lambda found: f"{'<> ALL' if found[1] else '= ANY'}(:all_{found[3]})", sql)
     names = list(dict.fromkeys(NAME.findall(sql)))
     text = NAME.sub(lambda name: f"${names.index(name[1]) + 1}", sql)
-    # Whatever the settings say, what has no values is planned once for all when it is prepared.
+    # A prepared statement without values is planned once, also under force_custom_plan.
     return Statement(
         text.encode(), tuple(arrays.get(name, name) for name in names), bool(names) or not TABLE.search(sql)
     )

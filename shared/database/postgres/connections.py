@@ -8,7 +8,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from shared.database import Row, database_unavailable
+from shared.database import Row, report_unavailable
 from shared.settings import is_this_machine
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 5.0  # with a server that says nothing at all
 MIN_PAUSE_SECONDS = 0.1  # after a connection that could not be made, doubled each time
 MAX_PAUSE_SECONDS = 1.0
 
-# A host that was cut off says nothing: whoever waits for it has to notice by itself.
+# A host that was cut off sends nothing: this side has to notice by itself.
 DEFAULTS = {
     "connect_timeout": "2",
     "tcp_user_timeout": "5000",
@@ -33,17 +33,17 @@ DEFAULTS = {
 ENCODINGS = ("UTF8", "SQL_ASCII")
 
 
-class Connection(psycopg.Connection[Row]):
-    """One that is given up after a silence: to TCP all is well as long as something in between, or a server that is
-    stopped, takes what is sent."""
+class PatientConnection(psycopg.Connection[Row]):
+    """Given up after a silence: TCP sees no fault as long as a hop in between, or a server that is stopped, takes what
+    is sent."""
 
     is_direct = True  # no pooler stands in between
     losses: "Losses"
-    made_after = 0  # so many had been lost
+    made_after = 0  # how many connections had been lost when it was made
 
     @property
     def is_outlived(self) -> bool:
-        """Any was lost since it was made: then most likely it is gone as well."""
+        """Whether one was lost since it was made: then it is most likely lost as well."""
         return self.made_after != self.losses.count
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
@@ -69,8 +69,8 @@ class Losses:
     count = 0  # of connections that were made
 
 
-class Connections:
-    """Makes them, and says no at once while the server has just been found unreachable."""
+class Connector:
+    """Makes connections, and refuses at once while the server has just been found unreachable."""
 
     def __init__(self, url: str) -> None:
         """Raises psycopg.Error when the URL is none."""
@@ -79,10 +79,10 @@ class Connections:
         self._refused_until = 0.0
         self._losses = Losses()
 
-    def connect(self, set_up: str = "") -> Connection:
+    def connect(self, set_up: str = "") -> PatientConnection:
         """`set_up` is a statement for a session that no pooler gives to others. Raises Unavailable."""
         if time.monotonic() < self._refused_until:
-            raise database_unavailable("the server could not be reached a moment ago")
+            raise report_unavailable("the server could not be reached a moment ago")
         lost = self._losses.count
         try:
             connection = self._open()
@@ -92,12 +92,12 @@ class Connections:
         except psycopg.Error as error:
             self._pause_seconds = min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, 2 * self._pause_seconds))
             self._refused_until = time.monotonic() + self._pause_seconds
-            raise database_unavailable(error) from None
+            raise report_unavailable(error) from None
         self._pause_seconds = 0.0
         return connection
 
     def refusal(self) -> str:
-        """Why there is no connection to be had; empty when there is."""
+        """Why the server can't be connected to, empty when it can."""
         try:
             with self._open() as connection:
                 encoding = connection.info.parameter_status("server_encoding")
@@ -105,9 +105,9 @@ class Connections:
             return str(error)
         return "" if encoding in ENCODINGS else f"its encoding is {encoding}; make it anew with ENCODING UTF8"
 
-    def _open(self) -> Connection:
+    def _open(self) -> PatientConnection:
         # Never prepared: psycopg remembers as prepared what came behind a failure in a pipeline, and poolers know none.
-        connection = Connection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        connection = PatientConnection.connect(self._conninfo, autocommit=True, prepare_threshold=None)
         connection.is_direct = _is_direct(connection)
         return connection
 
@@ -127,7 +127,7 @@ def _is_local(given: dict[str, Any]) -> bool:
     return all(host == "" or host.startswith(("/", "@")) or is_this_machine(host) for host in hosts)
 
 
-def _is_direct(connection: Connection) -> bool:
+def _is_direct(connection: PatientConnection) -> bool:
     """Whether no pooler stands in between: one has process ids of its own."""
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return row is not None and row[0] == connection.info.backend_pid

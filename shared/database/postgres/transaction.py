@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from psycopg import errors
 
 from shared.database import Row
-from shared.database.postgres_dialect import Statement, adds_a_row, lateral, repeated, statement
-from shared.database.postgres_wire import Answer, Wire
+from shared.database.postgres.dialect import Statement, adds_a_row, lateral, repeated, statement
+from shared.database.postgres.wire import StatementAnswer, Wire
 
 WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
@@ -21,8 +21,8 @@ CLOCK = "SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
 # How long a statement may take, and how much of that it may wait for a lock.
 TIMES = "set_config('statement_timeout', :statement_ms, {is_local}), set_config('lock_timeout', :lock_ms, {is_local})"
 
-# Every statement has an index that gives it its rows in their order. Statistics from before a table has grown would
-# rather read all of it, for minutes; and JIT would compile what is planned against such odds, which takes 0.3 s.
+# Every statement has an index that gives its rows in order. With statistics from before a table has grown, the planner
+# would read all of it, for minutes; and JIT would compile a plan of such a cost, which takes 0.3 s.
 REST = f"""
 set_config('idle_in_transaction_session_timeout', '{IDLE_MS}', {{is_local}}),
 set_config('enable_seqscan', 'off', {{is_local}}),
@@ -80,7 +80,7 @@ class Statements:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._clock: Answer | None = None
+        self._clock: StatementAnswer | None = None
         self._now: int | None = None
         self.has_run = False
 
@@ -112,7 +112,7 @@ class Statements:
     def lock(self, name: str) -> None:
         self._send(LOCK, {"name": name})
 
-    def ask(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def ask(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         """Raises psycopg.Error."""
         self._note(sql)
         answer = self._send(sql, values)
@@ -122,10 +122,10 @@ class Statements:
     def _note(self, sql: str) -> None:
         self.has_run |= not sql.lstrip().startswith("SELECT")
 
-    def _send(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def _send(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         return self._wire.send(*statement(sql, **values))
 
-    def _wait(self, answer: Answer) -> None:
+    def _wait(self, answer: StatementAnswer) -> None:
         raise NotImplementedError
 
 
@@ -152,7 +152,7 @@ class Transaction(Statements):
         self._note(sql)
         self._rows.setdefault(sql, []).append(statement(sql, **values))
 
-    def _send(self, sql: str, values: Mapping[str, Any]) -> Answer:
+    def _send(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         if self._rows:
             self._add_rows()
         return super()._send(sql, values)
@@ -167,13 +167,13 @@ class Transaction(Statements):
                 self._wire.send(repeated(sql, size), texts, types)
 
     def commit(self) -> None:
-        """Raises psycopg.Error: nothing is committed, though if the wire is lost nobody knows."""
+        """Raises psycopg.Error: nothing was committed or, where the wire is lost, the outcome is unknown."""
         committing = self._send("COMMIT", {})
         self._wait(committing)
         if committing.status != b"COMMIT":
             raise self._wire.failure or errors.InFailedSqlTransaction("rolled back")
 
-    def _wait(self, answer: Answer) -> None:
+    def _wait(self, answer: StatementAnswer) -> None:
         """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
         self._wire.sync()
         self._wire.wait(answer)

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import psycopg
 
 from shared.database.hints import packed
-from shared.database.postgres_connections import PATIENCE_SECONDS, Connection, Connections
-from shared.database.postgres_dialect import statement
-from shared.database.postgres_wire import LOOK_SECONDS, LoopWire
+from shared.database.postgres.connections import PATIENCE_SECONDS, Connector, PatientConnection
+from shared.database.postgres.dialect import statement
+from shared.database.postgres.wire import LOOK_SECONDS, LoopWire
 from shared.errors import Unavailable
 
 CHANNEL = "only_post"
 LISTEN = f"LISTEN {CHANNEL}"
-# A hint may get lost; how it is committed is nobody else's business, who may get the session next (PgBouncer).
+# A hint may get lost, so its commit need not wait for the disk. Local: a pooler gives the session to others.
 NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', :payload)"
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
 MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Notifications:
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connector) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._callbacks: list[Callable[[str], None]] = []
@@ -94,7 +94,7 @@ class Notifications:
                 log.warning("hints.disconnected", extra={"reason": str(error)})
             await self._closes_within(RECONNECT_SECONDS)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> PatientConnection:
         connection = self._connections.connect()
         if self._is_closed:  # nothing else would close it
             connection.close()
@@ -105,7 +105,7 @@ class Notifications:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()
 
-    async def _listen(self, connection: Connection) -> None:
+    async def _listen(self, connection: PatientConnection) -> None:
         """Returns when this process stops. Raises psycopg.Error when the connection is lost, or has gone deaf."""
         wire = LoopWire(connection, self._loop, patience_seconds=PATIENCE_SECONDS, hear_hint=self._hear)
         try:
@@ -113,7 +113,7 @@ class Notifications:
                 wire.send(*statement(LISTEN))
                 wire.sync()
             else:
-                log.info("hints.pooled")  # a pooler's session would go on listening for whoever gets it next: polls do
+                log.info("hints.pooled")  # a pooler's session would listen for its next client: receivers poll
             self._heard_at = time.monotonic()
             self._wire = wire
             self._go_on()

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-from shared.database import Unit, database_unavailable
+from shared.database import Unit, report_unavailable
 from shared.database.jobs import Job, Outcome, resolve
-from shared.database.postgres_connections import Connections
-from shared.database.postgres_sessions import LOCK_MS, SILENT_SECONDS, Sessions
-from shared.database.postgres_transaction import Times, session
-from shared.database.postgres_wire import LOOK_SECONDS, LoopWire, Wire
+from shared.database.postgres.connections import Connector
+from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
+from shared.database.postgres.transaction import Times, session
+from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, Wire
 from shared.errors import Unavailable
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Lane:
     """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Plain functions
     they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
 
-    def __init__(self, connections: Connections, begin: str, *, width: int, seconds: float) -> None:
+    def __init__(self, connections: Connector, begin: str, *, width: int, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._times = Times(int(seconds * 1000), LOCK_MS)
@@ -72,7 +72,7 @@ class Lane:
             return await future
         finally:
             self._impatient.discard(future)
-            future.cancel()  # whoever left before its turn changes nothing
+            future.cancel()  # a unit whose caller has gone is not run
             if late is not None:
                 late.cancel()
 
@@ -88,7 +88,7 @@ class Lane:
             try:
                 for outcomes in self._sessions.run(group):
                     resolve(outcomes)
-            except Exception as error:  # nobody waits for ever
+            except Exception as error:  # or its callers would wait for ever
                 resolve([Outcome(job.future, None, error) for job in group])
         self._under_way -= 1
         if not self._under_way:
@@ -123,13 +123,13 @@ class Lane:
 
 def give_up(future: asyncio.Future[Any]) -> None:
     if not future.done():
-        future.set_exception(database_unavailable("no answer in time"))
+        future.set_exception(report_unavailable("no answer in time"))
 
 
 class Aside:
     """Runs units that may take long, one after the other, in a thread."""
 
-    def __init__(self, connections: Connections, begin: str, seconds: float) -> None:
+    def __init__(self, connections: Connector, begin: str, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._times = Times(int(seconds * 1000), LOCK_MS)
@@ -152,7 +152,7 @@ class Aside:
             return await future
         finally:
             self._waiting -= 1
-            future.cancel()  # whoever left before its turn changes nothing
+            future.cancel()  # a unit whose caller has gone is not run
             if late is not None:
                 late.cancel()
 
@@ -160,11 +160,11 @@ class Aside:
         try:
             for outcomes in self._sessions.run([job]):
                 self._tell(outcomes)
-        except Exception as error:  # nobody waits for ever
+        except Exception as error:  # or its callers would wait for ever
             self._tell([Outcome(job.future, None, error)])
 
     def _tell(self, outcomes: list[Outcome]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed without us
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(resolve, outcomes)
 
     def close(self) -> None:

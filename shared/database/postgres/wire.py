@@ -20,8 +20,8 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from shared.database import Row
-from shared.database.postgres_connections import Connection
-from shared.database.postgres_dialect import Statement
+from shared.database.postgres.connections import PatientConnection
+from shared.database.postgres.dialect import Statement
 
 LOOK_SECONDS = 0.5
 MAX_PREPARED = 256  # statements of a session
@@ -31,7 +31,7 @@ ROLLBACK = Statement(b"ROLLBACK", ())
 FAILURES = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 
 
-class Answer:
+class StatementAnswer:
     """To one statement, once it `is_there`."""
 
     __slots__ = ("error", "is_there", "prepared", "result", "wake")
@@ -56,11 +56,11 @@ class Answer:
 class Wire:
     """For a thread, which waits by itself."""
 
-    def __init__(self, connection: Connection, *, patience_seconds: float, prepares: bool = False) -> None:
+    def __init__(self, connection: PatientConnection, *, patience_seconds: float, prepares: bool = False) -> None:
         self.is_direct = connection.is_direct
         self.is_lost = False
         self.patience_seconds = patience_seconds
-        self.failure: psycopg.Error | None = None  # the first since somebody set it to None
+        self.failure: psycopg.Error | None = None  # the first since a transaction set it to None
         self._silent_looks = 0
         self._heard_at = 0.0
         self._connection = connection
@@ -68,7 +68,7 @@ class Wire:
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
         self._socket = self._libpq.socket
-        self._expected: deque[Answer] = deque()
+        self._expected: deque[StatementAnswer] = deque()
         self._prepares = prepares and connection.is_direct
         self._prepared: dict[bytes, bytes] = {}  # names of statements, by their text
         self._count = 0
@@ -85,7 +85,7 @@ class Wire:
         """For how long the server has not said what it is expected to."""
         return time.monotonic() - self._heard_at if self._expected else 0.0
 
-    def send(self, statement: Statement, values: list[bytes | None], types: list[int]) -> Answer:
+    def send(self, statement: Statement, values: list[bytes | None], types: list[int]) -> StatementAnswer:
         """Raises psycopg.OperationalError when the connection is lost, as all do that send or wait."""
         if not self._expected:
             self._heard_at = time.monotonic()
@@ -94,27 +94,27 @@ class Wire:
             self._libpq.send_query_prepared(name, values)
         else:
             self._libpq.send_query_params(statement.text, values, types)
-        return self._expect(Answer())
+        return self._expect(StatementAnswer())
 
     def _prepare(self, statement: Statement, types: list[int]) -> bytes:
         if len(self._prepared) >= MAX_PREPARED:
             oldest = next(iter(self._prepared))
             self._libpq.send_query_params(b"DEALLOCATE " + self._prepared.pop(oldest), None)
-            self._expect(Answer())
+            self._expect(StatementAnswer())
         self._count += 1
         name = self._prepared[statement.text] = b"s%d" % self._count
         self._libpq.send_prepare(name, statement.text, types)
-        self._expect(Answer(statement.text))
+        self._expect(StatementAnswer(statement.text))
         return name
 
-    def _expect(self, answer: Answer) -> Answer:
+    def _expect(self, answer: StatementAnswer) -> StatementAnswer:
         self._expected.append(answer)
         return answer
 
     def sync(self) -> None:
         """Sends all there is to send. A failure concerns what was sent since the last sync and no more."""
         self._libpq.pipeline_sync()
-        self._expect(Answer())
+        self._expect(StatementAnswer())
         self._flush()
 
     def undo(self) -> None:
@@ -123,12 +123,12 @@ class Wire:
         self.sync()
         self.wait(undoing)
 
-    def rows(self, answer: Answer) -> list[Row]:
+    def rows(self, answer: StatementAnswer) -> list[Row]:
         assert answer.result is not None
         self._types.set_pgresult(answer.result)
         return self._types.load_rows(0, answer.result.ntuples, tuple)
 
-    def wait(self, answer: Answer) -> None:
+    def wait(self, answer: StatementAnswer) -> None:
         """Until the answer is there."""
         while not answer.is_there:
             news = select.poll()  # select.select takes no file numbers above 1023
@@ -148,7 +148,7 @@ class Wire:
 
     def hear(self) -> None:
         """Takes in what has come."""
-        arrived: list[Answer] = []
+        arrived: list[StatementAnswer] = []
         try:
             self._libpq.consume_input()
             while self._expected and not self._libpq.is_busy():
@@ -159,7 +159,7 @@ class Wire:
         self._silent_looks = 0
         _wake(arrived)
 
-    def _take(self, result: PGresult | None, arrived: list[Answer]) -> None:
+    def _take(self, result: PGresult | None, arrived: list[StatementAnswer]) -> None:
         """What comes in is the result of each statement and None behind it; a sync has no None."""
         answer = self._expected[0]
         if result is not None and result.status != ExecStatus.PIPELINE_SYNC:
@@ -171,7 +171,7 @@ class Wire:
         answer.is_there = True
         arrived.append(answer)
 
-    def _fail(self, answer: Answer, result: PGresult) -> None:
+    def _fail(self, answer: StatementAnswer, result: PGresult) -> None:
         if answer.prepared is not None:
             self._prepared.pop(answer.prepared, None)
         if result.status == ExecStatus.PIPELINE_ABORTED:
@@ -200,7 +200,7 @@ class Wire:
             answer.is_there = True
         self._wake(lost)
 
-    def _wake(self, lost: list[Answer]) -> None:
+    def _wake(self, lost: list[StatementAnswer]) -> None:
         """A thread is awake."""
 
     def _flush(self) -> None:
@@ -210,7 +210,7 @@ class Wire:
             self.lose(error)
 
 
-def _wake(answers: list[Answer]) -> None:
+def _wake(answers: list[StatementAnswer]) -> None:
     for answer in answers:
         if answer.wake is not None:
             answer.wake()
@@ -221,7 +221,7 @@ class LoopWire(Wire):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: PatientConnection,
         loop: asyncio.AbstractEventLoop,
         *,
         patience_seconds: float,
@@ -235,7 +235,7 @@ class LoopWire(Wire):
         self._is_syncing = False
         loop.add_reader(self._socket, self.hear)
 
-    def wait(self, answer: Answer) -> None:
+    def wait(self, answer: StatementAnswer) -> None:
         if not answer.is_there:
             me = getcurrent()
             answer.wake = me.switch
@@ -267,7 +267,7 @@ class LoopWire(Wire):
         self._loop.remove_writer(self._socket)
         super()._end(error)
 
-    def _wake(self, lost: list[Answer]) -> None:
+    def _wake(self, lost: list[StatementAnswer]) -> None:
         self._loop.call_soon(_wake, lost)  # it may be a greenlet that ends the connection, which others wait for
 
     def _flush(self) -> None:

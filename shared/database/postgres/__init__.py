@@ -25,17 +25,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.database import Unit
-from shared.database.notifications import Notifications
-from shared.database.postgres_connections import Connections
-from shared.database.postgres_lanes import Aside, Lane
-from shared.database.postgres_reader import Reader
-from shared.database.postgres_transaction import QUERYING, WRITING
+from shared.database.postgres.connections import Connector
+from shared.database.postgres.lanes import Aside, Lane
+from shared.database.postgres.notifications import Notifications
+from shared.database.postgres.reader import Reader
+from shared.database.postgres.transaction import QUERYING, WRITING
 from shared.errors import Unavailable
 
 T = TypeVar("T")
 
 WRITERS = 2  # connections of a process, opened when they are needed
-WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it is told to come back
+WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it gets a 503
 READ_SECONDS = 5.0
 QUERY_SECONDS = 10.0
 
@@ -47,7 +47,7 @@ class PostgreSQL:
 
     def __init__(self, url: str) -> None:
         """Raises psycopg.Error when the URL is none. Connects when there is something to do."""
-        self._connections = connections = Connections(url)
+        self._connections = connections = Connector(url)
         self._is_closing = False
         self._writers = Lane(connections, WRITING, width=WRITERS, seconds=WRITE_SECONDS)
         self._long = Aside(connections, WRITING, WRITE_SECONDS)
@@ -80,7 +80,7 @@ class PostgreSQL:
         self._notifications.subscribe(callback)
 
     async def close(self) -> None:
-        """Waits for what is under way; whatever comes later is refused."""
+        """Waits for what is under way; later units are refused."""
         self._is_closing = True
         aside = (asyncio.to_thread(lane.close) for lane in (self._long, self._aside))
         await asyncio.gather(self._writers.close(), self._reader.close(), *aside)

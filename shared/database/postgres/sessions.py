@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 import psycopg
 from psycopg import errors
 
-from shared.database import Unstorable, database_unavailable
+from shared.database import Unstorable, report_unavailable
 from shared.database.jobs import Job, Outcome
-from shared.database.postgres_transaction import Times, Transaction
-from shared.database.postgres_wire import Wire
+from shared.database.postgres.transaction import Times, Transaction
+from shared.database.postgres.wire import Wire
 from shared.errors import Unavailable
 
 LONG_MS = 600_000  # a statement of a unit that is long
 GROUP_LOCK_MS = 50  # units of two groups may wait for each other in turn; alone they can't
-LOCK_MS = 1000  # so that a server that lets somebody wait for a lock is not taken for a silent one
+LOCK_MS = 1000  # the server ends a wait for a lock then, so that it is not taken for silent
 SILENT_SECONDS = 1.0  # beyond the time of a statement, within which the server ends it itself and says so
 CLOSE_SECONDS = 1.0
 TRIES = 3
 
-# What another try may well get over: somebody else was quicker, or in the way.
+# Errors that another try may not meet: another transaction was quicker, or in the way.
 TRANSIENT = (
     errors.UniqueViolation,
     errors.SerializationFailure,
@@ -30,7 +30,7 @@ TRANSIENT = (
     psycopg.OperationalError,  # the connection is lost, before COMMIT was sent
 )
 
-# A value's own fault, however often it is tried: out of its range, or not in the encoding, or too large for an index.
+# Because of a value, so that trying again does not help: out of range, not in the encoding, too large for an index.
 REFUSED = (psycopg.DataError, errors.ProgramLimitExceeded, UnicodeEncodeError)
 
 
@@ -94,15 +94,15 @@ class Sessions:
             except psycopg.Error as error:
                 failures += 1
                 if failures == TRIES or not isinstance(error, TRANSIENT):
-                    return Outcome(job.future, None, database_unavailable(error))
+                    return Outcome(job.future, None, report_unavailable(error))
             except Exception as error:
                 return Outcome(job.future, None, error)
         return Outcome(job.future, None)
 
     @contextlib.contextmanager
     def _transaction(self, times: Times) -> Iterator[Transaction]:
-        """Raises Unavailable when the server can't be reached or nobody can know whether it has committed, and
-        psycopg.Error when it has not."""
+        """Raises Unavailable when the server can't be reached or the outcome of COMMIT is unknown, and psycopg.Error
+        when nothing was committed."""
         wire = self._take(times)
         is_committing = is_done = False
         try:
@@ -114,7 +114,7 @@ class Sessions:
             is_done = True
         except psycopg.Error as error:
             if is_committing and wire.is_lost:
-                raise database_unavailable(f"whether it has committed is not known: {error}") from None
+                raise report_unavailable(f"whether it has committed is not known: {error}") from None
             raise
         finally:
             self._give_back(wire, is_done=is_done)
@@ -144,7 +144,7 @@ class Sessions:
             wire.look()
 
     def stop(self) -> None:
-        """Whoever is at work is given a moment more."""
+        """Units that run have CLOSE_SECONDS more."""
         self._is_closing = True
         for wire in self._busy.copy():
             wire.patience_seconds = CLOSE_SECONDS

@@ -8,19 +8,19 @@ import psycopg
 from greenlet import greenlet
 from psycopg import errors
 
-from shared.database import Unit, Unstorable, database_unavailable
+from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.jobs import Outcome, resolve
-from shared.database.postgres_connections import Connections
-from shared.database.postgres_lanes import MAX_WAITING, Lane, awaited, give_up
-from shared.database.postgres_sessions import LOCK_MS, REFUSED, TRANSIENT, TRIES
-from shared.database.postgres_transaction import READING, Statements, Times, session
-from shared.database.postgres_wire import LOOK_SECONDS, Answer, LoopWire
+from shared.database.postgres.connections import Connector
+from shared.database.postgres.lanes import MAX_WAITING, Lane, awaited, give_up
+from shared.database.postgres.sessions import LOCK_MS, REFUSED, TRANSIENT, TRIES
+from shared.database.postgres.transaction import READING, Statements, Times, session
+from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, StatementAnswer
 from shared.errors import Unavailable
 
 T = TypeVar("T")
 
 WIRES = 2
-HELD_UP_SECONDS = 0.02  # what would wait behind a statement that takes longer gets a wire of its own
+HELD_UP_SECONDS = 0.02  # a statement that takes longer is a reason to open a second wire
 SILENT_SECONDS = 1.5
 
 
@@ -29,7 +29,7 @@ class Reading(Statements):
 
     _wire: LoopWire
 
-    def _wait(self, answer: Answer) -> None:
+    def _wait(self, answer: StatementAnswer) -> None:
         self._wire.sync_soon()
         self._wire.wait(answer)
         if answer.error is not None:
@@ -37,7 +37,7 @@ class Reading(Statements):
 
 
 class Reader:
-    def __init__(self, connections: Connections, *, seconds: float) -> None:
+    def __init__(self, connections: Connector, *, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._seconds = seconds
@@ -48,7 +48,7 @@ class Reader:
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        # Nobody but the transaction can make a pooler's sessions read only.
+        # Behind a pooler only a transaction can be made read only, no session.
         self._pooled = Lane(connections, READING, width=WIRES, seconds=seconds)
         self._is_pooled = False
 
@@ -76,7 +76,7 @@ class Reader:
         except REFUSED as error:
             outcome = Outcome(future, None, Unstorable(error))
         except psycopg.Error as error:
-            outcome = Outcome(future, None, database_unavailable(error))
+            outcome = Outcome(future, None, report_unavailable(error))
         except Exception as error:
             outcome = Outcome(future, None, error)
         resolve([outcome])
@@ -145,6 +145,6 @@ class Reader:
 
 
 def _note(making: "asyncio.Task[None]") -> None:
-    """That there is no second wire is no news to anybody: the log has the reason."""
+    """Takes the exception of a failed connect, whose reason is in the log."""
     if not making.cancelled():
         making.exception()

@@ -68,7 +68,7 @@ ANYONE = ""  # the caller where no token is asked for
 
 
 class Requester(NamedTuple):
-    """Who asks. `caller` is None where no token is asked for."""
+    """Who sent the request. `caller` is None where no token is asked for."""
 
     caller: Caller | None
 
@@ -90,7 +90,7 @@ class Requester(NamedTuple):
 
 
 async def requester_of(request: Request[State], scope: str = operations.SCOPE) -> Requester:
-    """Who asks. Raises 401, 403 and 429."""
+    """Who sent the request. Raises 401, 403 and 429."""
     who = await _known(request, scope)
     count(request, who.id or address(request))
     return who
@@ -127,7 +127,7 @@ async def submit(request: Request[State]) -> Response:
     answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
     if wanted.wait:
         task_id = json.loads(answer.body)["task_id"]
-        with contextlib.suppress(Unavailable):  # it is on disk, whatever becomes of the waiting
+        with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
             task = await request.state["waiters"].until_final(who.id, task_id, wanted.wait)
             if task is not None:
                 return task_response(task, headers)
@@ -451,7 +451,7 @@ async def show_metrics(request: Request[State]) -> Response:
 
 
 async def _optional_body(request: Request[State]) -> dict[str, Any]:
-    """An object; none at all is an empty one."""
+    """The body as an object; without a body an empty one."""
     if not (body := await read(request)):
         return {}
     check_media_type(request, "application/json")

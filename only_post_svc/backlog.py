@@ -36,7 +36,7 @@ class Estimate:
         return not self._under_way and self._clock() - self._counted_at >= RECOUNT_SECONDS
 
     async def renew(self, database: Database, number: int) -> None:
-        """Counts where that is due before so many more."""
+        """Counts, if that is due, before `number` more are let in."""
         async with self._counting:
             if self._is_outdated(number):
                 started = self._clock()
@@ -64,7 +64,7 @@ class Estimate:
         self._under_way += number
 
     def settle(self, number: int, made: int) -> None:
-        """Of those that were reserved, so many have been made."""
+        """Ends the reservation of `number` tasks, of which `made` were stored."""
         self._under_way -= number
         self._count += made
 

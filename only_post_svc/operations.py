@@ -1,4 +1,4 @@
-"""What each route takes and answers, beside what shared/openapi.py says of all."""
+"""The operation of each route, beside what shared/openapi.py adds to all."""
 
 from collections.abc import Iterable
 from dataclasses import replace

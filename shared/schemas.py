@@ -204,7 +204,7 @@ def _bound(holds: Callable[[Any, Any], bool], sentence: str, bound: Any) -> Chec
 
 
 def _one_of(options: list[Any]) -> Check:
-    detail = "must be one of " + ", ".join(repr(option).replace("'", '"') for option in options)
+    detail = f"must be one of {_listed(options)}"
 
     def check(value: Any, pointer: str, faults: list[Fault]) -> None:
         if not any(value == option and type(value) is type(option) for option in options):
@@ -213,18 +213,27 @@ def _one_of(options: list[Any]) -> Check:
     return check
 
 
+def _listed(options: list[Any]) -> str:
+    return ", ".join(repr(option).replace("'", '"') for option in options)
+
+
+def _name(option: Schema) -> str:
+    return _listed(option["enum"]) if "enum" in option else str(option.get("type", "another value"))
+
+
 def _any_of(checks: list[Check], schema: Schema) -> Check:
-    names = " or ".join(option.get("type", "another value") for option in schema["anyOf"])
+    names = " or ".join(map(_name, schema["anyOf"]))
 
     def check(value: Any, pointer: str, faults: list[Fault]) -> None:
         meant: list[Fault] = []
-        for one in checks:
+        for one, option in zip(checks, schema["anyOf"], strict=True):
             found: list[Fault] = []
             one(value, pointer, found)
             if not found:
                 return
-            # Faults further in say more than "none of these": they belong to the option that was meant.
-            if not meant and any(fault.pointer != pointer for fault in found):
+            # The faults of the option that was meant say more than "none of these".
+            is_of_type = "type" in option and TYPE_TESTS[option["type"]](value)
+            if not meant and (is_of_type or any(fault.pointer != pointer for fault in found)):
                 meant = found
         faults.extend(meant or [Fault(pointer, f"must be {names}")])
 

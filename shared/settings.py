@@ -154,6 +154,15 @@ def host_names(raw: str) -> tuple[str, ...]:
     return tuple(part.lower() for part in parts)
 
 
+def state_directory(raw: str) -> str:
+    """It is made with the first file in it."""
+    with contextlib.suppress(OSError):
+        path = Path(raw).absolute()
+        if next(one for one in (path, *path.parents) if one.exists()).is_dir():
+            return raw
+    raise ValueError("must be a directory, or one that can be made")
+
+
 def is_this_machine(host: str) -> bool:
     """Whether only processes of this machine reach that address."""
     with contextlib.suppress(ValueError):
@@ -220,7 +229,9 @@ class Settings:
     dyno: str = setting("")  # set by Heroku and Dokku; means that the disk does not last
     host: str = setting("127.0.0.1")
     port: int
-    state_dir: str = setting("var")  # what is kept in files: default databases, the development secret, mails
+    state_dir: str = setting(
+        "var", state_directory
+    )  # what is kept in files: default databases, the development secret, mails
     database_url: str = setting("", database_url)  # when unset, `database_file` in `state_dir`
     secret_key: tuple[Secret, ...] = setting((), secret_list)
     secret_key_file: tuple[Secret, ...] = setting((), secret_file)

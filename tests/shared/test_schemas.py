@@ -111,6 +111,8 @@ DOES_NOT_FIT: list[tuple[Any, Any, list[tuple[str, str]]]] = [
     (Literal["a", "b"], "c", [("", 'must be one of "a", "b"')]),
     (Literal[1], True, [("", "must be one of 1")]),
     (int | None, "a", [("", "must be integer or null")]),
+    (Annotated[int, Limits(maximum=3)] | None, 4, [("", "must be at most 3")]),
+    (Literal["a", "b"] | None, "c", [("", 'must be "a", "b" or null')]),
     (Point, {}, [("/x", "required")]),
     (Point, {"x": 1, "z": 2}, [("/z", "unknown")]),
     (Point | None, {"x": "a"}, [("/x", "must be an integer")]),

@@ -92,6 +92,8 @@ def test_a_dyno_believes_the_proxies_that_were_named() -> None:
 
 
 BAD = [
+    ("STATE_DIR", "/dev/null"),
+    ("STATE_DIR", "/dev/null/state"),
     ("PORT", "web"),
     ("PORT", "-1"),
     ("PORT", "65536"),

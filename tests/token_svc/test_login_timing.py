@@ -13,6 +13,7 @@ from tests.tokens import claims_of
 from token_svc import accounts, sessions
 from token_svc.models import RegisterRequest
 from token_svc.passwords import MAX_LENGTH
+from token_svc.turns import ACCOUNT_PLACES
 
 
 async def disable(inside: Inside, account_id: str) -> None:
@@ -125,7 +126,7 @@ def test_a_change_that_a_new_password_overtook_changes_nothing() -> None:
 def test_of_many_wrong_logins_at_once_every_one_is_the_same_answer() -> None:
     async def work(inside: Inside) -> set[tuple[Any, ...]]:
         await inside.register()
-        names = ["ada", "nobody"] * 8
+        names = ["ada", "nobody"] * ACCOUNT_PLACES
         found = await asyncio.gather(*(inside.login(name, "not the right one") for name in names))
         return {(problem.status, problem.code, problem.detail) for problem in found if problem}
 

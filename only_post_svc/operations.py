@@ -151,7 +151,6 @@ TYPES = Operation(
     is_body_optional=True,
     scope=SCOPE,
     answers={200: Reply("the types", models.TaskTypes)},
-    overload={429: "rate_limited"},
 )
 ANY_HEALTH = models.Health | models.BriefHealth
 HEALTH = Operation(

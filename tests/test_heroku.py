@@ -58,6 +58,7 @@ class App:
             "WORKER_PROCESSES": "1",
             "WEB_CONCURRENCY": "4",  # these two come with Heroku's Python buildpack
             "FORWARDED_ALLOW_IPS": "*",
+            "SHIPPED_TASKS": "on",
         }
         self.start()
 

@@ -63,7 +63,7 @@ def token(name: str, used_at: str) -> str:
     return f"INSERT INTO refresh_token VALUES ('{digest(name)}', 'ada-1', {END}, {used_at})"
 
 
-KEPT = ("'user'", "0")  # whose, and how many bytes
+KEPT = ("'user'", "0", "NULL")  # whose, how many bytes, and no headers
 OLD = [
     users(ROWS, "'user-' || i"),
     fill(ROWS, "session", "'session-' || i", "'user-' || i", "'data'", str(START), str(END)),
@@ -73,9 +73,7 @@ OLD = [
     fill(ROWS, "event", "'event-' || i", "'user-' || i", "'login'", "'192.0.2.1'", f"{START} + i"),
     fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START), "i"),
     fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "1", str(START), f"{END} + i", "'user-' || i"),
-    fill(
-        ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i", "'user'", "0"
-    ),
+    fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i", *KEPT),
 ]
 OLD += [
     machines(FEW),
@@ -104,9 +102,7 @@ NEW = [
     fill(FEW, "session", "'over-' || i", "'over'", "'data'", str(START), f"{START} - i"),
     fill(FEW, "refresh_token", "'over-' || i", "'over-' || i", f"{START} - i", "NULL"),
     fill(FEW, "attempt", "'login over-' || i", "1", str(START), f"{START} - i", "''"),
-    fill(
-        FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i", "'user'", "0"
-    ),
+    fill(FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i", *KEPT),
     fill(FEW, "event", "'guess-' || i", f"'{events.NO_ACCOUNT}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
     fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),
 ]

@@ -13,6 +13,7 @@ from shared.errors import Unavailable
 
 RECOUNT_SECONDS = 1.0
 COUNTING_SHARE = 20  # a full queue is counted again once this many times the last count's cost has gone by
+MAX_MISSED = 3
 MAX_CALLERS = 10_000  # whose counts are kept
 RETRY_SECONDS = 5
 PER_PERSON = 10_000  # tasks that wait
@@ -29,6 +30,8 @@ class Estimate:
         self._under_way = 0  # reserved, not yet written or given up
         self._counted_at = -RECOUNT_SECONDS
         self._cost_seconds = 0.0
+        self._made = 0  # tasks that were stored, since this process started
+        self._missed = 0  # counts in a row that were not taken
         self._counting = asyncio.Lock()
 
     @property
@@ -40,9 +43,19 @@ class Estimate:
         async with self._counting:
             if self._is_outdated(number):
                 started = self._clock()
-                self._count = await database.read(partial(queue.count_waiting, caller=self._caller))
-                self._counted_at = self._clock()
-                self._cost_seconds = self._counted_at - started
+                made, counted = self._made, await database.read(partial(queue.count_waiting, caller=self._caller))
+                self._take(counted, self._made - made)
+                self._cost_seconds = self._clock() - started
+
+    def _take(self, counted: int, meanwhile: int) -> None:
+        """A count may or may not have seen the tasks that were stored while it was on its way: the estimate is better
+        then, unless that happens over and over."""
+        if meanwhile and self._missed < MAX_MISSED:
+            self._missed += 1
+            return
+        self._missed = 0
+        self._count = counted + meanwhile
+        self._counted_at = self._clock()
 
     def _is_outdated(self, number: int) -> bool:
         age = self._clock() - self._counted_at
@@ -67,6 +80,7 @@ class Estimate:
         """Ends the reservation of `number` tasks, of which `made` were stored."""
         self._under_way -= number
         self._count += made
+        self._made += made
 
 
 class Place:

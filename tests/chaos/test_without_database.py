@@ -141,6 +141,7 @@ def test_the_post_only_service_waits_for_its_database(outage: Outage, tmp_path: 
             Call("POST", "/api/result", {"task_id": for_later}),
             Call("POST", "/api/result", {"task_id": for_later, "wait": 1}),
             Call("POST", "/api/tasks", {}),
+            Call("POST", "/api/types"),
             Call("POST", "/api/cancel", {"task_id": for_later}),
             Call("POST", "/api/retry", {"task_id": for_later}),
             Call("POST", "/health"),
@@ -149,7 +150,6 @@ def test_the_post_only_service_waits_for_its_database(outage: Outage, tmp_path: 
         with outage.begin():
             (tmp_path / "gate.1").write_text("return")
             check_told(service, calls)
-            assert service.post("/api/types").status_code == 200
         check_back(service, calls)
         for task_id in [held, *accepted]:
             task = service.ended(task_id)

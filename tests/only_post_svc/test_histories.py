@@ -386,7 +386,7 @@ class LifeOfATask(RuleBasedStateMachine):
         wanted = {None: {*queue.CONDITIONS}, "queued": {"queued", "scheduled"}}.get(status, {status or ""})
         found = sorted(
             (
-                model.task._replace(result=None)
+                model.task._replace(result=None, has_failures=0)
                 for model in self.tasks.models.values()
                 if model.caller == caller and model.task.status in wanted and type in (None, model.task.type)
             ),

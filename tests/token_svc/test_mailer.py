@@ -75,6 +75,7 @@ def test_a_mail_goes_by_starttls_after_a_login_to_a_server_that_its_certificate_
         assert "a p@ss" not in service.log.read_text()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the server's, whose TLS is cut off
 def test_no_mail_goes_to_a_server_whose_certificate_is_not_known(start_tokens: Start, tmp_path: Path) -> None:
     context, _ = tls(tmp_path)
     with mail_server(context) as server:

@@ -120,18 +120,25 @@ def task_response(task: TaskRow, headers: dict[str, str] | None = None) -> Respo
 
 async def submit(request: Request[State]) -> Response:
     who = await requester_of(request)
+    answer, headers, wait_seconds = await _submit_one(request, who)
+    if wait_seconds:
+        task_id = json.loads(answer.body)["task_id"]
+        with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
+            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds)
+            if task is not None:
+                return task_response(task, headers)
+    return json_response(answer.body, answer.status, headers)
+
+
+async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, dict[str, str], float]:
+    """The answer, its headers and how long to wait for the task. Ends before the wait, during which the body would stay
+    in memory."""
     body = await read_json(request)
     wanted = models.SUBMIT.parse(body)
     who.need_scope(request.state["types"].scope(wanted.type))
     new = request.state["types"].new_task(wanted)._replace(traceparent=traceparent_of(request))
     answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
-    if wanted.wait:
-        task_id = json.loads(answer.body)["task_id"]
-        with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
-            task = await request.state["waiters"].until_final(who.id, task_id, wanted.wait)
-            if task is not None:
-                return task_response(task, headers)
-    return json_response(answer.body, answer.status, headers)
+    return answer, headers, wanted.wait
 
 
 async def submit_batch(request: Request[State]) -> Response:

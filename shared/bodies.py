@@ -1,6 +1,7 @@
 """Request bodies: how large, how slow, and what counts as JSON."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -15,23 +16,53 @@ T = TypeVar("T")
 
 HAS_WHOLE_BODY = "has_whole_body"  # set in a request's scope once its body has arrived, mostly before its handler runs
 BODY_SECONDS = 30  # for a client to send its body
+MAX_ARRIVING_BYTES = 64 * 1024 * 1024  # of all bodies of a process that have not come in whole
 HINT = "send JSON: curl --json '{…}', or -H 'Content-Type: application/json'"
 
 
+class Arriving:
+    """Bodies that have not come in whole, the one that has been silent for the longest first."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes: OrderedDict[asyncio.Timeout, int] = OrderedDict()
+        self._total = 0
+
+    def grew(self, body: asyncio.Timeout, count: int) -> None:
+        """Bytes have come in. Where all bodies have too many, the time of the slowest is over."""
+        self._bytes[body] = self._bytes.get(body, 0) + count
+        self._bytes.move_to_end(body)
+        self._total += count
+        while self._total > self._most_bytes and len(self._bytes) > 1:
+            slowest = next(iter(self._bytes))
+            self.leave(slowest)
+            slowest.reschedule(0)
+
+    def leave(self, body: asyncio.Timeout) -> None:
+        self._total -= self._bytes.pop(body, 0)
+
+
+_arriving = Arriving(MAX_ARRIVING_BYTES)
+
+
 async def read(request: Request[Any]) -> bytes:
-    """The whole body. Raises 408 after BODY_SECONDS, ClientDisconnect when the client hangs up."""
+    """The whole body. Raises 408 after BODY_SECONDS, or earlier while others hold MAX_ARRIVING_BYTES, and
+    ClientDisconnect when the client hangs up."""
     if HAS_WHOLE_BODY in request.scope:  # nothing to wait for: no timer
-        return await _joined(request)
+        return await _joined(request, lambda count: None)
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _joined(request)
+        async with asyncio.timeout(BODY_SECONDS) as limit:
+            try:
+                return await _joined(request, lambda count: _arriving.grew(limit, count))
+            finally:
+                _arriving.leave(limit)
     except TimeoutError:
         raise Problem(
             "request_timeout", "the body took too long", status=408, headers={"Connection": "close"}
         ) from None
 
 
-async def _joined(request: Request[Any]) -> bytes:
+async def _joined(request: Request[Any], grew: Callable[[int], None]) -> bytes:
     chunks: list[bytes] = []
     is_more = True
     while is_more:
@@ -39,6 +70,7 @@ async def _joined(request: Request[Any]) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunks.append(message.get("body", b""))
+        grew(len(chunks[-1]))
         is_more = message.get("more_body", False)
     return b"".join(chunks)
 

@@ -3,8 +3,8 @@
 It leans on these internals of uvicorn's HttpToolsProtocol, whose versions requirements.txt bounds, with httptools':
 
     state       cycle, pipeline (newest first), flow, parser, scope, headers, url, expect_100_continue
-    of a cycle  keep_alive, response_started, response_complete
-    methods     _start_asgi_task (once a request), on_response_complete (once an answer), send_400_response,
+    of a cycle  body, keep_alive, response_started, response_complete
+    methods     _start_asgi_task (once a request), on_response_complete (once an answer),
                 _unset_keepalive_if_required, and the parser's callbacks (on_header … on_message_complete)
 
 tests/shared/test_http_bounds.py fails when one of them changes.
@@ -30,6 +30,7 @@ from shared.middleware.request_id import standard_headers
 from shared.strict_json import encode
 
 HEADERS_SECONDS = 15  # to the first byte, and from there to the end of the headers
+DISCARD_SECONDS = 15  # for the rest of a body that was answered before its end
 METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
 MAX_HEADERS_BYTES = 64 * 1024  # of a head, of all chunk extensions of a body, of trailers
 MAX_WAITING = 16  # requests that a client sends before it has the answer to an earlier one
@@ -60,7 +61,7 @@ class Protocol(HttpToolsProtocol):
 
     methods: tuple[str, ...] = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
     other_methods = "no path takes this method"
-    deadline = NEVER  # for the client to send more
+    deadline = NEVER  # for the client to send the rest of a head, or of a body that was answered before its end
     running: RequestResponseCycle | None = None
     is_in_body = False
     is_chunked = False
@@ -72,7 +73,6 @@ class Protocol(HttpToolsProtocol):
     discarded_bytes = 0
     unfed = b""
     last_fed = b""  # its last bytes, since END may come in two pieces
-    piece = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(Outlet(transport, self.loop))  # type: ignore[arg-type]
@@ -102,6 +102,8 @@ class Protocol(HttpToolsProtocol):
         """Ends what has taken too long. Called once a second."""
         if self.transport.is_stalled(now):  # type: ignore[attr-defined]
             self.end()
+        elif now >= self.deadline and self.is_in_body:
+            self.transport.close()
         elif now >= self.deadline:
             self.deadline = NEVER
             self._refuse(408, "request_timeout", "the headers took too long")
@@ -151,7 +153,6 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def _feed_piece(self, piece: bytes) -> None:
-        self.piece = piece
         self.framing_bytes += len(piece)
         try:
             self.parser.feed_data(piece)
@@ -159,13 +160,15 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._decline(piece[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self.send_400_response("not HTTP/1.1")
+            self._refuse_unreadable(piece)
 
     def _is_in_head(self) -> bool:
         return self.framing_bytes > 0 and not self.is_in_body
 
     def _set_deadline(self, *, is_new: bool) -> None:
         """For a head that has not come in whole; not while requests wait, since the socket is not read then."""
+        if self.is_in_body:
+            return
         if not self._is_in_head() or not self.can_take_more():
             self.deadline = NEVER
         elif is_new or self.deadline == NEVER:
@@ -249,6 +252,8 @@ class Protocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        if self.running is not None:
+            self.running.body = bytearray()  # as far as the application did not want it
         super().on_response_complete()
         if not self.pipeline and not self.transport.is_closing():
             if self.unfed:
@@ -260,12 +265,8 @@ class Protocol(HttpToolsProtocol):
     def _have_answered(self) -> None:
         """All requests are answered."""
         self.bounds.waits(self)
-        if self.is_in_body:  # the rest of it is discarded, for HEADERS_SECONDS
-            self.loop.call_later(HEADERS_SECONDS, self._close_in_body, self.cycle)
-
-    def _close_in_body(self, cycle: object) -> None:
-        if self.is_in_body and self.cycle is cycle:
-            self.transport.close()
+        if self.is_in_body:  # the rest of it is discarded
+            self.deadline = self.loop.time() + DISCARD_SECONDS
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -278,11 +279,11 @@ class Protocol(HttpToolsProtocol):
 
     # What is refused
 
-    def send_400_response(self, msg: str) -> None:
-        is_start = not self.is_in_body and self.framing_bytes == len(self.piece)
-        method = METHOD.match(self.piece) if is_start else None
+    def _refuse_unreadable(self, piece: bytes) -> None:
+        is_start = not self.is_in_body and self.framing_bytes == len(piece)
+        method = METHOD.match(piece) if is_start else None
         if method is None or method[1].decode() in self.methods:
-            self._refuse(400, "invalid_http", msg)
+            self._refuse(400, "invalid_http", "not HTTP/1.1")
         else:  # the parser has never heard of it, or can't read its line
             self._refuse(405, "method_not_allowed", self.other_methods, f"allow: {', '.join(self.methods)}")
 
@@ -302,7 +303,7 @@ class Protocol(HttpToolsProtocol):
     def _leave(self) -> None:
         """Reads nothing more from this connection."""
         self.is_over = True
-        self.unfed = b""
+        self.unfed = self.last_fed = b""
         self.deadline = NEVER
 
     def _asked_before(self) -> RequestResponseCycle | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.http.protocol import HEADERS_SECONDS, MAX_HEADERS_BYTES, MAX_WAITING
+from shared.bodies import MAX_ARRIVING_BYTES
+from shared.http.protocol import HEADERS_SECONDS, MAX_DISCARDED_BYTES, MAX_HEADERS_BYTES, MAX_WAITING
 from tests.processes import HTTPService, Service, TokenService, eventually
 from tests.token_svc.users import User
 
@@ -190,15 +191,51 @@ def test_the_smallest_chunks_keep_no_other_client_waiting(tasks: Service) -> Non
         assert sorted(seconds)[len(seconds) // 2] < 0.25  # it was a second and more
 
 
+TOO_LARGE = b"POST /api/task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
+
+
 def test_a_body_that_was_refused_is_not_read_for_long(tasks: Service) -> None:
     with connect(tasks) as connection:
-        connection.sendall(b"POST /api/task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n")
+        connection.sendall(TOO_LARGE)
         sent = 0
         with suppress(OSError):
             while sent < 100 * MEBIBYTE:
                 connection.sendall(b" " * 65536)
                 sent += 65536
     assert sent < 32 * MEBIBYTE  # what is thrown away, and the buffers of two sockets
+
+
+def test_what_was_refused_is_not_kept(tasks: Service) -> None:
+    before = memory(tasks)
+    for _ in range(150):
+        with connect(tasks) as connection:
+            assert b" 413 " in said(connection, TOO_LARGE + b" " * MAX_DISCARDED_BYTES + b" " * MEBIBYTE)
+    tasks.request("POST", "/health")
+    assert memory(tasks) - before < GROWTH_BYTES  # it was 350 KB for each
+
+
+def test_bodies_that_do_not_come_to_an_end_take_little_memory(tokens: TokenService) -> None:
+    """Those of all clients together: the slowest get their 408 early, and others are read meanwhile."""
+    head = b"POST /token HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % MEBIBYTE
+    before = memory(tokens)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(tokens)) for _ in range(400)]
+        for connection in connections:
+            connection.sendall(head + b" " * (MEBIBYTE - 1))
+        assert b" 408 " in connections[0].recv(65536)
+        assert User(tokens).add("x" * (MEBIBYTE // 2))["version"] == 1
+        assert memory(tokens) - before < MAX_ARRIVING_BYTES + 400 * MEBIBYTE // 2  # it was 1.1 MB for each
+
+
+def test_a_long_poll_does_not_keep_its_body(tasks: Service) -> None:
+    body = json.dumps({"type": "echo", "payload": {"x": "x" * (MEBIBYTE - 1000)}, "delay": 3600, "wait": 25}).encode()
+    head = b"POST /api/task HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    before = memory(tasks)
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connect(tasks)).sendall(head + body)
+        eventually(lambda: len(tasks.post("/api/tasks", {"limit": 200, "type": "echo"}).json()["items"]) >= 100)
+        assert memory(tasks) - before < 100 * MEBIBYTE  # it was two for each
 
 
 def test_blank_lines_in_a_body_are_no_heads(tasks: Service) -> None:
@@ -214,6 +251,7 @@ SLOW = {
     "says nothing": (b"", b"", b" 408 "),
     "sends a byte": (b"P", b"", b" 408 "),
     "drips": (b"POST / HTTP/1.1\r\nX-A: ", b"a", b" 408 "),
+    "drips a body that was refused": (TOO_LARGE, b" ", b" 413 "),
     "drips its second head": (POST + b"POST / HTTP/1.1\r\nX-A: ", b"a", b" 408 "),
 }
 

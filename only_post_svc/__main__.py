@@ -10,7 +10,7 @@ import uvloop
 from only_post_svc import metrics
 from only_post_svc.cli import checks, run, schedules, tasks, webhooks
 from only_post_svc.main import SCHEMA, parts, print_document, start_server
-from only_post_svc.models import Status
+from only_post_svc.models.tasks import Status
 from only_post_svc.settings import Settings
 from only_post_svc.worker.coordinator import Worker
 from shared import VERSION, cpus, logs, times

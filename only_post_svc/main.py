@@ -10,13 +10,14 @@ from typing import Any
 from starlette.middleware import Middleware
 
 from only_post_svc import api
-from only_post_svc.api import State
 from only_post_svc.backlog import Backlog
+from only_post_svc.document import document
 from only_post_svc.elsewhere import Claimants
 from only_post_svc.health import look
-from only_post_svc.models import Types
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.state import State
+from only_post_svc.task_types import Types
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker import linux
 from only_post_svc.worker.children import describe_types
@@ -105,7 +106,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 note_claims=worker.note_claims,
                 cursors=await cursors(database, settings.secret_key),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-                document=lru_cache(MAX_DOCUMENTS)(partial(api.document, settings, types)),
+                document=lru_cache(MAX_DOCUMENTS)(partial(document, settings, types)),
             )
         await worker.stopped()
 
@@ -139,7 +140,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
 def print_document() -> None:
     """Prints what `POST /openapi.json` answers."""
     settings = server.settings_or_fail(Settings, makes_files=False)
-    print(api.document(settings, asyncio.run(describe_types(settings))))
+    print(document(settings, asyncio.run(describe_types(settings))))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1, made of the operations that stand beside the routes: request bodies are described by the shapes that
+"""OpenAPI 3.1, made of the operations that stand beside the handlers: request bodies are described by the shapes that
 they are checked with.
 
 What many routes answer alike (all of them, those with a body, a token, a database) is said here once.

@@ -10,8 +10,8 @@ import requests
 from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
 
-import only_post_svc.api
-import token_svc.api
+import only_post_svc.document
+import token_svc.document
 from shared import strict_json
 from shared.openapi import JSON, PROBLEM_JSON
 from shared.schemas import Schema
@@ -143,5 +143,5 @@ def _closed(schema: Any, components: Schema) -> Any:
 def document_of(module: str, *, health_get: bool) -> Document:
     """What the service says of itself when it asks for tokens; of the tasks' own payloads nothing."""
     if module == "token_svc":
-        return Document(strict_json.decode(token_svc.api.document().encode()))
-    return Document(only_post_svc.api.describe(health_get=health_get, has_tokens=True))
+        return Document(strict_json.decode(token_svc.document.document().encode()))
+    return Document(only_post_svc.document.describe(health_get=health_get, has_tokens=True))

@@ -130,7 +130,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a revocation waits for writes",
-        "token_svc/oauth.py",
+        "token_svc/handlers/oauth.py",
         f"{ACCOUNT_LOCK}session.account_id)",
         "accounts.by_id(tx, session.account_id)",
         OF_RACES,

@@ -14,7 +14,9 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import only_post_svc.api
+import only_post_svc.document
 import token_svc.api
+import token_svc.document
 from tests.documents import Document
 from tests.processes import ROOT, TASKS, HTTPService, Service, TokenService
 from tests.token_svc.users import User
@@ -65,10 +67,10 @@ def test_both_are_printed_as_they_are_served(of_tasks: Any, of_tokens: Any, tmp_
 @pytest.mark.parametrize("health_get", [False, True])
 def test_every_route_is_there_and_nothing_else(health_get: bool) -> None:
     for routes, document in (
-        (token_svc.api.routes(), json.loads(token_svc.api.document())),
+        (token_svc.api.routes(), json.loads(token_svc.document.document())),
         (
             only_post_svc.api.routes(health_get=health_get),
-            only_post_svc.api.describe(health_get=health_get, has_tokens=True),
+            only_post_svc.document.describe(health_get=health_get, has_tokens=True),
         ),
     ):
         answered = {(route.path, method) for route in routes for method in route.methods or () if method != "HEAD"}

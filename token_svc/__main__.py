@@ -9,8 +9,9 @@ from shared import VERSION, logs
 from shared.cli import commands
 from shared.cli.commands import CommonCommands, add_json, add_serve, positive, text
 from shared.http import server
-from token_svc import api, metrics, scopes
+from token_svc import metrics, scopes
 from token_svc.cli import checks, clients, keys, transfer, users
+from token_svc.document import document as written_document
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
 
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     _add_clients(subparsers.add_parser("clients", help="list, show, make and change machine clients"))
     _add_keys(subparsers.add_parser("keys", help="make and rotate the keys that tokens are signed with"))
     document = subparsers.add_parser("openapi", help="print the OpenAPI document")
-    document.set_defaults(run=lambda options: print(api.document()))
+    document.set_defaults(run=lambda options: print(written_document()))
     SERVICE.add(subparsers)
     return parser
 

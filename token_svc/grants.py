@@ -9,10 +9,11 @@ from shared.auth import Claims
 from shared.database import Database, Transaction
 from shared.errors import Conflict, Forbidden, Invalid, Problem, Unavailable
 from shared.schemas import Fault
-from token_svc import accounts, attempts, emails, events, mail, names, scopes, sessions
+from token_svc import accounts, attempts, emails, events, names, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
-from token_svc.models import RegisterRequest
+from token_svc.mail import outbox
+from token_svc.models.accounts import RegisterRequest
 from token_svc.passwords import Passwords, needs_renewal
 from token_svc.sessions import Pair
 from token_svc.settings import Settings
@@ -61,14 +62,14 @@ class Grants:
             return sessions.start(tx, account, account.scope)
 
         pair = await self.database.write(unit)
-        self.database.publish(mail.HINT)
+        self.database.publish(outbox.HINT)
         events.announce("registered", pair.account.id, address)
         return pair
 
     def _ask_for_proof(self, tx: Transaction, account: AccountRow, language: str) -> None:
         """A mail with a token that verifies the account's address."""
         if self.settings.mail_url:
-            mail.put(tx, mail.VERIFY, account, account.email, language)
+            outbox.put(tx, outbox.VERIFY, account, account.email, language)
 
     async def _count_registration(self, address: str) -> None:
         if rate := self.settings.rate_limits.register:
@@ -117,7 +118,7 @@ class Grants:
             self._ask_for_proof(tx, account, language)
 
         await self.database.write(unit)
-        self.database.publish(mail.HINT)
+        self.database.publish(outbox.HINT)
         raise Forbidden("email_not_verified", "the address has to be verified first; see the mail that was sent to it")
 
     def _begin(self, tx: Transaction, username: str, address: str) -> tuple[AccountRow | None, LoginLimits]:
@@ -220,7 +221,7 @@ class Grants:
             return changed, sessions.renew(tx, changed, claims.sid) if password_hash else None
 
         changed = await self.database.write(unit)
-        self.database.publish(mail.HINT)
+        self.database.publish(outbox.HINT)
         for kind, new in (("email_changed", email), ("password_changed", password)):
             if new is not None:
                 events.announce(kind, account.id, address)

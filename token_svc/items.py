@@ -103,7 +103,6 @@ SELECT {COLUMNS.replace("data", "CASE WHEN length(data) <= :long THEN data END")
 WHERE account_id = :owner AND id > :after ORDER BY id LIMIT :limit
 """
 
-
 MAX_LOOKED_AT = 2000  # items, in one page of those that a filter lets through
 MAX_LOOKED_AT_BYTES = 4 * 1024 * 1024
 

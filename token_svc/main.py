@@ -27,12 +27,16 @@ from shared.pages import cursors
 from shared.rate_limits import AtOnce, CountAll, RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
-from token_svc import accounts, api, attempts, events, forms, items, mail, oauth, sessions
+from token_svc import accounts, api, attempts, events, forms, items, sessions
 from token_svc.changes import Watchers
 from token_svc.clients import Clients
+from token_svc.document import document
 from token_svc.grants import Grants
-from token_svc.letters import Letters
-from token_svc.mailer import POLL_SECONDS, Mailer
+from token_svc.handlers import oauth
+from token_svc.health import look
+from token_svc.mail import tokens
+from token_svc.mail.letters import Letters
+from token_svc.mail.mailer import POLL_SECONDS, Mailer
 from token_svc.passwords import Passwords
 from token_svc.recovery import Recovery
 from token_svc.sessions import Issuer
@@ -48,7 +52,7 @@ PRUNERS = (
     (sessions.prune, sessions.MAX_PRUNED),
     (attempts.prune, attempts.MAX_PRUNED),
     (events.prune, events.MAX_PRUNED),
-    (mail.prune, mail.MAX_PRUNED),
+    (tokens.prune, tokens.MAX_PRUNED),
     (items.prune, items.MAX_PRUNED),
     (idempotency.prune, idempotency.MAX_PRUNED),
 )
@@ -102,7 +106,8 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
             keys=published_keys(settings),
             exports=AtOnce(EXPORTS),
             rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-            health=Health(lambda: api.look(database)),
+            health=Health(lambda: look(database)),
+            document=document(),
             left=left,
             changes=changes,
         )

@@ -45,7 +45,6 @@ CONTEXT = CryptContext(
     argon2__parallelism=PARALLELISM,
 )
 
-
 OPERATOR = Asker()
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Forbidden
-from token_svc import accounts, attempts, events, mail, names, sessions
+from token_svc import accounts, attempts, events, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.grants import need_good
+from token_svc.mail import outbox, tokens
 from token_svc.passwords import Passwords
 from token_svc.sessions import Pair
 from token_svc.settings import Settings
@@ -35,22 +36,22 @@ class Recovery:
         def unit(tx: Transaction) -> None:
             if rate := self.settings.rate_limits.register:
                 attempts.take_recovery(tx, rate, address)
-            mail.put(tx, mail.RESET, accounts.by_email(tx, email), email, language)
+            outbox.put(tx, outbox.RESET, accounts.by_email(tx, email), email, language)
 
         await self.database.write(unit)
-        self.database.publish(mail.HINT)
+        self.database.publish(outbox.HINT)
 
     async def reset(self, token: str, password: str, address: str) -> Pair:
         """Sets a password, ends all sessions and begins a new one. Raises 400, 403 and 422."""
         self._need_mail()
-        found = await self.database.read(lambda tx: mail.holder(tx, mail.RESET, token))
+        found = await self.database.read(lambda tx: tokens.holder(tx, outbox.RESET, token))
         if found is None:
             raise BadMailToken
         need_good({"/password": self.passwords.fault(password, found.username, found.email)})
         password_hash = await self.passwords.hash(password, Asker(address, names.fold(found.username)))
 
         def unit(tx: Transaction) -> Pair:
-            account = mail.use_token(tx, mail.RESET, token)
+            account = tokens.use(tx, outbox.RESET, token)
             if account is None:
                 raise BadMailToken
             accounts.set_password(tx, account.id, password_hash)
@@ -71,7 +72,7 @@ class Recovery:
         self._need_mail()
 
         def unit(tx: Transaction) -> AccountRow:
-            account = mail.use_token(tx, mail.VERIFY, token)
+            account = tokens.use(tx, outbox.VERIFY, token)
             if account is None:
                 raise BadMailToken
             accounts.set_email_verified(tx, account.id)

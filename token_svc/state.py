@@ -42,6 +42,7 @@ class State(TypedDict):
     changes: Watchers
     left: asyncio.Event  # set when an account was deleted: what it stored is to be deleted too
     health: Health
+    document: str
 
 
 class Holder(NamedTuple):

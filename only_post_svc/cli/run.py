@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from only_post_svc import models, registry
-from only_post_svc.models import Types
+from only_post_svc import registry
+from only_post_svc.models.tasks import TASK_REQUEST
 from only_post_svc.queue import NewTask
 from only_post_svc.registry import Context, DefinitionError, Fail, Handler, Retry
 from only_post_svc.settings import Settings
+from only_post_svc.task_types import Types
 from shared import ids
 from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar
@@ -78,7 +79,7 @@ def _checked(options: argparse.Namespace) -> tuple[Handler, NewTask]:
     if types[options.type].elsewhere:
         raise Failure(f"the code of {options.type} runs elsewhere: claim it with /api/claim")
     try:
-        request = models.TASK.parse({"type": options.type, "payload": options.payload})
+        request = TASK_REQUEST.parse({"type": options.type, "payload": options.payload})
         return registry.handlers[options.type], Types(types).new_task(request)
     except Invalid as invalid:
         raise Failure("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors)) from None

@@ -3,11 +3,13 @@
 import argparse
 from functools import partial
 
-from only_post_svc import hints, models, schedules
-from only_post_svc.models import ScheduleRequest, Types, schedule_json
+from only_post_svc import hints, schedules
+from only_post_svc.models.schedules import SCHEDULE_REQUEST, schedule_json
+from only_post_svc.models.tasks import task_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.schedules import COLUMNS, ScheduleRow
 from only_post_svc.settings import Settings
+from only_post_svc.task_types import Types
 from only_post_svc.worker.children import describe_types
 from shared import times
 from shared.cli.terminal import Failure, table
@@ -40,7 +42,7 @@ async def add_schedule(database: Database, settings: Settings, options: argparse
     given = {
         name: getattr(options, name) for name in ("name", "type", "cron", "every", "timezone", "payload", "overlap")
     }
-    wanted: ScheduleRequest = models.SCHEDULE.parse({name: value for name, value in given.items() if value is not None})
+    wanted = SCHEDULE_REQUEST.parse({name: value for name, value in given.items() if value is not None})
     types = Types(await describe_types(settings), settings.receivers)
     row, _ = await database.write(lambda tx: schedules.save(tx, options.caller, types.new_schedule(wanted, tx.now)))
     database.publish(hints.SCHEDULED)
@@ -63,7 +65,7 @@ async def run_schedule(database: Database, settings: Settings, options: argparse
     if task is None:
         raise Failure(f"there is no schedule {options.name}")
     database.publish(hints.QUEUED)
-    print(models.task_json(task) if options.json else task.id)
+    print(task_json(task) if options.json else task.id)
 
 
 def _run(tx: Transaction, caller: str, name: str) -> TaskRow | None:

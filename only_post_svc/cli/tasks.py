@@ -7,14 +7,15 @@ import sys
 from functools import partial
 from typing import Any
 
-from only_post_svc import bulk, failures, hints, models, queue, shares
+from only_post_svc import bulk, failures, hints, queue, shares
 from only_post_svc.bulk import Selection
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
-from only_post_svc.models import Types
+from only_post_svc.models.tasks import TASK_REQUEST, fetched_json, listed_json, status_of, task_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
+from only_post_svc.task_types import Types
 from only_post_svc.worker.children import describe_types
 from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar, fields, moment, table
@@ -38,7 +39,7 @@ async def list_tasks(database: Database, settings: Settings, options: argparse.N
         )
     )
     if options.json:
-        print(f'{{"items":[{",".join(_json(one, models.listed_json(one.task)) for one in listed)}]}}')
+        print(f'{{"items":[{",".join(_json(one, listed_json(one.task)) for one in listed)}]}}')
     else:
         print(table(LIST_HEAD, [_row(one) for one in listed]))
 
@@ -81,7 +82,7 @@ async def show_task(database: Database, settings: Settings, options: argparse.Na
     )
     one = _need(found, options)
     if options.json:
-        print(_json(one, models.fetched_json(one.task, failed, with_traceback=True)))
+        print(_json(one, fetched_json(one.task, failed, with_traceback=True)))
     else:
         print(fields(_members(one)), *map(_failed_attempt, failed), sep="\n")
 
@@ -94,7 +95,7 @@ def _failed_attempt(failed: failures.Failure) -> str:
 
 
 def _print(one: Overseen, options: argparse.Namespace) -> None:
-    print(_json(one, models.task_json(one.task)) if options.json else fields(_members(one)))
+    print(_json(one, task_json(one.task)) if options.json else fields(_members(one)))
 
 
 def _members(one: Overseen) -> dict[str, object]:
@@ -202,7 +203,7 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
     is_queued, found = await database.write(lambda tx: all_callers.retry(tx, options.task_id))
     one = _need(found, options)
     if not is_queued:
-        raise Failure(f"the task is {models.status_of(one.task)}; only a failed or cancelled one can be tried again")
+        raise Failure(f"the task is {status_of(one.task)}; only a failed or cancelled one can be tried again")
     database.publish(hints.QUEUED)
     _print(one, options)
 
@@ -221,12 +222,12 @@ def argument(text: str) -> tuple[str, Any]:
 async def submit_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     types = Types(await describe_types(settings))
     try:
-        new = types.new_task(models.TASK.parse({"type": options.type, "payload": dict(options.arguments)}))
+        new = types.new_task(TASK_REQUEST.parse({"type": options.type, "payload": dict(options.arguments)}))
     except Invalid as invalid:
         raise Failure("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors)) from None
     task = await database.write(lambda tx: queue.submit(tx, ANYONE, new))
     database.publish(hints.QUEUED)
-    print(models.task_json(task) if options.json else task.id)
+    print(task_json(task) if options.json else task.id)
 
 
 async def watch_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:

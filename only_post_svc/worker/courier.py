@@ -8,7 +8,7 @@ from functools import partial
 
 from only_post_svc import failures, hints, queue, webhooks
 from only_post_svc.failures import Failure
-from only_post_svc.models import fetched_json
+from only_post_svc.models.tasks import fetched_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
 from only_post_svc.webhooks import GONE, Hands, Webhook

@@ -11,7 +11,7 @@ from shared.errors import Problem
 from tests.tokens import SECRET
 from token_svc.grants import Grants
 from token_svc.main import SCHEMA
-from token_svc.models import RegisterRequest
+from token_svc.models.accounts import RegisterRequest
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
 from token_svc.turns import Asker

@@ -16,7 +16,9 @@ from tests.databases import ON_A_FILE, rows, tables
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import faults, is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, refresh
-from token_svc import accounts, emails, models, names
+from token_svc import accounts, emails, names
+from token_svc.models.accounts import ChangeRequest, PasswordRequest, RegisterRequest
+from token_svc.models.tokens import TokenOnlyRequest, TokenRequest
 from token_svc.passwords import Passwords
 
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -522,12 +524,12 @@ def test_an_export_has_nothing_of_another_user(user: User, other: User) -> None:
 
 
 SECRETS = [
-    models.RegisterRequest("ada", "hunter2", "ada@example.org"),
-    models.TokenRequest(username="ada", password="hunter2"),
-    models.TokenRequest("refresh_token", refresh_token="hunter2"),
-    models.TokenOnlyRequest("hunter2"),
-    models.ChangeRequest("hunter2", "ada@example.org", "hunter2"),
-    models.PasswordRequest("hunter2"),
+    RegisterRequest("ada", "hunter2", "ada@example.org"),
+    TokenRequest(username="ada", password="hunter2"),
+    TokenRequest("refresh_token", refresh_token="hunter2"),
+    TokenOnlyRequest("hunter2"),
+    ChangeRequest("hunter2", "ada@example.org", "hunter2"),
+    PasswordRequest("hunter2"),
     accounts.AccountRow("id", "ada", "ada@example.org", "hunter2", "data", 1, 0, 0),
 ]
 

@@ -11,7 +11,7 @@ from shared.errors import Problem
 from tests.token_svc.inside import ADDRESS, PASSWORD, Inside, run
 from tests.tokens import claims_of
 from token_svc import accounts, sessions
-from token_svc.models import RegisterRequest
+from token_svc.models.accounts import RegisterRequest
 from token_svc.passwords import MAX_LENGTH
 from token_svc.turns import ACCOUNT_PLACES
 

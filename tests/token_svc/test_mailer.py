@@ -17,7 +17,7 @@ from tests.databases import rows
 from tests.mail import MailServer, files_of, mail_server, text_of, token_in
 from tests.processes import TokenService, eventually
 from tests.token_svc.users import User, form_of, fresh_name
-from token_svc.letters import Letters, wanted_languages
+from token_svc.mail.letters import Letters, wanted_languages
 from token_svc.settings import Settings
 
 Start = Callable[..., TokenService]

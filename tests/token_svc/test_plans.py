@@ -13,11 +13,12 @@ from shared.idempotency import Answer, IdempotencyKey
 from tests.plans import ROWS, STATES, Plans, check, plans_of
 from tests.token_svc.tables import START
 from tests.tokens import KEYS, claims_of
-from token_svc import accounts, attempts, clients, events, items, mail, sessions
+from token_svc import accounts, attempts, clients, events, items, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import LoginLimits
 from token_svc.items import ItemRow, Room
-from token_svc.mail import RESET, MailRow
+from token_svc.mail import outbox, tokens
+from token_svc.mail.outbox import RESET, MailRow
 from token_svc.main import SCHEMA
 
 FEW = ROWS // 20  # things of one user
@@ -169,16 +170,16 @@ PLANS = {
         lambda tx: sessions.revoke_machine_token(tx, MACHINE), {"account_pkey", "account_client", "revoked_token_pkey"}
     ),
     "by email": Plan(lambda tx: accounts.by_email(tx, "ada@example.org"), NAMES),
-    "mail": Plan(lambda tx: mail.put(tx, RESET, ADA, ADA.email, ""), {"attempt_pkey"}),
-    "is mail due": Plan(mail.is_due, {"mail_due"}),
-    "claim a mail": Plan(mail.claim, {"mail_due", "mail_pkey"}),
-    "send a mail": Plan(lambda tx: mail.make_token(tx, MAIL), {"account_pkey"}),
-    "postpone a mail": Plan(lambda tx: mail.postpone(tx, MAIL), {"mail_pkey"}),
-    "drop a mail": Plan(lambda tx: mail.drop(tx, MAIL), {"mail_pkey"}),
+    "mail": Plan(lambda tx: outbox.put(tx, RESET, ADA, ADA.email, ""), {"attempt_pkey"}),
+    "is mail due": Plan(outbox.is_due, {"mail_due"}),
+    "claim a mail": Plan(outbox.claim, {"mail_due", "mail_pkey"}),
+    "send a mail": Plan(lambda tx: tokens.make(tx, MAIL), {"account_pkey"}),
+    "postpone a mail": Plan(lambda tx: outbox.postpone(tx, MAIL), {"mail_pkey"}),
+    "drop a mail": Plan(lambda tx: outbox.drop(tx, MAIL), {"mail_pkey"}),
     "use a mail's token": Plan(
-        lambda tx: mail.use_token(tx, RESET, "none"), {"mail_token_pkey", "account_pkey", "mail_token_account"}
+        lambda tx: tokens.use(tx, RESET, "none"), {"mail_token_pkey", "account_pkey", "mail_token_account"}
     ),
-    "prune mail tokens": Plan(mail.prune, {"mail_token_expiry", "mail_token_pkey"}),
+    "prune mail tokens": Plan(tokens.prune, {"mail_token_expiry", "mail_token_pkey"}),
     "login": Plan(lambda tx: attempts.begin(tx, limits(tx)), {"attempt_pkey"}),
     "failed login": Plan(lambda tx: attempts.fail(tx, limits(tx)), {"attempt_pkey"}),
     "good login": Plan(lambda tx: attempts.forgive(tx, limits(tx)), {"attempt_pkey"}),

@@ -15,7 +15,8 @@ from tests.mail import TOKEN, files_of, text_of, token_in, written_to
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
-from token_svc.mail import LIFETIME_MS, RATE, RESET
+from token_svc.mail.outbox import RATE, RESET
+from token_svc.mail.tokens import LIFETIME_MS
 
 NEW_PASSWORD = "an even better password"
 RESETTING, CONFIRMING = "new password", "Confirm"

@@ -7,12 +7,13 @@ from shared import departures, times
 from shared.cli.terminal import Failure, confirm, fields, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from token_svc import accounts, clients, events, items, models, names
+from token_svc import accounts, clients, events, items, names
 from token_svc.accounts import AccountRow
 from token_svc.cli import changes
 from token_svc.cli.changes import Change
 from token_svc.cli.users import BY_ID, EVENTS_HEAD, SHOWN_EVENTS, granted
 from token_svc.events import OPERATOR
+from token_svc.models.accounts import machine_json
 from token_svc.settings import Settings
 
 HEAD = ("NAME", "ID", "SCOPE", "DISABLED", "CREATED")
@@ -28,7 +29,7 @@ async def list_clients(database: Database, settings: Settings, options: argparse
 
 
 def _described(client: AccountRow) -> dict[str, Any]:
-    return models.machine_json(client) | {"is_disabled": bool(client.is_disabled)}
+    return machine_json(client) | {"is_disabled": bool(client.is_disabled)}
 
 
 def _row(one: AccountRow) -> tuple[object, ...]:

@@ -15,9 +15,10 @@ from shared.cli.terminal import Failure
 from shared.database import Database, Transaction
 from shared.errors import Invalid
 from shared.strict_json import NotJSON, encode
-from token_svc import accounts, emails, events, foreign_hashes, models, names, passwords, scopes
+from token_svc import accounts, emails, events, foreign_hashes, names, passwords, scopes
 from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
+from token_svc.models.accounts import account_json
 from token_svc.settings import Settings
 
 MAX_LINE = 64 * 1024
@@ -142,7 +143,7 @@ async def export_users(database: Database, settings: Settings, options: argparse
 
 
 def _exported(account: AccountRow) -> dict[str, Any]:
-    return models.account_json(account) | {
+    return account_json(account) | {
         "email_verified": bool(account.email_verified),
         "password_hash": account.password_hash,
         "scope": account.scope,

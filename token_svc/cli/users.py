@@ -8,11 +8,14 @@ from shared import departures, times
 from shared.cli.terminal import Failure, confirm, fields, read_password, table
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from token_svc import accounts, attempts, emails, events, items, mail, models, names, scopes, sessions
+from token_svc import accounts, attempts, emails, events, items, names, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.cli import changes
 from token_svc.cli.changes import Change
 from token_svc.events import OPERATOR
+from token_svc.mail import outbox
+from token_svc.models.accounts import holder_json
+from token_svc.models.exports import session_json
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
 
@@ -31,7 +34,7 @@ async def list_users(database: Database, settings: Settings, options: argparse.N
 
 
 def _described(account: AccountRow) -> dict[str, Any]:
-    return models.holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
+    return holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}
 
 
 def _row(one: AccountRow) -> tuple[object, ...]:
@@ -45,7 +48,7 @@ async def show_user(database: Database, settings: Settings, options: argparse.Na
         found = sessions.of(tx, account.id)
         return account, {
             "items": items.count(tx, account.id),
-            "sessions": [models.session_json(session) for session in found],
+            "sessions": [session_json(session) for session in found],
             "events": events.of(tx, account.id),
         }
 
@@ -86,7 +89,7 @@ async def create_user(database: Database, settings: Settings, options: argparse.
         account = accounts.create(tx, options.username, options.email, password_hash, settings.default_scope)
         events.record(tx, account.id, "registered", OPERATOR)
         if settings.mail_url:
-            mail.put(tx, mail.VERIFY, account, account.email, "")
+            outbox.put(tx, outbox.VERIFY, account, account.email, "")
         return account
 
     account = await database.write(unit)

@@ -20,10 +20,10 @@ from shared.database import Database
 from shared.database.jobs import Helper
 from shared.errors import Unavailable
 from shared.settings import is_this_machine
-from token_svc import mail
 from token_svc.accounts import AccountRow
-from token_svc.letters import Letters
-from token_svc.mail import MailRow
+from token_svc.mail import outbox, tokens
+from token_svc.mail.letters import Letters
+from token_svc.mail.outbox import MailRow
 from token_svc.settings import MailURL
 
 POLL_SECONDS = 5.0
@@ -112,7 +112,7 @@ class Mailer:
         database.subscribe(self._take_hint)
 
     def _take_hint(self, hint: str) -> None:
-        if hint == mail.HINT:
+        if hint == outbox.HINT:
             self.news.set()
 
     async def step(self) -> None:
@@ -133,9 +133,9 @@ class Mailer:
         return claimed
 
     async def _claimed(self) -> MailRow | None:
-        if not await self._database.read(mail.is_due):  # mostly there is none, and looking writes nothing
+        if not await self._database.read(outbox.is_due):  # mostly there is none, and looking writes nothing
             return None
-        return await self._database.write(mail.claim)
+        return await self._database.write(outbox.claim)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
@@ -150,17 +150,17 @@ class Mailer:
 
     async def _try(self, one: MailRow, about: dict[str, object]) -> None:
         try:
-            if made := await self._database.write(lambda tx: mail.make_token(tx, one)):
+            if made := await self._database.write(lambda tx: tokens.make(tx, one)):
                 await self._deliver(one, *made)
                 log.info("mail.sent", extra=about)
         except OSError as error:  # smtplib's errors are OSErrors; a certificate's is a ValueError, too
-            is_kept = await self._database.write(lambda tx: mail.postpone(tx, one))
+            is_kept = await self._database.write(lambda tx: outbox.postpone(tx, one))
             event = "mail.postponed" if is_kept else "mail.given_up"
             log.warning(event, extra=about | {"reason": _reason(error)})
             return
         except (Refused, ValueError) as error:
             log.error("mail.refused", extra=about | {"reason": _reason(error)})
-        await self._database.write(lambda tx: mail.drop(tx, one))
+        await self._database.write(lambda tx: outbox.drop(tx, one))
 
     async def _deliver(self, one: MailRow, account: AccountRow, token: str) -> None:
         sender = self._url.sender

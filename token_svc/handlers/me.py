@@ -1,4 +1,4 @@
-"""The handlers of a user's own account: register, read, change, delete, export."""
+"""A user's own account: register, read, change, delete, export; and the mails about it."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,43 +10,99 @@ from starlette.types import Receive, Scope, Send
 from shared import bodies, exports
 from shared.database import Database, Transaction
 from shared.errors import Forbidden
+from shared.openapi import JSON, Operation, Reply
 from shared.pages import MAX_LIMIT
 from shared.rate_limits import AtOnce, address
-from token_svc import accounts, attempts, events, items, models, names, sessions
+from token_svc import accounts, attempts, events, items, names, sessions
 from token_svc.credentials import counted_address
+from token_svc.models.accounts import (
+    CHANGE_REQUEST,
+    FORGOT_REQUEST,
+    PASSWORD_REQUEST,
+    REGISTER_REQUEST,
+    RESET_REQUEST,
+    VERIFY_REQUEST,
+    Accepted,
+    Changed,
+    Machine,
+    Me,
+    Registered,
+    Verified,
+    account_json,
+    holder_json,
+)
+from token_svc.models.exports import Export, export_head
+from token_svc.models.items import item_json
+from token_svc.models.tokens import Tokens, pair_json
 from token_svc.state import Holder, State, holder_of, json_response, language_of
 
 EXPORT_BYTES = 128 * 1024  # in memory at once, or one item that is larger
 
+REGISTER = Operation(
+    name="register",
+    summary="Make a user, who is logged in at once",
+    body={JSON: REGISTER_REQUEST},
+    answers={201: Reply("the user is made", Registered)},
+    codes={401: "invalid_client", 403: "registration_closed", 409: "email_taken username_taken"},
+)
+
 
 async def register(request: Request[State]) -> Response:
     user_address = await counted_address(request)
-    wanted = models.REGISTER.parse(await bodies.read_json(request))
+    wanted = REGISTER_REQUEST.parse(await bodies.read_json(request))
     pair = await request.state["grants"].register(wanted, user_address, language_of(request))
-    user = models.account_json(pair.account)
-    return json_response(models.pair_json(request.state["issuer"], pair) | {"user": user}, 201)
+    user = account_json(pair.account)
+    return json_response(pair_json(request.state["issuer"], pair) | {"user": user}, 201)
+
+
+SHOW_ME = Operation(
+    name="show_me",
+    summary="Fetch one's own account",
+    scope="",
+    answers={200: Reply("the account", Me | Machine)},
+)
 
 
 async def show(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
-    return json_response(models.holder_json(account))
+    return json_response(holder_json(account))
+
+
+CHANGE_ME = Operation(
+    name="change_me",
+    summary="Change one's email, or one's password, which ends all other sessions",
+    body={JSON: CHANGE_REQUEST},
+    scope="",
+    answers={200: Reply("the account as it is now", Changed)},
+    codes={403: "not_a_user wrong_password", 409: "email_taken"},
+)
 
 
 async def change(request: Request[State]) -> Response:
     account, caller = await _user_of(request)
-    wanted = models.CHANGE.parse(await bodies.read_json(request))
+    wanted = CHANGE_REQUEST.parse(await bodies.read_json(request))
     grants = request.state["grants"]
     await grants.confirm(account, wanted.current_password, address(request))
     changed, pair = await grants.change(
         account, caller.claims, wanted.email, wanted.password, address(request), language_of(request)
     )
-    tokens = models.pair_json(request.state["issuer"], pair) if pair else {}
-    return json_response(models.holder_json(changed) | tokens)
+    tokens = pair_json(request.state["issuer"], pair) if pair else {}
+    return json_response(holder_json(changed) | tokens)
+
+
+DELETE_ME = Operation(
+    name="delete_me",
+    summary="Delete one's account, with all that is stored",
+    body={JSON: PASSWORD_REQUEST},
+    scope="",
+    answers={204: Reply("it is gone")},
+    codes={403: "not_a_user wrong_password"},
+)
 
 
 async def delete(request: Request[State]) -> Response:
     account, caller = await _user_of(request)
-    wanted = models.PASSWORD.parse(await bodies.read_json(request))
+    wanted = PASSWORD_REQUEST.parse(await bodies.read_json(request))
     await request.state["grants"].confirm(account, wanted.current_password, address(request))
 
     def unit(tx: Transaction) -> None:
@@ -60,27 +116,6 @@ async def delete(request: Request[State]) -> Response:
     return Response(status_code=204)
 
 
-async def forgot_password(request: Request[State]) -> Response:
-    user_address = await counted_address(request)
-    wanted = models.FORGOT.parse(await bodies.read_json(request))
-    await request.state["recovery"].forgot(wanted.email, language_of(request), user_address)
-    return json_response({}, 202)
-
-
-async def reset_password(request: Request[State]) -> Response:
-    user_address = await counted_address(request)
-    wanted = models.RESET.parse(await bodies.read_json(request))
-    pair = await request.state["recovery"].reset(wanted.token, wanted.password, user_address)
-    return json_response(models.pair_json(request.state["issuer"], pair))
-
-
-async def verify_email(request: Request[State]) -> Response:
-    user_address = await counted_address(request)
-    wanted = models.VERIFY.parse(await bodies.read_json(request))
-    account = await request.state["recovery"].verify(wanted.token, user_address)
-    return json_response({"email": account.email, "email_verified": True})
-
-
 async def _user_of(request: Request[State]) -> Holder:
     holder = await holder_of(request)
     if holder.account.is_client:
@@ -88,12 +123,68 @@ async def _user_of(request: Request[State]) -> Holder:
     return holder
 
 
+FORGOT_PASSWORD = Operation(
+    name="forgot_password",
+    summary="Ask for a mail to choose a new password",
+    body={JSON: FORGOT_REQUEST},
+    answers={202: Reply("the same for a known and an unknown address", Accepted)},
+    codes={401: "invalid_client", 403: "mail_not_configured"},
+)
+
+
+async def forgot_password(request: Request[State]) -> Response:
+    user_address = await counted_address(request)
+    wanted = FORGOT_REQUEST.parse(await bodies.read_json(request))
+    await request.state["recovery"].forgot(wanted.email, language_of(request), user_address)
+    return json_response({}, 202)
+
+
+RESET_PASSWORD = Operation(
+    name="reset_password",
+    summary="Choose a new password with the token of a mail, which ends all sessions",
+    body={JSON: RESET_REQUEST},
+    answers={200: Reply("a new pair of tokens", Tokens)},
+    codes={400: "invalid_token", 401: "invalid_client", 403: "mail_not_configured"},
+)
+
+
+async def reset_password(request: Request[State]) -> Response:
+    user_address = await counted_address(request)
+    wanted = RESET_REQUEST.parse(await bodies.read_json(request))
+    pair = await request.state["recovery"].reset(wanted.token, wanted.password, user_address)
+    return json_response(pair_json(request.state["issuer"], pair))
+
+
+VERIFY_EMAIL = Operation(
+    name="verify_email",
+    summary="Verify an address with the token of a mail",
+    body={JSON: VERIFY_REQUEST},
+    answers={200: Reply("the address is verified", Verified)},
+    codes={400: "invalid_token", 401: "invalid_client", 403: "mail_not_configured"},
+)
+
+
+async def verify_email(request: Request[State]) -> Response:
+    user_address = await counted_address(request)
+    wanted = VERIFY_REQUEST.parse(await bodies.read_json(request))
+    account = await request.state["recovery"].verify(wanted.token, user_address)
+    return json_response({"email": account.email, "email_verified": True})
+
+
+EXPORT_ME = Operation(
+    name="export_me",
+    summary="Fetch everything that is stored about oneself",
+    scope="",
+    answers={200: Reply("everything", Export)},
+)
+
+
 async def export(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
 
     def unit(tx: Transaction) -> str:
         known = attempts.of(tx, names.fold(account.username))
-        return models.export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
+        return export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
 
     head = await request.state["database"].query(unit)
     return ExportResponse(_export(request.state["database"], account.id, head), request.state["exports"], account.id)
@@ -121,7 +212,7 @@ async def _export(database: Database, owner: str, head: str) -> AsyncIterator[by
         page = partial(items.page, owner=owner, after=after, limit=MAX_LIMIT, most_bytes=EXPORT_BYTES)
         found, after = await database.query(page)
         for item in found:
-            yield f"{separator}{models.item_json(item)}".encode()
+            yield f"{separator}{item_json(item)}".encode()
             separator = ","
     yield b"]"
     async for piece in exports.members(database, owner):  # of the service that shares the database

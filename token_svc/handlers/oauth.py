@@ -1,4 +1,4 @@
-"""The handlers of OAuth 2: tokens, revocation, introspection, metadata and keys."""
+"""OAuth 2: tokens, revocation, introspection, metadata and keys."""
 
 from typing import Any
 
@@ -9,12 +9,34 @@ from shared import auth, urls
 from shared.auth import BadToken, Claims
 from shared.database import Transaction
 from shared.errors import BadRequest, Forbidden, Invalid, Problem
+from shared.openapi import JSON, Operation, Reply
 from shared.rate_limits import address, count
 from shared.schemas import Fault
-from token_svc import accounts, credentials, events, forms, models, scopes, sessions
+from token_svc import accounts, credentials, events, forms, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.clients import CHALLENGE, InvalidClient
+from token_svc.forms import FORM
 from token_svc.grants import InvalidGrant
+from token_svc.models.tokens import (
+    TOKEN_FORM,
+    TOKEN_JSON,
+    TOKEN_ONLY_FORM,
+    TOKEN_ONLY_REQUEST,
+    TOKEN_REQUEST,
+    ActiveAccessToken,
+    ActiveRefreshToken,
+    Inactive,
+    MachineToken,
+    OAuthProblem,
+    PublicKeys,
+    Revoked,
+    ServerMetadata,
+    TokenOnlyRequest,
+    TokenRequest,
+    Tokens,
+    machine_token_json,
+    pair_json,
+)
 from token_svc.sessions import Pair
 from token_svc.state import State, holder_of, json_response, language_of
 
@@ -22,12 +44,25 @@ PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 
 GRANT_TYPES = ("password", "refresh_token", "client_credentials")
 AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 
+TOKEN = Operation(
+    name="get_token",
+    summary="Log in by password, go on with a refresh token, or get a machine client's token",
+    body={JSON: TOKEN_JSON, FORM: TOKEN_FORM},
+    answers={200: Reply("a new pair of tokens, or a machine's one", Tokens | MachineToken)},
+    codes={
+        400: "invalid_grant invalid_request invalid_scope unsupported_grant_type",
+        401: "invalid_client invalid_grant",
+        403: "email_not_verified",
+    },
+    problem=OAuthProblem,
+)
+
 
 async def token(request: Request[State]) -> Response:
     is_form = forms.is_form(request)
-    body = await forms.read(request, set(models.TOKEN.schema["properties"]))
+    body = await forms.read(request, set(TOKEN_REQUEST.schema["properties"]))
     if not is_form:
-        body = forms.known(body, models.TOKEN)
+        body = forms.known(body, TOKEN_REQUEST)
         body.setdefault("grant_type", "password")
     try:
         with forms.faults_of(request):
@@ -42,7 +77,7 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     grant_type = _given(body.get("grant_type"), "grant_type")
     if isinstance(grant_type, str) and grant_type not in GRANT_TYPES:
         raise BadRequest("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
-    wanted = models.TOKEN.parse(body)
+    wanted = TOKEN_REQUEST.parse(body)
     given = credentials.of_request(request, body)
     client = await credentials.client_of(request, given) if given else None
     if client is None:
@@ -50,12 +85,12 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     if wanted.grant_type == "client_credentials":
         if client is None:
             raise InvalidClient
-        return models.machine_token_json(request.state["issuer"], client, scopes.granted(client.scope, wanted.scope))
+        return machine_token_json(request.state["issuer"], client, scopes.granted(client.scope, wanted.scope))
     pair = await _pair(request, wanted, client)
-    return models.pair_json(request.state["issuer"], pair)
+    return pair_json(request.state["issuer"], pair)
 
 
-async def _pair(request: Request[State], wanted: models.TokenRequest, client: AccountRow | None) -> Pair:
+async def _pair(request: Request[State], wanted: TokenRequest, client: AccountRow | None) -> Pair:
     grants = request.state["grants"]
     user_address = credentials.user_address(request, client)
     if wanted.grant_type == "refresh_token":
@@ -69,6 +104,16 @@ def _given(value: str | None, name: str) -> str:
     if value is None:
         raise Invalid([Fault(f"/{name}", "required")])
     return value
+
+
+REVOKE = Operation(
+    name="revoke_token",
+    summary="End the session of a token of either kind",
+    body={JSON: TOKEN_ONLY_REQUEST, FORM: TOKEN_ONLY_FORM},
+    answers={200: Reply("the session has ended, or the token is unknown", Revoked)},
+    codes={400: "invalid_request"},
+    problem=OAuthProblem,
+)
 
 
 async def revoke(request: Request[State]) -> Response:
@@ -97,6 +142,17 @@ async def revoke(request: Request[State]) -> Response:
     return json_response({})
 
 
+INTROSPECT = Operation(
+    name="introspect_token",
+    summary="Ask what a token is good for",
+    body={JSON: TOKEN_ONLY_REQUEST, FORM: TOKEN_ONLY_FORM},
+    scope="introspect",
+    answers={200: Reply("what it is good for", Inactive | ActiveAccessToken | ActiveRefreshToken)},
+    codes={400: "invalid_request", 401: "invalid_client"},
+    problem=OAuthProblem,
+)
+
+
 async def introspect(request: Request[State]) -> Response:
     """RFC 7662."""
     await _check_introspector(request)
@@ -120,10 +176,10 @@ async def _check_introspector(request: Request[State]) -> None:
         )
 
 
-async def _token_of(request: Request[State]) -> models.TokenOnlyRequest:
-    body = await forms.read(request, set(models.TOKEN_ONLY.schema["properties"]))
+async def _token_of(request: Request[State]) -> TokenOnlyRequest:
+    body = await forms.read(request, set(TOKEN_ONLY_REQUEST.schema["properties"]))
     with forms.faults_of(request):
-        return models.TOKEN_ONLY.parse(body)
+        return TOKEN_ONLY_REQUEST.parse(body)
 
 
 def _claims_of(request: Request[State], token: str) -> Claims | None:
@@ -151,6 +207,14 @@ def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
     return {"active": True, "token_type": "refresh_token", **about}
 
 
+METADATA = Operation(
+    name="server_metadata",
+    summary="Find the OAuth endpoints",
+    overload={},
+    answers={200: Reply("where they are", ServerMetadata)},
+)
+
+
 async def metadata(request: Request[State]) -> Response:
     """RFC 8414. `response_types_supported` is required (§2) and must not be empty (§3.2); without an authorization
     endpoint it is `none`."""
@@ -171,6 +235,14 @@ async def metadata(request: Request[State]) -> Response:
             "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
         }
     )
+
+
+JWKS = Operation(
+    name="public_keys",
+    summary="Fetch the keys that tokens are checked with",
+    overload={},
+    answers={200: Reply("the public ones", PublicKeys)},
+)
 
 
 async def jwks(request: Request[State]) -> Response:

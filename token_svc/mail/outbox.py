@@ -1,29 +1,21 @@
-"""Mails to users: the outbox, and the tokens of mails that were sent.
+"""The outbox: a mail is written by the transaction that causes it, and stays until a server has taken it."""
 
-A mail is written by the transaction that causes it and stays until a server has taken it. Its token is made when it
-is sent, and only its digest is kept.
-"""
-
-import hashlib
-import secrets
 from typing import NamedTuple
 
 from shared import ids
 from shared.database import Transaction
-from token_svc import accounts, attempts, emails
+from token_svc import attempts, emails
 from token_svc.accounts import AccountRow
 from token_svc.events import NO_ACCOUNT
 
 RESET = "reset"
 VERIFY = "verify"
 HINT = "token mail"  # to other processes: a mail waits
-LIFETIME_MS = {RESET: 30 * 60 * 1000, VERIFY: 24 * 3600 * 1000}
 RATE = (5, 3600)  # to one address: a stranger cannot fill its inbox
 LEASE_MS = 120_000  # for one that is being sent; longer than a try may take
 FIRST_DELAY_MS = 5_000
 MAX_DELAY_MS = 3600 * 1000
 KEPT_MS = 24 * 3600 * 1000  # after which a mail that no server has taken is given up
-MAX_PRUNED = 500
 
 
 class MailRow(NamedTuple):
@@ -83,34 +75,6 @@ def claim(tx: Transaction) -> MailRow | None:
     return MailRow(*row) if row else None
 
 
-INSERT_TOKEN = """
-INSERT INTO mail_token (digest, kind, account_id, email, version, expires_at)
-VALUES (:digest, :kind, :account_id, :email, :version, :expires_at)
-"""
-
-
-def make_token(tx: Transaction, mail: MailRow) -> tuple[AccountRow, str] | None:
-    """The account and a new token for its mail. None when its address or password has changed since."""
-    account = accounts.by_id(tx, mail.account_id)
-    if account is None or account.is_disabled or (account.email, account.version) != (mail.email, mail.version):
-        return None
-    token = secrets.token_urlsafe(32)
-    tx.put(
-        INSERT_TOKEN,
-        digest=digest_of(token),
-        kind=mail.kind,
-        account_id=account.id,
-        email=mail.email,
-        version=mail.version,
-        expires_at=tx.now + LIFETIME_MS[mail.kind],
-    )
-    return account, token
-
-
-def digest_of(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def drop(tx: Transaction, mail: MailRow) -> None:
     """The mail is sent, or given up."""
     tx.put("DELETE FROM mail WHERE id = :id", id=mail.id)
@@ -124,43 +88,3 @@ def postpone(tx: Transaction, mail: MailRow) -> bool:
         return False
     tx.put("UPDATE mail SET due_at = :due_at WHERE id = :id", id=mail.id, due_at=tx.now + delay)
     return True
-
-
-HOLDER = f"""
-SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}
-FROM mail_token JOIN account ON account.id = mail_token.account_id
-WHERE mail_token.digest = :digest AND mail_token.kind = :kind AND mail_token.expires_at > :now
-    AND account.email = mail_token.email AND account.version = mail_token.version AND account.is_disabled = 0
-"""
-
-
-def holder(tx: Transaction, kind: str, token: str) -> AccountRow | None:
-    """The account that a token is good for."""
-    row = tx.one(HOLDER, kind=kind, digest=digest_of(token), now=tx.now)
-    return AccountRow(*row) if row else None
-
-
-def use_token(tx: Transaction, kind: str, token: str) -> AccountRow | None:
-    """The account that a token is good for, locked. Ends all its tokens of the kind."""
-    found = holder(tx, kind, token)
-    if found is None:
-        return None
-    accounts.lock(tx, found.id)
-    account = holder(tx, kind, token)  # another may have used it meanwhile
-    if account:
-        tx.put("DELETE FROM mail_token WHERE account_id = :id AND kind = :kind", id=account.id, kind=kind)
-    return account
-
-
-PRUNE = """
-DELETE FROM mail_token WHERE digest IN (
-    WITH old AS MATERIALIZED (
-        SELECT digest FROM mail_token WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT digest FROM old
-)
-"""
-
-
-def prune(tx: Transaction) -> int:
-    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)

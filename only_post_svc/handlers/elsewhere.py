@@ -1,0 +1,71 @@
+"""What workers elsewhere call: claim, renew, finish."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from only_post_svc.models.elsewhere import (
+    CLAIM_REQUEST,
+    FINISH_REQUEST,
+    RENEW_REQUEST,
+    ClaimedRuns,
+    HeldRuns,
+    claimed_json,
+    ending_of,
+    held_json,
+    held_of,
+)
+from only_post_svc.state import WORK, State, caller_of, json_response
+from shared.bodies import read_json
+from shared.openapi import JSON, Operation, Reply
+from shared.strict_json import encode
+
+CLAIM = Operation(
+    name="claim",
+    summary="Claim tasks to run, waiting up to `wait` seconds for one",
+    body={JSON: CLAIM_REQUEST},
+    scope=WORK,
+    answers={200: Reply("what there was, most urgent first", ClaimedRuns)},
+)
+
+
+async def claim(request: Request[State]) -> Response:
+    await caller_of(request, WORK)
+    wanted = CLAIM_REQUEST.parse(await read_json(request))
+    request.state["types"].check_elsewhere(wanted.types)
+    limit = int(wanted.limit)
+    runs = await request.state["claimants"].claim(wanted.types, limit, wanted.wait, request.is_disconnected)
+    request.state["note_claims"](len(runs))
+    return json_response(f'{{"items":[{",".join(map(claimed_json, runs))}]}}')
+
+
+RENEW = Operation(
+    name="renew",
+    summary="Renew the leases of runs, and say how far they are",
+    body={JSON: RENEW_REQUEST},
+    scope=WORK,
+    answers={200: Reply("which of them hold their leases", HeldRuns)},
+)
+
+
+async def renew(request: Request[State]) -> Response:
+    await caller_of(request, WORK)
+    runs = [held_of(run) for run in RENEW_REQUEST.parse(await read_json(request)).runs]
+    leases = await request.state["claimants"].renew(runs)
+    return json_response(f'{{"items":[{",".join(map(held_json, leases))}]}}')
+
+
+FINISH = Operation(
+    name="finish",
+    summary="End runs, well or not",
+    body={JSON: FINISH_REQUEST},
+    scope=WORK,
+    answers={200: Reply("which of them held their leases, and have ended", HeldRuns)},
+)
+
+
+async def finish(request: Request[State]) -> Response:
+    await caller_of(request, WORK)
+    runs = [(held_of(run), ending_of(run)) for run in FINISH_REQUEST.parse(await read_json(request)).runs]
+    ended = await request.state["claimants"].finish(runs)
+    items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
+    return json_response(f'{{"items":[{",".join(items)}]}}')

@@ -1,0 +1,149 @@
+"""Submits: one task, or a batch."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from only_post_svc import hints, queue
+from only_post_svc.backlog import Place
+from only_post_svc.models.tasks import BATCH_REQUEST, SUBMIT_REQUEST, TASK_REQUEST, Batch, Task, task_json
+from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.state import SCOPE, Requester, State, json_response, requester_of, task_response
+from only_post_svc.task_types import Types
+from only_post_svc.tracing import traceparent_of
+from shared.bodies import read_json
+from shared.database import Transaction
+from shared.errors import Invalid, Unavailable
+from shared.idempotency import Answer, key_of, once
+from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Reply
+from shared.schemas import Fault
+
+SUBMIT_HEADERS = ("Idempotency-Replayed", "Task-Existing")
+LONG_BATCH = 100  # tasks, above which writing them takes more than some milliseconds
+
+SUBMIT = Operation(
+    name="submit_task",
+    summary="Submit a task",
+    body={JSON: SUBMIT_REQUEST},
+    parameters=(IDEMPOTENCY_KEY,),
+    scope=SCOPE,
+    answers={
+        200: Reply("with `wait`: the task, which has ended", Task, SUBMIT_HEADERS),
+        202: Reply("the task is on disk", Task, (*SUBMIT_HEADERS, "Retry-After")),
+    },
+    codes={503: "queue_full"},
+)
+
+
+async def submit(request: Request[State]) -> Response:
+    who = await requester_of(request)
+    answer, headers, wait_seconds = await _submit_one(request, who)
+    if wait_seconds:
+        task_id = json.loads(answer.body)["task_id"]
+        with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
+            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds)
+            if task is not None:
+                return task_response(task, headers)
+    return json_response(answer.body, answer.status, headers)
+
+
+async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, dict[str, str], float]:
+    """The answer, its headers and how long to wait for the task. Ends before the wait, during which the body would stay
+    in memory."""
+    body = await read_json(request)
+    wanted = SUBMIT_REQUEST.parse(body)
+    who.need_scope(request.state["types"].scope(wanted.type))
+    new = request.state["types"].new_task(wanted)._replace(traceparent=traceparent_of(request))
+    answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
+    return answer, headers, wanted.wait
+
+
+BATCH = Operation(
+    name="submit_batch",
+    summary="Submit many tasks, all or none",
+    body={JSON: BATCH_REQUEST},
+    parameters=(IDEMPOTENCY_KEY,),
+    scope=SCOPE,
+    answers={202: Reply("the tasks are on disk", Batch, SUBMIT_HEADERS)},
+    codes={503: "queue_full"},
+)
+
+
+async def submit_batch(request: Request[State]) -> Response:
+    who = await requester_of(request)
+    body = await read_json(request)
+    new = _batch(BATCH_REQUEST.parse(body).tasks, request.state["types"], who, traceparent_of(request))
+    answer, headers = await _submit_once(request, "POST /api/batch", who, body, new, _items)
+    return json_response(answer.body, answer.status, headers)
+
+
+def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, traceparent: str | None) -> list[NewTask]:
+    """Raises Invalid with the faults of all entries at once."""
+    new: list[NewTask] = []
+    faults: list[Fault] = []
+    for index, entry in enumerate(entries):
+        try:
+            wanted = TASK_REQUEST.parse(entry)
+            who.need_scope(types.scope(wanted.type))
+            new.append(types.new_task(wanted)._replace(traceparent=traceparent))
+        except Invalid as invalid:
+            faults += [Fault(f"/tasks/{index}{fault.pointer}", fault.detail) for fault in invalid.errors]
+    if faults:
+        raise Invalid(faults)
+    return new
+
+
+def _items(tasks: list[TaskRow]) -> str:
+    return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
+
+
+async def _submit_once(
+    request: Request[State],
+    route: str,
+    who: Requester,
+    body: Any,
+    new: list[NewTask],
+    write: Callable[[list[TaskRow]], str],
+) -> tuple[Answer, dict[str, str]]:
+    """The answer to a submit, and its headers: the first one, when its key was used before. `write` says it in JSON."""
+    key = key_of(request, route, who.id, body)
+    database, backlog = request.state["database"], request.state["backlog"]
+    submitted: list[tuple[TaskRow, bool]] = []
+
+    def unit(tx: Transaction) -> Answer:
+        submitted.clear()  # it may run twice
+        return once(tx, key, lambda: work(tx))
+
+    def work(tx: Transaction) -> Answer:
+        submitted.extend(_submit_all(tx, who, new, place))
+        existing = (("Task-Existing", "true"),) if any(is_existing for _, is_existing in submitted) else ()
+        return Answer(202, write([task for task, _ in submitted]), headers=existing)
+
+    async with backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
+        answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
+        made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
+        place.made = len(made)
+    request.state["counts"].submitted(made)
+    database.publish(hints.QUEUED)
+    if any(one.notify for one in new):
+        database.publish(hints.NOTIFY)
+    if any(one.is_for_later for one in new):
+        database.publish(hints.SCHEDULED)
+    replayed = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
+    return answer, dict(answer.headers) | replayed
+
+
+def _submit_all(tx: Transaction, who: Requester, new: list[NewTask], place: Place) -> list[tuple[TaskRow, bool]]:
+    """The tasks, and which of them there were already. Raises 503 `queue_full`."""
+    if any(one.unique is None for one in new):
+        place.check()
+    for name in sorted({queue.unique_lock(who.id, one) for one in new if one.unique is not None}):
+        tx.lock(name)
+    submitted = [queue.submit_once(tx, who.id, one._replace(is_person=who.is_person)) for one in new]
+    if not all(is_existing for _, is_existing in submitted):
+        place.check()
+    return submitted

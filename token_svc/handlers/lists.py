@@ -1,0 +1,129 @@
+"""Lists of a user's items: pages, filters, and what has changed since."""
+
+import time
+from typing import Annotated
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import strict_json
+from shared.database import Transaction
+from shared.errors import Invalid, Problem
+from shared.openapi import Operation, Parameter, Reply
+from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, limit_of
+from shared.schemas import Fault, Limits
+from token_svc import filters, items, sessions
+from token_svc.items import Deleted, ItemRow, Page
+from token_svc.models.items import ItemPage, change_json, item_json
+from token_svc.state import Holder, State, holder_of, written_response
+
+MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
+LIMIT = Parameter(
+    "limit",
+    "query",
+    f"how many at most; {DEFAULT_LIMIT} when left out",
+    Annotated[int, Limits(minimum=1, maximum=MAX_LIMIT)],
+    {422: "invalid_request"},
+)
+CURSOR = Parameter("cursor", "query", "the `next_cursor` of the page before", str, {400: "invalid_cursor"})
+SINCE = Parameter(
+    "since",
+    "query",
+    "the `since` of a walk before: only what has been made, changed or deleted from there on",
+    str,
+    {400: "invalid_cursor", 410: "since_expired"},
+)
+WAIT = Parameter(
+    "wait",
+    "query",
+    "beside `since`: seconds to wait for a change",
+    Annotated[int, Limits(minimum=0, maximum=MAX_WAIT_SECONDS)],
+    {422: "invalid_request"},
+)
+WHERE = Parameter(
+    "where",
+    "query",
+    "a JSON object: only items whose data has all its members, objects likewise within. A page may be short, even "
+    "empty, while there is a `next_cursor`",
+    str,
+    {422: "invalid_request"},
+)
+
+LIST_ITEMS = Operation(
+    name="list_items",
+    summary="List one's items, oldest first, or what has changed",
+    parameters=(LIMIT, CURSOR, SINCE, WAIT, WHERE),
+    scope="data",
+    answers={200: Reply("a page", ItemPage)},
+)
+
+
+async def list_all(request: Request[State]) -> Response:
+    holder = await holder_of(request, "data")
+    account = holder.account
+    query = request.query_params
+    limit = limit_of(query.get("limit"))
+    if "since" in query:
+        return await _list_changes(request, holder, query["since"], limit)
+    if query.get("wait"):
+        raise Invalid([Fault("/wait", "is for since")])
+    where = query.get("where")
+    fits = filters.containing(where) if where is not None else None
+    cursors, bound = request.state["cursors"], ("items", account.id, where)
+    position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
+
+    def unit(tx: Transaction) -> tuple[str, Page]:
+        mark, _, after = position.partition(" ") if position else (str(items.latest_change(tx, account.id)), "", "")
+        return mark, items.page(tx, account.id, after, limit, fits)
+
+    database = request.state["database"]
+    # A page without a filter is quicker to read than another thread to wake.
+    mark, page = await (database.query(unit) if fits else database.read(unit))
+    next_cursor = cursors.write(f"{mark} {page.after}", *bound) if page.after is not None else None
+    return _page(list(map(item_json, page.items)), next_cursor, cursors.write(mark, "since", account.id))
+
+
+async def _list_changes(request: Request[State], holder: Holder, since: str, limit: int) -> Response:
+    owner = holder.account.id
+    query, cursors = request.query_params, request.state["cursors"]
+    if "where" in query:
+        raise Invalid([Fault("/where", "is not for since: an item that no longer fits would never be reported")])
+    seconds = _wait_of(query.get("wait"))
+    bound = ("changes", owner, since)
+    start = int(cursors.read(since, "since", owner))
+    position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
+
+    def unit(tx: Transaction) -> tuple[int, list[ItemRow | Deleted], int | None]:
+        sessions.need_holder(tx, holder.caller.claims)  # it may have ended while the request waited
+        upto, after = map(int, position.split(" ")) if position else (items.latest_change(tx, owner), start)
+        found, more = items.changes(tx, owner, after, upto, limit)
+        if start < items.forgotten(tx, owner):  # last: pruning may run between two statements
+            raise Problem("since_expired", "deletions since then are forgotten; list all items again", status=410)
+        return upto, found, more
+
+    deadline = time.monotonic() + seconds
+    with request.state["changes"].watching(owner) as news:
+        while True:
+            news.clear()
+            upto, found, more = await request.state["database"].read(unit)
+            left = deadline - time.monotonic()
+            if found or left <= 0 or not await request.state["changes"].wait(news, left):
+                break
+    next_cursor = cursors.write(f"{upto} {more}", *bound) if more is not None else None
+    return _page(list(map(change_json, found)), next_cursor, cursors.write(str(upto), "since", owner))
+
+
+def _wait_of(text: str | None) -> int:
+    """Seconds. Raises 422."""
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 3) or int(text) > MAX_WAIT_SECONDS:
+        raise Invalid([Fault("/wait", f"must be a whole number from 0 to {MAX_WAIT_SECONDS}")])
+    return int(text)
+
+
+def _page(written: list[str], next_cursor: str | None, since: str) -> Response:
+    encode = strict_json.encode
+    return written_response(
+        f'{{"items":[{",".join(written)}],"next_cursor":{encode(next_cursor)},"since":{encode(since)}}}'
+    )

@@ -1,0 +1,1 @@
+"""Mails to users: from the transaction that causes one to the server that takes it."""

@@ -56,7 +56,7 @@ def mail_server(tls: ssl.SSLContext | None = None, password: str = "") -> Iterat
 
     def authenticate(server: Protocol, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         is_right = isinstance(data, LoginPassword) and (data.login, data.password) == (b"app", password.encode())
-        return AuthResult(success=is_right)
+        return AuthResult(success=is_right, handled=False)  # aiosmtpd answers 235 or 535
 
     server = MailServer()
     controller = Controller(

@@ -10,7 +10,6 @@ from only_post_svc.models.elsewhere import (
     ClaimedRuns,
     HeldRuns,
     claimed_json,
-    ending_of,
     held_json,
     held_of,
 )
@@ -65,7 +64,7 @@ FINISH = Operation(
 
 async def finish(request: Request[State]) -> Response:
     await caller_of(request, WORK)
-    runs = [(held_of(run), ending_of(run)) for run in FINISH_REQUEST.parse(await read_json(request)).runs]
+    runs = FINISH_REQUEST.parse(await read_json(request)).endings()
     ended = await request.state["claimants"].finish(runs)
     items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
     return json_response(f'{{"items":[{",".join(items)}]}}')

@@ -8,8 +8,9 @@ from only_post_svc.elsewhere import Held, Lease, RunElsewhere
 from only_post_svc.models.tasks import MAX_DELAY_SECONDS, Wait, time_json
 from only_post_svc.queue import Ending
 from shared.bodies import Shape
+from shared.errors import Invalid
 from shared.openapi import Id, Time
-from shared.schemas import Limits
+from shared.schemas import Fault, Limits
 from shared.strict_json import encode
 
 MAX_RUNS = 100  # of one claim, renewal or finish of workers elsewhere
@@ -52,8 +53,8 @@ class RunError:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has succeeded has a `result`, one that has failed an `error`: without `retry` that ends its task. Its
-    next attempt finds the latest `checkpoint`."""
+    """A run that has succeeded has a `result`; one that has failed has an `error` instead, which ends its task when
+    `retry` is false. Its next attempt finds the latest `checkpoint`."""
 
     task_id: str
     lease: str
@@ -68,13 +69,16 @@ class FinishedRun:
 class FinishRequest:
     runs: Annotated[list[FinishedRun], Limits(minItems=1, maxItems=MAX_RUNS)]
 
+    def endings(self) -> list[tuple[Held, Ending]]:
+        """Raises Invalid for runs with both a result and an error."""
+        both = [number for number, run in enumerate(self.runs) if run.error is not None and run.result is not None]
+        if both:
+            raise Invalid([Fault(f"/runs/{number}/result", "not beside an error") for number in both])
+        return [(held_of(run), ending_of(run)) for run in self.runs]
+
 
 CLAIM_REQUEST = Shape(ClaimRequest)
-
-
 RENEW_REQUEST = Shape(RenewRequest)
-
-
 FINISH_REQUEST = Shape(FinishRequest)
 
 

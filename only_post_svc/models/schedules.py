@@ -58,11 +58,7 @@ class UnscheduleRequest:
 
 
 SCHEDULE_REQUEST = Shape(ScheduleRequest)
-
-
 SCHEDULES_REQUEST = Shape(SchedulesRequest)
-
-
 UNSCHEDULE_REQUEST = Shape(UnscheduleRequest)
 
 

@@ -18,8 +18,6 @@ class TypeRequest:
 
 
 EMPTY_REQUEST = Shape(EmptyRequest)
-
-
 TYPE_REQUEST = Shape(TypeRequest)
 
 

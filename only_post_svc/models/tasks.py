@@ -106,20 +106,10 @@ class ListRequest:
 
 
 TASK_REQUEST = Shape(TaskRequest)
-
-
 SUBMIT_REQUEST = Shape(SubmitRequest)
-
-
 BATCH_REQUEST = Shape(BatchRequest)
-
-
 RESULT_REQUEST = Shape(ResultRequest)
-
-
 CHANGE_REQUEST = Shape(ChangeRequest)
-
-
 LIST_REQUEST = Shape(ListRequest)
 
 

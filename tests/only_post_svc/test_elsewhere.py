@@ -241,6 +241,9 @@ def test_no_caller_has_more_running_than_it_may(start_service: Callable[..., Ser
     assert run["payload"]["url"] == "ann"
 
 
+GOOD = {"task_id": "a", "lease": "b", "result": 0}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "pointer"),
     [
@@ -259,6 +262,7 @@ def test_no_caller_has_more_running_than_it_may(start_service: Callable[..., Ser
         ("/api/finish", {"runs": [{"task_id": "a", "lease": "b", "error": {}}]}, "/runs/0/error/message"),
         ("/api/finish", {"runs": [{"task_id": "a", "lease": "b", "retry_after": -1}]}, "/runs/0/retry_after"),
         ("/api/finish", {"runs": [{"task_id": "a", "lease": "b"}] * 101}, "/runs"),
+        ("/api/finish", {"runs": [GOOD, GOOD | {"error": {"message": "no"}}]}, "/runs/1/result"),
     ],
 )
 def test_what_is_wrong_is_told_at_its_place(of_module: Service, path: str, body: Any, pointer: str) -> None:

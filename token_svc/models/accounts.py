@@ -46,20 +46,10 @@ class VerifyRequest:
 
 
 REGISTER_REQUEST = Shape(RegisterRequest)
-
-
 CHANGE_REQUEST = Shape(ChangeRequest)
-
-
 PASSWORD_REQUEST = Shape(PasswordRequest)
-
-
 FORGOT_REQUEST = Shape(ForgotRequest)
-
-
 RESET_REQUEST = Shape(ResetRequest)
-
-
 VERIFY_REQUEST = Shape(VerifyRequest)
 
 

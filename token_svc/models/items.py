@@ -37,11 +37,7 @@ class PatchRequest:
 
 
 CREATE_REQUEST = Shape(CreateRequest)
-
-
 ITEM_REQUEST = Shape(ItemRequest)
-
-
 PATCH_REQUEST = Shape(PatchRequest)
 
 

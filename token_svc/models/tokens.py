@@ -35,8 +35,6 @@ class TokenOnlyRequest:
 
 
 TOKEN_REQUEST = Shape(TokenRequest)
-
-
 TOKEN_ONLY_REQUEST = Shape(TokenOnlyRequest)
 
 

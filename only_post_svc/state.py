@@ -1,7 +1,7 @@
 """What handlers share: the state, who sent a request, and JSON answers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,13 +15,11 @@ from only_post_svc.settings import Settings
 from only_post_svc.task_types import Types
 from only_post_svc.waiters import Waiters
 from shared.auth import Caller, TokenDoor, need_scope, require
-from shared.bodies import check_media_type, parse_json, read
 from shared.database import Database
-from shared.errors import Invalid
 from shared.health import Health
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, address, count
-from shared.schemas import Fault, Schema
+from shared.schemas import Schema
 
 SCOPE = "tasks"  # of those who submit
 OPERATE = "operate"  # of operators, who pause types
@@ -86,17 +84,6 @@ async def known_requester(request: Request[State], scope: str) -> Requester:
 async def caller_of(request: Request[State], scope: str = SCOPE) -> str:
     """The caller's id. Raises 401, 403 and 429."""
     return (await requester_of(request, scope)).id
-
-
-async def optional_body(request: Request[State]) -> dict[str, Any]:
-    """The body as an object; without a body an empty one."""
-    if not (body := await read(request)):
-        return {}
-    check_media_type(request, "application/json")
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        raise Invalid([Fault("", "must be an object")])
-    return value
 
 
 def json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

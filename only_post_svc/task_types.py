@@ -4,13 +4,12 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from only_post_svc.models.schedules import ScheduleRequest
-from only_post_svc.models.tasks import TaskRequest
+from only_post_svc.models.tasks import TaskRequest, moment
 from only_post_svc.queue import NewTask
 from only_post_svc.recurrence import Recurrence
 from only_post_svc.registry import TaskType
 from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule
 from only_post_svc.webhooks import ANYONE, Receivers
-from shared import times
 from shared.errors import Invalid
 from shared.schemas import Check, Fault, validator
 from shared.strict_json import encode
@@ -117,7 +116,7 @@ def _run_at(request: TaskRequest, faults: list[Fault]) -> int | None:
     if request.delay:
         faults.append(Fault("/run_at", "not together with delay"))
     try:
-        return times.from_text(request.run_at)
-    except (ValueError, OverflowError):
-        faults.append(Fault("/run_at", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
+        return moment(request.run_at, "/run_at")
+    except Invalid as invalid:
+        faults += invalid.errors
         return None

@@ -92,10 +92,23 @@ async def read_json_as_written(request: Request[Any], *accepted: str) -> tuple[d
 async def _read_object(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], bytes]:
     check_media_type(request, *accepted)
     body = await read(request)
+    return _object(body), body
+
+
+async def read_optional_json(request: Request[Any]) -> dict[str, Any]:
+    """The body as a JSON object; an empty one where there is no body. Raises as `read_json` does."""
+    body = await read(request)
+    if not body:
+        return {}
+    check_media_type(request, "application/json")
+    return _object(body)
+
+
+def _object(body: bytes) -> dict[str, Any]:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise Invalid([Fault("", "must be an object")])
-    return value, body
+    return value
 
 
 def check_media_type(request: Request[Any], *accepted: str) -> None:

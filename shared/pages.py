@@ -1,16 +1,17 @@
-"""Cursors: where the next page of a list begins, bound to the caller and the filter."""
+"""Lists in pages, and their cursors: where the next page begins, bound to the caller and the filter."""
 
 import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from secrets import token_urlsafe
 
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Invalid
 from shared.schemas import Fault
 from shared.settings import Secret
+from shared.strict_json import encode
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
@@ -58,6 +59,11 @@ def _kept_secret(tx: Transaction) -> bytes:
     row = tx.one("SELECT value FROM secret WHERE name = :name", name="cursors")
     assert row is not None
     return str(row[0]).encode()
+
+
+def list_json(items: Iterable[str], **more: object) -> str:
+    """`{"items": […], …}`, of items that are JSON already."""
+    return f'{{"items":[{",".join(items)}]{"," if more else ""}{encode(more)[1:]}'
 
 
 def limit_of(text: str | None) -> int:

@@ -16,13 +16,13 @@ from shared.database import Transaction
 from shared.errors import TooManyRequests
 from shared.rate_limits import wider_networks
 from shared.settings import Rate
+from token_svc import expiry
 
 MAX_DELAY_SECONDS = 900
 MAX_ACCOUNT_DELAY_SECONDS = 60
 ACCOUNT_FAILURES = 50  # NIST SP 800-63B-4 §3.2.2 allows 100
 KEPT_SECONDS = 2 * MAX_DELAY_SECONDS  # after the last failure; then the count starts again
 KNOWN_SECONDS = 30 * 86400
-MAX_PRUNED = 500
 
 
 class Limit(NamedTuple):
@@ -154,18 +154,9 @@ ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, last_at = excluded
     expires_at = excluded.expires_at
 """
 
-PRUNE = """
-DELETE FROM attempt WHERE key IN (
-    WITH old AS MATERIALIZED (
-        SELECT key FROM attempt WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT key FROM old
-)
-"""
-
 
 def prune(tx: Transaction) -> int:
-    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)
+    return expiry.prune(tx, "attempt", "key")
 
 
 def _lock(tx: Transaction, limits: Sequence[Limit]) -> None:

@@ -27,7 +27,7 @@ from shared.pages import cursors
 from shared.rate_limits import AtOnce, CountAll, RateLimit
 from shared.routing import Routes
 from shared.settings import SettingsError
-from token_svc import accounts, api, attempts, events, forms, items, sessions
+from token_svc import accounts, api, attempts, events, expiry, forms, items, sessions
 from token_svc.changes import Watchers
 from token_svc.clients import Clients
 from token_svc.document import document
@@ -49,10 +49,10 @@ EXPORTS = 2  # at once, of a user
 PRUNE_SECONDS = 60
 # What has expired is deleted in small steps: each pruner with how many rows it deletes at most.
 PRUNERS = (
-    (sessions.prune, sessions.MAX_PRUNED),
-    (attempts.prune, attempts.MAX_PRUNED),
+    (sessions.prune, expiry.MAX_PRUNED),
+    (attempts.prune, expiry.MAX_PRUNED),
     (events.prune, events.MAX_PRUNED),
-    (tokens.prune, tokens.MAX_PRUNED),
+    (tokens.prune, expiry.MAX_PRUNED),
     (items.prune, items.MAX_PRUNED),
     (idempotency.prune, idempotency.MAX_PRUNED),
 )

@@ -20,14 +20,13 @@ from shared import ids
 from shared.auth import TOKEN_TYPE, Claims, bad_token
 from shared.database import Transaction
 from shared.keys import load_signing_key
-from token_svc import accounts
+from token_svc import accounts, expiry
 from token_svc.accounts import AccountRow
 from token_svc.settings import Settings
 
 REFRESH_MS = 30 * 86400 * 1000
 GRACE_MS = 10_000  # for lost answers, and browser tabs that refresh at once
 MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
-MAX_PRUNED = 500
 FIRST_PARTY = "first-party"  # the client_id of logins by password
 BACK_SECONDS = 10  # for verifiers whose clock is behind
 
@@ -269,17 +268,8 @@ def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
 
 
 def prune(tx: Transaction) -> int:
-    """Deletes what has expired, up to MAX_PRUNED of each kind; the largest number."""
-    return max(tx.run(PRUNE.format(table=table, key=key), now=tx.now, most=MAX_PRUNED) for table, key in PRUNED)
+    """Deletes what has expired, up to MAX_PRUNED rows of each table; the largest number."""
+    return max(expiry.prune(tx, table, key) for table, key in EXPIRING)
 
 
-PRUNED = (("refresh_token", "digest"), ("session", "id"), ("revoked_token", "jti"))
-
-PRUNE = """
-DELETE FROM {table} WHERE {key} IN (
-    WITH old AS MATERIALIZED (
-        SELECT {key} FROM {table} WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT {key} FROM old
-)
-"""
+EXPIRING = (("refresh_token", "digest"), ("session", "id"), ("revoked_token", "jti"))

@@ -14,6 +14,7 @@ from only_post_svc.worker.children import describe_types
 from shared import times
 from shared.cli.terminal import Failure, table
 from shared.database import Database, Transaction
+from shared.pages import list_json
 from shared.strict_json import encode
 
 HEAD = ("SCHEDULE", "CALLER", "TYPE", "WHEN", "NEXT", "LAST TASK", "SKIPPED")
@@ -23,7 +24,7 @@ OF_ALL = f"SELECT {COLUMNS} FROM schedule ORDER BY caller, name, in_code LIMIT :
 async def list_schedules(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     rows = await database.query(lambda tx: [ScheduleRow(*row) for row in tx.all(OF_ALL, limit=options.limit)])
     if options.json:
-        print(f'{{"items":[{",".join(map(_json, rows))}]}}')
+        print(list_json(map(_json, rows)))
     else:
         print(table(HEAD, [_row(row) for row in rows]))
 

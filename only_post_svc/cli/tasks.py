@@ -21,6 +21,7 @@ from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar, fields, moment, table
 from shared.database import Database
 from shared.errors import BadRequest, Invalid
+from shared.pages import list_json
 from shared.strict_json import encode
 
 LIST_HEAD = ("TASK", "CALLER", "TYPE", "STATUS", "TRY", "CREATED", "NEXT OR LAST", "ERROR")
@@ -39,7 +40,7 @@ async def list_tasks(database: Database, settings: Settings, options: argparse.N
         )
     )
     if options.json:
-        print(f'{{"items":[{",".join(_json(one, listed_json(one.task)) for one in listed)}]}}')
+        print(list_json(_json(one, listed_json(one.task)) for one in listed))
     else:
         print(table(LIST_HEAD, [_row(one) for one in listed]))
 

@@ -8,6 +8,7 @@ from only_post_svc.settings import WHSEC, Settings
 from only_post_svc.webhooks import Webhook
 from shared.cli.terminal import Failure, table
 from shared.database import Database
+from shared.pages import list_json
 from shared.strict_json import encode
 
 HEAD = ("TASK", "STATUS", "TRIES", "URL", "LAST ERROR")
@@ -16,7 +17,7 @@ HEAD = ("TASK", "STATUS", "TRIES", "URL", "LAST ERROR")
 async def list_webhooks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     found = await database.query(lambda tx: webhooks.newest(tx, options.status, options.limit))
     if options.json:
-        print(f'{{"items":[{",".join(map(_json, found))}]}}')
+        print(list_json(map(_json, found)))
     else:
         print(table(HEAD, [(one.task_id, one.status, one.attempts, one.url, one.last_error) for one in found]))
 

@@ -20,6 +20,7 @@ from shared.bodies import read_json
 from shared.database import Transaction
 from shared.errors import NotFound
 from shared.openapi import JSON, Operation, Reply
+from shared.pages import list_json
 from shared.strict_json import encode
 
 SCHEDULE = Operation(
@@ -66,7 +67,7 @@ async def list_schedules(request: Request[State]) -> Response:
     cursor = None
     if rows[limit:]:
         cursor = cursors.write(encode([items[-1].name, items[-1].in_code]), "schedules", caller)
-    return json_response(f'{{"items":[{",".join(map(schedule_json, items))}],"next_cursor":{encode(cursor)}}}')
+    return json_response(list_json(map(schedule_json, items), next_cursor=cursor))
 
 
 def _position(cursor: str) -> tuple[str, int]:

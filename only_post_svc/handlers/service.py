@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from only_post_svc import metrics
 from only_post_svc.models.health import BriefHealth, Health
-from only_post_svc.state import ANY_OBJECT, State, json_response, known_requester, optional_body
+from only_post_svc.state import ANY_OBJECT, State, json_response, known_requester
 from shared import metrics_endpoint
+from shared.bodies import read_optional_json
 from shared.errors import Unauthorized
 from shared.openapi import JSON, Operation, Reply
 from shared.strict_json import encode
@@ -29,7 +30,7 @@ GET_HEALTH = replace(HEALTH, name="get_health", body={})
 
 
 async def health(request: Request[State]) -> Response:
-    await optional_body(request)
+    await read_optional_json(request)
     is_ok, report = await request.state["health"].report()
     if not await _may_see_all(request):
         report = {name: report[name] for name in ("status", "version")}
@@ -51,7 +52,7 @@ METRICS = replace(metrics_endpoint.OPERATION, body={JSON: ANY_OBJECT}, is_body_o
 
 async def show_metrics(request: Request[State]) -> Response:
     metrics_endpoint.check_reader(request)
-    await optional_body(request)
+    await read_optional_json(request)
     return metrics_endpoint.response(await metrics.families(request.state["database"]))
 
 
@@ -68,5 +69,5 @@ OPENAPI = Operation(
 
 async def show_document(request: Request[State]) -> Response:
     who = await known_requester(request, "")
-    await optional_body(request)
+    await read_optional_json(request)
     return json_response(request.state["document"](request.state["types"].scopes(who.has_scope)))

@@ -20,6 +20,7 @@ from shared.database import Transaction
 from shared.errors import Invalid, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Reply
+from shared.pages import list_json
 from shared.schemas import Fault
 
 SUBMIT_HEADERS = ("Idempotency-Replayed", "Task-Existing")
@@ -98,7 +99,7 @@ def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, tracepar
 
 
 def _items(tasks: list[TaskRow]) -> str:
-    return f'{{"items":[{",".join(map(task_json, tasks))}]}}'
+    return list_json(map(task_json, tasks))
 
 
 async def _submit_once(

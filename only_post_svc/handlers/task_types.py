@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from only_post_svc import hints, shares
 from only_post_svc.models.task_types import EMPTY_REQUEST, TYPE_REQUEST, PausedType, TaskTypes
-from only_post_svc.state import OPERATE, SCOPE, State, json_response, optional_body, requester_of
-from shared.bodies import read_json
+from only_post_svc.state import OPERATE, SCOPE, State, json_response, requester_of
+from shared.bodies import read_json, read_optional_json
 from shared.database import Transaction
 from shared.errors import Invalid
 from shared.openapi import JSON, Operation, Reply
@@ -27,7 +27,7 @@ TYPES = Operation(
 
 async def list_types(request: Request[State]) -> Response:
     who = await requester_of(request)
-    EMPTY_REQUEST.parse(await optional_body(request))
+    EMPTY_REQUEST.parse(await read_optional_json(request))
     paused = await request.state["database"].read(shares.paused)
     return json_response(encode({"items": request.state["types"].listing(paused, who.has_scope)}))
 

@@ -25,6 +25,7 @@ from shared.bodies import read_json
 from shared.database import Transaction
 from shared.errors import Conflict, NotFound
 from shared.openapi import JSON, Codes, Operation, Reply
+from shared.pages import list_json
 from shared.strict_json import encode
 
 MAX_CHANGED = 10_000  # tasks, by one request with a filter
@@ -82,7 +83,7 @@ async def list_tasks(request: Request[State]) -> Response:
     )
     items = tasks[:limit]
     cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None
-    return json_response(f'{{"items":[{",".join(map(listed_json, items))}],"next_cursor":{encode(cursor)}}}')
+    return json_response(list_json(map(listed_json, items), next_cursor=cursor))
 
 
 CANCEL = Operation(

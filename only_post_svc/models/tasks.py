@@ -92,7 +92,7 @@ class ChangeRequest:
             return None
         wanted: dict[str, Any] = {"submitted_before": None, **vars(self.filter)}
         if wanted["submitted_before"] is not None:
-            wanted["submitted_before"] = _moment(wanted["submitted_before"], "/filter/submitted_before")
+            wanted["submitted_before"] = moment(wanted["submitted_before"], "/filter/submitted_before")
         return Selection(caller, **wanted)
 
 
@@ -209,7 +209,7 @@ class Changed:
     has_more: bool
 
 
-def _moment(text: str, pointer: str) -> int:
+def moment(text: str, pointer: str) -> int:
     """In milliseconds. Raises Invalid."""
     try:
         return times.from_text(text)

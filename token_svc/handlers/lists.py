@@ -6,11 +6,10 @@ from typing import Annotated
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import strict_json
 from shared.database import Transaction
 from shared.errors import Invalid, Problem
 from shared.openapi import Operation, Parameter, Reply
-from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, limit_of
+from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, limit_of, list_json
 from shared.schemas import Fault, Limits
 from token_svc import filters, items, sessions
 from token_svc.items import Deleted, ItemRow, Page
@@ -80,7 +79,8 @@ async def list_all(request: Request[State]) -> Response:
     # A page without a filter is quicker to read than another thread to wake.
     mark, page = await (database.query(unit) if fits else database.read(unit))
     next_cursor = cursors.write(f"{mark} {page.after}", *bound) if page.after is not None else None
-    return _page(list(map(item_json, page.items)), next_cursor, cursors.write(mark, "since", account.id))
+    since = cursors.write(mark, "since", account.id)
+    return written_response(list_json(map(item_json, page.items), next_cursor=next_cursor, since=since))
 
 
 async def _list_changes(request: Request[State], holder: Holder, since: str, limit: int) -> Response:
@@ -110,7 +110,8 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
             if found or left <= 0 or not await request.state["changes"].wait(news, left):
                 break
     next_cursor = cursors.write(f"{upto} {more}", *bound) if more is not None else None
-    return _page(list(map(change_json, found)), next_cursor, cursors.write(str(upto), "since", owner))
+    next_since = cursors.write(str(upto), "since", owner)
+    return written_response(list_json(map(change_json, found), next_cursor=next_cursor, since=next_since))
 
 
 def _wait_of(text: str | None) -> int:
@@ -120,10 +121,3 @@ def _wait_of(text: str | None) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 3) or int(text) > MAX_WAIT_SECONDS:
         raise Invalid([Fault("/wait", f"must be a whole number from 0 to {MAX_WAIT_SECONDS}")])
     return int(text)
-
-
-def _page(written: list[str], next_cursor: str | None, since: str) -> Response:
-    encode = strict_json.encode
-    return written_response(
-        f'{{"items":[{",".join(written)}],"next_cursor":{encode(next_cursor)},"since":{encode(since)}}}'
-    )

@@ -4,12 +4,11 @@ import hashlib
 import secrets
 
 from shared.database import Transaction
-from token_svc import accounts
+from token_svc import accounts, expiry
 from token_svc.accounts import AccountRow
 from token_svc.mail.outbox import RESET, VERIFY, MailRow
 
 LIFETIME_MS = {RESET: 30 * 60 * 1000, VERIFY: 24 * 3600 * 1000}
-MAX_PRUNED = 500
 
 INSERT_TOKEN = """
 INSERT INTO mail_token (digest, kind, account_id, email, version, expires_at)
@@ -65,15 +64,5 @@ def use(tx: Transaction, kind: str, token: str) -> AccountRow | None:
     return account
 
 
-PRUNE = """
-DELETE FROM mail_token WHERE digest IN (
-    WITH old AS MATERIALIZED (
-        SELECT digest FROM mail_token WHERE expires_at <= :now ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT digest FROM old
-)
-"""
-
-
 def prune(tx: Transaction) -> int:
-    return tx.run(PRUNE, now=tx.now, most=MAX_PRUNED)
+    return expiry.prune(tx, "mail_token", "digest")

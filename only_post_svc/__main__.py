@@ -85,7 +85,7 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the newest tasks of all callers")
     listing.add_argument("--status", choices=(*get_args(Status), "scheduled"))
     listing.add_argument("--type", type=text)
-    listing.add_argument("--caller", type=text, help="a user's id, '' for tasks that anyone sent")
+    listing.add_argument("--caller", type=text, help="a user's id, '' for tasks sent without a token")
     listing.add_argument("--limit", type=positive, default=50)
     listing.set_defaults(run=SERVICE.over_database(tasks.list_tasks))
     for action, verb, meaning in (
@@ -103,7 +103,7 @@ def _add_tasks(parser: argparse.ArgumentParser) -> None:
         some.add_argument("--type", type=text, help="all of this type")
         some.add_argument("--status", choices=get_args(Status), help="all with this status")
         some.add_argument("--key", type=text, help="all with this key")
-        some.add_argument("--caller", type=text, help="all of this caller, '' for anyone's")
+        some.add_argument("--caller", type=text, help="all of this caller, '' for those sent without a token")
         some.add_argument("--submitted-before", type=moment, metavar="TIME", help="all from before (RFC 3339)")
     watch = actions.add_parser("watch", help="the newest tasks, live")
     watch.add_argument("--limit", type=positive, default=20)

@@ -1,4 +1,4 @@
-"""How many tasks wait, without counting them for every one that is submitted."""
+"""The bounds on tasks that wait, kept by an estimate: to count for every submit would be slow."""
 
 import asyncio
 import time
@@ -12,8 +12,8 @@ from shared.database import Database, Transaction
 from shared.errors import Unavailable
 
 RECOUNT_SECONDS = 1.0
-COUNTING_SHARE = 20  # a full queue is counted again once this many times the last count's cost has gone by
-MAX_MISSED = 3
+COUNTING_SHARE = 20  # a full queue is counted again after so many times what the last count took
+MAX_MISSED = 3  # counts in a row that are not taken
 MAX_CALLERS = 10_000  # whose counts are kept
 RETRY_SECONDS = 5
 PER_PERSON = 10_000  # tasks that wait
@@ -48,8 +48,8 @@ class Estimate:
                 self._cost_seconds = self._clock() - started
 
     def _take(self, counted: int, meanwhile: int) -> None:
-        """A count may or may not have seen the tasks that were stored while it was on its way: the estimate is better
-        then, unless that happens over and over."""
+        """Takes a count. Where tasks were stored meanwhile, it is not known whether the count has them: it is left out,
+        unless that happens over and over, and then they are added to it."""
         if meanwhile and self._missed < MAX_MISSED:
             self._missed += 1
             return
@@ -84,8 +84,8 @@ class Estimate:
 
 
 class Place:
-    """Room for so many tasks, or the refusal of it, to be raised where no answer was given before. `made` says how many
-    there are once they are on disk."""
+    """Room for so many tasks, or a refusal, which `check` raises: not before it is known that the request is no
+    repetition, whose answer is the first one. `made` is set to how many tasks were stored."""
 
     def __init__(self, room: int, refusal: Unavailable | None = None) -> None:
         self.room = room
@@ -99,9 +99,9 @@ class Place:
 
 
 class Backlog:
-    """Admits tasks up to a limit of all, and one of each caller (None: of people alone): exactly where one process
-    submits, and else within what the others add in a second. It counts outside the transactions that submit, which may
-    be undone or run twice."""
+    """Admits tasks up to a limit of all callers, and one of each (`per_caller` None: of people alone). It is exact
+    where one process submits; of several, each may miss what the others add in a second. Tasks are counted outside the
+    transactions that submit, which may be rolled back or run twice."""
 
     def __init__(self, limit: int, per_caller: int | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_caller = per_caller
@@ -113,7 +113,8 @@ class Backlog:
     async def place(
         self, database: Database, caller: str, number: int, *, is_person: bool, least: int | None = None
     ) -> AsyncIterator[Place]:
-        """For `number` tasks; with `least`, for as many of them as there is room for, if there is for so many."""
+        """Room for `number` tasks; with `least`, for fewer where there is no room for all, but for no fewer than
+        `least`."""
         estimates = [self._of_all, *self._of(caller, is_person=is_person)]
         for estimate in estimates:
             await estimate.renew(database, number)
@@ -141,12 +142,12 @@ class Backlog:
 
 
 def _limit_of(caller: str, per_caller: int | None, *, is_person: bool) -> int | None:
-    """None where only that of all holds."""
+    """The caller's own limit, None where there is none."""
     return (per_caller or (PER_PERSON if is_person else None)) if caller else None
 
 
 class Count:
-    """The same limits inside one unit of work, which makes few tasks and seldom."""
+    """The limits of Backlog for tasks of schedules, counted inside the transaction that makes them: they are few."""
 
     def __init__(self, limit: int, per_caller: int | None = None) -> None:
         self._limit = limit

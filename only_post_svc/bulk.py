@@ -1,4 +1,4 @@
-"""Many tasks cancelled or queued again by what they have in common, some in each transaction."""
+"""Cancel and retry of all tasks that fit a filter, some in each transaction."""
 
 from typing import NamedTuple
 
@@ -7,14 +7,14 @@ from only_post_svc.gates import Permits, give_back
 from only_post_svc.queue import MAX_SWEPT
 from shared.database import Transaction, listed
 
-# What is held first: a permit that is given back would only let it in.
+# Held tasks first: the permits of cancelled runs would let them in.
 UNFINISHED = ("held", "scheduled", "queued", "running")
 UNSUCCESSFUL = ("failed", "cancelled")
 
 
 class Selection(NamedTuple):
-    """Which tasks: None takes any. `status` is a client's, `submitted_before` in milliseconds since 1970; `caller` None
-    is for the operator."""
+    """Which tasks: a None fits any. `status` is as clients see it, `submitted_before` in milliseconds since 1970;
+    `caller` is None for the operator alone."""
 
     caller: str | None = None
     type: str | None = None
@@ -23,7 +23,7 @@ class Selection(NamedTuple):
     submitted_before: int | None = None
 
     def statuses(self, among: tuple[str, ...]) -> list[str]:
-        """Those of the table."""
+        """The statuses of the table, among these, that fit."""
         wanted = queue.WAITING if self.status == "queued" else (self.status,)
         return [one for one in among if self.status is None or one in wanted]
 
@@ -38,12 +38,12 @@ class Selection(NamedTuple):
         return " AND ".join([queue.CONDITIONS[status].removeprefix("AND "), *given])
 
     def ids(self, tx: Transaction, status: str, most: int, after: str = "") -> list[str]:
-        """Of the tasks of one status, by id."""
+        """The ids of tasks with that status that fit, in order."""
         sql = f"SELECT id FROM task WHERE {self._conditions(status)} AND id > :after ORDER BY id LIMIT :most"
         return [task_id for (task_id,) in tx.all(sql, **self._asdict(), after=after, most=most)]
 
 
-# Of a status, the others are found among the few of the status and not among all of the type or the key.
+# coalesce hides type and key from the planner: the tasks of a status are few, those of a type or a key may be many.
 FILTERS = {
     "caller": "caller = :caller",
     "type": "coalesce(type, '') = :type",
@@ -59,7 +59,7 @@ RETURNING id, type, key, permits
 
 
 def cancel(tx: Transaction, selection: Selection, most: int = MAX_SWEPT) -> list[str]:
-    """The ids of those that it has cancelled; fewer than `most`: no more are left."""
+    """Cancels up to `most` tasks, and gives their ids. Where they are fewer than `most`, none is left."""
     found: list[str] = []
     for status in selection.statuses(UNFINISHED):
         found += selection.ids(tx, status, most - len(found)) if len(found) < most else []
@@ -80,14 +80,14 @@ OWNERS = "SELECT id, caller FROM task WHERE id IN {ids}"
 
 
 class Retried(NamedTuple):
-    """How many are queued again; where to go on, None at the end."""
+    """How many are queued again, and the id to go on after, None at the end."""
 
     number: int
     after: str | None
 
 
 def retry(tx: Transaction, selection: Selection, after: str, most: int = MAX_SWEPT) -> Retried:
-    """Queues tasks with ids above `after` again, but none that has a successor by its `unique`."""
+    """Queues tasks with ids above `after` again, except where another task with the same `unique` has not ended."""
     found = sorted(id for status in selection.statuses(UNSUCCESSFUL) for id in selection.ids(tx, status, most, after))
     if not found:
         return Retried(0, None)

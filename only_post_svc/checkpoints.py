@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from shared.database import Transaction, listed
 
-# Fenced by the lease, as all that a run writes.
+# Fenced by the lease, like all writes of a run.
 SAVE = """
 INSERT INTO task_checkpoint (task_id, body) SELECT id, :body FROM task WHERE id = :id AND lease = :lease
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body

@@ -124,7 +124,8 @@ class Tasks:
         return self.wait(task, wait - held) if wait > held else task
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[Task]:
-        """Each as the wire has it: {"type", "payload", …}. A thousand at a time, each thousand all or none."""
+        """New tasks, each as the API has it: {"type", "payload", …}. Sent by the thousand; each thousand is stored
+        whole or not at all."""
         wanted = list(tasks)
         made: list[Task] = []
         for start in range(0, len(wanted), MAX_BATCH):
@@ -133,7 +134,7 @@ class Tasks:
         return made
 
     def get(self, task: Task | str, wait: float = 0) -> Task:
-        """The task as it is now, or after at most `wait` seconds (25) if it ends."""
+        """The task as it is now; with `wait`, once it has ended, or as it is after so many seconds (25 at most)."""
         held = max(0.0, min(wait, MAX_WAIT_SECONDS))
         return self._task(self._post("/api/result", {"task_id": _id(task), "wait": held}, wait=held))
 
@@ -146,8 +147,8 @@ class Tasks:
         return found
 
     def follow(self, task: Task | str, every: float = 1.0) -> Iterator[Task]:
-        """The task each time that its status or progress is another, looked at `every` so many seconds, until it has
-        ended."""
+        """The task, again each time that its status or progress has changed, until it has ended. Asks `every` so many
+        seconds."""
         shown: tuple[Any, ...] = ()
         found = self.get(task)
         while True:
@@ -165,7 +166,7 @@ class Tasks:
         return self._task(self._post("/api/retry", {"task_id": _id(task)}))
 
     def cancel_all(self, **filter: str) -> int:
-        """All of one's own that fit `type`, `status`, `key` and `submitted_before`: how many."""
+        """Cancels all of the caller's tasks that fit `type`, `status`, `key` and `submitted_before`. How many."""
         return self._all("/api/cancel", filter)
 
     def retry_all(self, **filter: str) -> int:
@@ -179,7 +180,8 @@ class Tasks:
         return count
 
     def list(self, **filter: str) -> Iterator[Task]:
-        """Those that fit `status`, `type` and `key`, newest first, without results. Pages are fetched one by one."""
+        """The caller's tasks that fit `status`, `type` and `key`, newest first, without results. Pages are fetched one
+        by one."""
         cursor: str | None = ""
         while cursor is not None:
             page = self._post("/api/tasks", {**filter, "limit": 200, **({"cursor": cursor} if cursor else {})})
@@ -214,7 +216,7 @@ class Tasks:
     def work(
         self, functions: Mapping[str, Callable[..., Any]], *, concurrency: int = 4, stop: Event | None = None
     ) -> None:
-        """Runs the tasks of these types, whose code is declared to be elsewhere, until SIGTERM, SIGINT or `stop`."""
+        """Runs the tasks of these types, declared with `elsewhere=True`, until SIGTERM, SIGINT or `stop`."""
         PullWorker(self._post, functions, concurrency, stop or Event()).run()
 
     def _post(

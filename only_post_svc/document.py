@@ -39,7 +39,7 @@ def describe(*, health_get: bool, has_tokens: bool) -> Schema:
 
 
 def typed_schemas(types: Iterable[TaskType]) -> dict[str, Schema]:
-    """The components that know the types: what a task may be made of hangs on its type."""
+    """The schemas that depend on the types, each of which has a payload and a timeout of its own."""
     typed = {"$ref": "#/components/schemas/TypedTask"}
     tasks = BATCH_REQUEST.schema["properties"]["tasks"] | {"items": reference(TaskRequest)}
     return {

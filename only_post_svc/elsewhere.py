@@ -20,8 +20,8 @@ from shared.database import Database, Transaction, listed
 
 WORKER = "elsewhere"  # what failures name as the worker
 POLL_SECONDS = 5.0  # for hints that are lost
-MAX_REMEMBERED = 1000  # sets of types
-PAUSE_SECONDS = 0.02  # between two claims of those that wait for the same types and got nothing
+MAX_REMEMBERED = 1000  # sets of types, each with the time of its last claim
+PAUSE_SECONDS = 0.02  # between two claims for the same types, where the first got nothing
 
 KEEP_LANE = """
 INSERT INTO lane (type, is_paused, is_kept) VALUES (:type, 0, 1) ON CONFLICT (type) DO UPDATE SET is_kept = 1
@@ -59,7 +59,7 @@ class Taken(NamedTuple):
 
 
 def kinds_of(types: Iterable[TaskType]) -> dict[str, Kind]:
-    """What claims have to know of those whose code runs elsewhere."""
+    """The types whose code runs elsewhere, as claims need them."""
     return {type.type: Kind(False, type.max_running, type.max_running_per_key) for type in types if type.elsewhere}
 
 
@@ -76,7 +76,7 @@ class Portions:
         self._most = most
         self._taken: Counter[str] = Counter()
         if most is not None:
-            tx.lock(f"claims of {WORKER}")  # of two at once, each would see what was there before the other
+            tx.lock(f"claims of {WORKER}")  # else two claims at once would both take the caller's last place
             self._taken.update(dict(tx.all(RUNNING, worker=WORKER)))
 
     def take(self, caller: str) -> bool:
@@ -101,7 +101,7 @@ def claim(
     lease_seconds: int,
     max_running_per_caller: int | None = None,
 ) -> Taken:
-    """As shares.claim, of the lanes of these types alone."""
+    """Claims tasks of these types alone, by turns of their callers: `after` is the one who was served last."""
     lanes = [Lane(False, type, limit) for type in kinds]
     has_hand, portions = up_to(limit), Portions(tx, max_running_per_caller)
 
@@ -165,7 +165,7 @@ WHERE id IN {ids} AND lease IN {leases} ORDER BY id FOR UPDATE
 
 
 def finish(tx: Transaction, endings: Sequence[tuple[Held, Ending]]) -> list[tuple[Claim, Ending]]:
-    """Ends those that hold their leases, and gives them; of the others nothing is written."""
+    """Ends the runs that hold their leases, and gives those; nothing is written of the others."""
     ids, by_id = listed("id", [run.task_id for run, _ in endings])
     leases, by_lease = listed("lease", [run.lease for run, _ in endings])
     rows = tx.all(OF_RUNS.format(ids=ids, leases=leases), **by_id, **by_lease)
@@ -181,7 +181,7 @@ def finish(tx: Transaction, endings: Sequence[tuple[Held, Ending]]) -> list[tupl
 
 
 def _end(tx: Transaction, claim: Claim, run: Held, ending: Ending) -> tuple[Claim, Ending]:
-    """With what its next attempt is to find, if it gets one."""
+    """Stores its latest checkpoint, for the next attempt."""
     if run.checkpoint is not None:
         checkpoints.save(tx, run.task_id, run.lease, run.checkpoint)
     has_checkpoint = claim.saved is not None or run.checkpoint is not None
@@ -243,7 +243,7 @@ class Claimants:
         return runs
 
     async def _turn(self, wanted: tuple[str, ...], seconds: float) -> bool:
-        """Whether there was a hint, when it is the turn of this one."""
+        """Waits for a hint that is this request's to follow. False after `seconds` without one."""
         turn: asyncio.Future[None] = self._loop.create_future()
         waiting = self._waiting.setdefault(wanted, deque())
         waiting.append(turn)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from shared.database import Transaction, listed
 
-MAX_KEPT = 50  # of one task, which can be retried for ever
+MAX_KEPT = 50  # attempts of one task, which can be retried for ever
 ID_CHARACTERS = 36
 SECRET_CHARACTERS = 16
 

@@ -2,7 +2,7 @@
 
 A gate counts the permits that are out. A claim takes them together with the task, for as long as it runs; a task that
 meets a full gate is held there, outside the index that claims walk, and the transaction that ends a run gives its
-permits to the next ones held: by turns of their callers, then by priority and time. What has no bounds meets no gate.
+permits to the next ones held: by turns of their callers, then by priority and time. A type without bounds has no gates.
 
 A transaction that takes or gives back permits locks the gates' rows, in sorted order (a fixed lock order cannot
 deadlock), until its commit, so that no task is held at a gate that has just become free.
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from shared.database import Transaction
 
-OF_KEY, OF_TYPE = 1, 2  # of a task's `permits`
-UNBOUNDED = 2**31
-MAX_LET_IN = 50  # at once, where a bound was raised
+OF_KEY, OF_TYPE = 1, 2  # bits of a task's `permits`
+UNBOUNDED = 2**31  # of a gate whose type has no bound any more
+MAX_LET_IN = 50  # tasks in one transaction, where a bound was raised
 MAX_MENDED = 100  # gates in one transaction
 
 
@@ -30,7 +30,7 @@ class Gate(NamedTuple):
 
 
 class Permits(NamedTuple):
-    """What a task has passed, as every statement that ends a run says."""
+    """The permits that a task has, as every statement that ends a run returns them."""
 
     type: str
     key: str | None
@@ -41,15 +41,17 @@ class Permits(NamedTuple):
         return [*of_key, Gate(self.type)] if self.permits & OF_TYPE else of_key
 
 
-# Locked also where nothing changes.
+# An upsert locks the row, whether it was there or not, and also where it changes nothing.
 LOCK = """
 INSERT INTO gate (type, key, most, taken, served) VALUES (:type, :key, :most, 0, '')
 ON CONFLICT (type, key) DO UPDATE SET most = excluded.most RETURNING taken
 """
+SERVE = "UPDATE gate SET taken = :taken, served = :served WHERE type = :type AND key = :key"
+DROP = "DELETE FROM gate WHERE type = :type AND key = :key"
 
 
 class Door:
-    """The gates before the candidates of one claim, as it finds them and until it ends."""
+    """The gates of one claim's candidates, locked until its transaction ends."""
 
     def __init__(self, tx: Transaction, most: Mapping[Gate, int]) -> None:
         self._tx = tx
@@ -72,7 +74,6 @@ class Door:
                 self._tx.put(SERVE, **gate._asdict(), taken=taken, served=self._served[gate])
 
 
-DROP = "DELETE FROM gate WHERE type = :type AND key = :key"
 FIND = "SELECT most, taken, served FROM gate WHERE type = :type AND key = :key FOR UPDATE"
 
 
@@ -84,9 +85,6 @@ def give_back(tx: Transaction, ended: Iterable[Permits]) -> None:
         if row is not None:
             most, taken, served = row
             _store(tx, gate, most, taken - given[gate], served)
-
-
-SERVE = "UPDATE gate SET taken = :taken, served = :served WHERE type = :type AND key = :key"
 
 
 def _store(tx: Transaction, gate: Gate, most: int, taken: int, served: str) -> None:
@@ -110,14 +108,15 @@ SELECT coalesce(
 )
 """
 
-# One that is just being cancelled is passed over: the row is locked first there, and the gate after it.
+# SKIP LOCKED passes over a task that is being cancelled: a cancel locks the task, then its gate, so to wait here could
+# deadlock.
 NEXT = """
 SELECT id FROM task WHERE status = 'held' AND type = :type AND gate = :key AND caller = :caller
 ORDER BY priority DESC, run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 
 LET_IN = "UPDATE task SET status = 'queued', gate = NULL, permits = permits + :permit WHERE id = :id"
-MAX_PASSED_OVER = 3
+MAX_PASSED_OVER = 3  # callers whose next task is locked
 
 
 def _let_in(tx: Transaction, gate: Gate, served: str) -> str | None:
@@ -155,8 +154,8 @@ COUNT_OF_TYPE = f"{COUNT} AND permits <> {OF_KEY}"
 
 
 def mend(tx: Transaction, after: Gate) -> tuple[list[Gate], Gate | None]:
-    """Counts the permits of some gates anew, and lets in what there is room for: those that were miscounted, and the
-    last one looked at (None at the end)."""
+    """Counts the permits of the next MAX_MENDED gates again, and lets in as many held tasks as there is room for. The
+    gates that were miscounted, and the gate to go on after (None at the end)."""
     wrong: list[Gate] = []
     rows = tx.all(SOME, **after._asdict(), most=MAX_MENDED)
     for type, key, most, taken, served in rows:

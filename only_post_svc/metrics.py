@@ -22,8 +22,8 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 class TaskCounts:
-    """What this process has seen happen to tasks since it started: events, each with its labels, and how often. To be
-    added to by the event loop alone.
+    """What this process has seen happen to tasks since it started: events, each with its labels, and how often. Only
+    the event loop may add to them.
 
     A worker has no port to be asked on, so its heartbeat writes its counts into its own row: counting costs a run
     nothing, and no two processes wait for each other.
@@ -99,5 +99,5 @@ def _counts(tx: Transaction) -> list[str]:
 
 
 def _stored_counts(tx: Transaction) -> list[tuple[str, str]]:
-    """Of each worker: its id, and what it has counted."""
+    """The id of each worker, and what it has counted."""
     return [(id, counts) for id, counts in tx.all("SELECT id, counts FROM worker ORDER BY started_at, id")]

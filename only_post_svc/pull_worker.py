@@ -1,4 +1,4 @@
-"""Runs tasks whose code is elsewhere: claims them over HTTP, renews their leases, says how they ended."""
+"""A worker elsewhere: claims tasks over HTTP, runs them in threads, renews their leases and reports how they ended."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ class PullWorker:
         self._stop = stop
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, or the event; what runs then is finished."""
+        """Until SIGTERM, SIGINT or the stop event; then waits for the tasks that are running."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stop.set())
@@ -48,7 +48,7 @@ class PullWorker:
                     pool.submit(self._work, run)
 
     def _claim(self) -> list[Run]:
-        """As many as there are free places, of which there is one at least."""
+        """Waits for a free place, and claims as many tasks as there are free places."""
         if not self._free.acquire(timeout=1):
             return []
         places = 1
@@ -69,7 +69,7 @@ class PullWorker:
         self._runs[run["lease"]] = run
         try:
             result = self._functions[run["type"]](**run["payload"])
-            json.dumps(result, allow_nan=False)  # what is no JSON is an error of the task
+            json.dumps(result, allow_nan=False)  # a result that is not JSON fails the task
             ending = {"result": result}
         except Exception as error:
             log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())

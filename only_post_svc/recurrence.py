@@ -25,7 +25,7 @@ NICKNAMES = {
 
 
 class NeverTicks(Exception):
-    """Its expression or its zone is unknown, or there is no such day."""
+    """The expression or the zone is not valid, or its day never comes (31 February)."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Recurrence:
     timezone: str = "UTC"
 
     def after(self, moment: int, tick: int | None = None) -> int:
-        """The first tick after `moment`, where `tick` is one of before. Raises NeverTicks."""
+        """The first tick after `moment`; `every` counts from `tick`, an earlier one. Raises NeverTicks."""
         if self.every_ms is None:
             return self._after(moment)
         start = moment if tick is None else tick
         return start + ((moment - start) // self.every_ms + 1) * self.every_ms
 
     def due(self, tick: int, since: int, now: int, most: int) -> tuple[list[int], int]:
-        """The ticks from `tick` to `now` that make a task each, `most` of them at once, and the next one. What was
-        missed before `since` is made up for by one."""
+        """The ticks from `tick` to `now` that make a task each, at most `most`, and the next tick. All that were missed
+        before `since` make one task together."""
         ticks, next_tick = [tick], self.after(max(tick, since), tick)
         while next_tick <= now and len(ticks) < most:
             ticks.append(next_tick)
@@ -54,7 +54,7 @@ class Recurrence:
 
     def _after(self, moment: int) -> int:
         local = datetime.fromtimestamp(moment // 1000, zone(self.timezone))
-        # Its times of a clock that was set back an hour may lie before the moment: in that hour they are over.
+        # In the hour that a clock repeats, cronsim may give times of the first pass, which are over.
         for tick in _simulated(self.cron or "", local):
             if (found := (tick.astimezone(UTC) - EPOCH) // MILLISECOND) > moment:
                 return found
@@ -89,5 +89,9 @@ def zone(name: str) -> ZoneInfo:
     """Raises NeverTicks."""
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # it is a path to zoneinfo: not there, outside, a directory, too long
+    except (
+        KeyError,
+        ValueError,
+        OSError,
+    ):  # ZoneInfo opens a path made of the name: not there, outside, a directory, too long
         raise NeverTicks(name) from None

@@ -49,8 +49,9 @@ class Fail(Exception):
 class Context:
     """What a handler is told about its run.
 
-    `deadline` is when it is stopped, in UTC; `caller` who submitted the task ('' for anyone), `key` what it is about,
-    `traceparent` the W3C header that it came with; `saved` is what the last checkpoint said, None before the first.
+    `deadline` is when it is stopped, in UTC; `caller` who submitted the task ('' without a token), `key` what it is
+    about, `traceparent` the W3C header that it came with; `saved` is what the last checkpoint said, None before the
+    first.
     """
 
     task_id: str
@@ -76,8 +77,8 @@ class Context:
         self.report(float(fraction), str(message))
 
     def checkpoint(self, value: Any) -> None:
-        """Stores a JSON value that the next attempt finds in `saved`. Raises TypeError or ValueError for what is none,
-        or is larger than a result may be."""
+        """Stores a JSON value that the next attempt finds in `saved`. Raises TypeError or ValueError for a value that
+        is not JSON, or is larger than a result may be."""
         text = encode(value)
         self.keep(text)
         self.saved = json.loads(text)
@@ -170,7 +171,8 @@ def task(
             every=every,
             timezone=timezone,
             elsewhere=elsewhere,
-            is_async=handler.task_type.is_async or elsewhere,  # no child of ours, so none to itself
+            is_async=handler.task_type.is_async
+            or elsewhere,  # it runs in no child of this service, so it needs none to itself
             scope=scope,
             max_running=max_running,
             max_running_per_key=max_running_per_key,
@@ -220,7 +222,7 @@ def _name_of(function: Any) -> str:
 
 
 def _check_kind(function: Callable[..., Any]) -> None:
-    """What its result would be, no run could store."""
+    """Raises TypeError for a function whose result could not be stored."""
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{_name_of(function)} is a generator; return a list")
     wrapped = inspect.unwrap(function)
@@ -232,7 +234,7 @@ def _check_kind(function: Callable[..., Any]) -> None:
 
 
 def _hints(function: Callable[..., Any], parameters: Iterable[str]) -> dict[str, Any]:
-    """Of what a payload has. The others need not be known: names of TYPE_CHECKING are not, where it runs."""
+    """The annotations of the payload's parameters. Others are not evaluated: they may have names of TYPE_CHECKING."""
     wrapped = inspect.unwrap(function)
     annotations = getattr(wrapped, "__annotations__", {})
     of_payload = {name: hint for name, hint in annotations.items() if name in parameters and name != CONTEXT}
@@ -257,7 +259,7 @@ def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mappin
 
 
 def load(modules: Iterable[str]) -> None:
-    """Imports them. Raises DefinitionError naming the module."""
+    """Imports the modules. Raises DefinitionError, which names the module."""
     for module in modules:
         before, is_new = len(handlers), module not in sys.modules
         try:

@@ -1,4 +1,4 @@
-"""What the POST-only service is told, on top of what both services are."""
+"""The settings of the POST-only service, beside those of both."""
 
 import base64
 import dataclasses
@@ -39,7 +39,7 @@ class Settings(settings.Settings):
     is_task_auth_set: bool = False  # rather than left to its default
     allowed_hosts: tuple[str, ...] = setting((), host_names)  # beside this machine, where no token is asked for
     task_modules: tuple[str, ...] = setting((), names)
-    shipped_tasks: bool = setting(True, boolean)  # in production off: strangers may have tokens
+    shipped_tasks: bool = setting(True, boolean)  # off in production, where strangers may register and get a token
     worker_processes: int = setting(1, integer(0, 1024))  # one for each processor that this process may use
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
     task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
@@ -47,11 +47,17 @@ class Settings(settings.Settings):
     lease_seconds: int = setting(30, integer(1, 3600))
     result_ttl: int = setting(7 * 86400, integer(1, 10 * 365 * 86400))  # seconds
     max_queued: int = setting(100_000, integer(1, 10**9))
-    max_queued_per_caller: int | None = setting(None, integer(1, 10**9))  # None: people are bound, machines are not
-    max_running_per_caller: int | None = setting(None, integer(1, 10**6))  # on one worker; None as above
+    max_queued_per_caller: int | None = setting(
+        None, integer(1, 10**9)
+    )  # None: 10,000 for people, no bound for machines
+    max_running_per_caller: int | None = setting(
+        None, integer(1, 10**6)
+    )  # on one worker; None: half of its slots for people, no bound for machines
     health_get: bool = setting(False, boolean)
     webhook_secret: tuple[Secret, ...] = setting((), webhook_secret_list)
-    webhook_hosts: tuple[str, ...] = setting((), webhook_host_list)  # that may be http:// and inside in production, too
+    webhook_hosts: tuple[str, ...] = setting(
+        (), webhook_host_list
+    )  # allowed by http:// and inside the network, in production too
 
     database_file = "only_post.db"
 
@@ -67,7 +73,8 @@ class Settings(settings.Settings):
 
     @property
     def webhook_secrets(self) -> tuple[Secret, ...]:
-        """What signs: without WEBHOOK_SECRET, keys that SECRET_KEY gives, so that nothing is sent unsigned."""
+        """The keys that sign. Without WEBHOOK_SECRET they are derived from SECRET_KEY, so that nothing is sent
+        unsigned."""
         derived = (hmac.digest(secret.value, b"webhook", "sha256") for secret in self.secret_key)
         return self.webhook_secret or tuple(map(Secret, derived))
 
@@ -77,10 +84,11 @@ class Settings(settings.Settings):
 
     @property
     def is_local_only(self) -> bool:
-        """Without a login it is open to the network only where that was asked for."""
+        """Whether only this machine is served: without tokens, the network is served only where TASK_AUTH=off is set
+        explicitly."""
         return self.task_auth == "off" and not self.is_task_auth_set
 
     @property
     def modules(self) -> list[str]:
-        """Those that have tasks."""
+        """The modules that tasks are loaded from."""
         return [*([BUILTIN] if self.shipped_tasks else []), *self.task_modules]

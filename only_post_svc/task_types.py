@@ -67,15 +67,15 @@ class Types:
             raise Invalid(faults)
 
     def scope(self, type: str) -> str:
-        """What a caller needs for it; '' also for a type that is unknown."""
+        """The scope that a caller needs for a type; '' for a type that is unknown."""
         return self._types[type].scope if type in self._types else ""
 
     def scopes(self, has_scope: Callable[[str], bool]) -> frozenset[str]:
-        """Those of the types that the caller has; '' is one that every caller has."""
+        """The scopes of types that the caller has; '' is always among them."""
         return frozenset(filter(has_scope, {type.scope for type in self._types.values()}))
 
     def new_schedule(self, request: ScheduleRequest, now: int, *, is_person: bool = False) -> NewSchedule:
-        """What a request asks for at `now`. Raises Invalid."""
+        """The schedule that a request asks for at `now`. Raises Invalid."""
         every_ms = None if request.every is None else int(request.every * 1000)
         recurrence = Recurrence(request.cron, every_ms, request.timezone)
         faults = recurrence.faults(now)
@@ -95,7 +95,7 @@ class Types:
     def listing(
         self, paused: Collection[str] = (), may_see: Callable[[str], bool] = lambda scope: True
     ) -> list[dict[str, Any]]:
-        """Those whose scope the caller has."""
+        """The types whose scope the caller has, as JSON."""
         return [
             {
                 "type": type.type,

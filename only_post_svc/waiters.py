@@ -12,7 +12,7 @@ from shared.errors import Unavailable
 
 POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
 MAX_WAITERS = 5000  # requests; above it they are answered at once
-MAX_TOGETHER = 20  # tasks, and their results, in one look
+MAX_TOGETHER = 20  # tasks that are read at once, with their results
 
 
 class Waiters:
@@ -20,7 +20,7 @@ class Waiters:
         self._database = database
         self._waiting: defaultdict[str, set[asyncio.Future[TaskRow | None]]] = defaultdict(set)
         self._count = 0
-        self._ended: list[str] = []  # says a hint
+        self._ended: list[str] = []  # ids of tasks, as hints have them, that are still to be looked up
         self._telling: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._is_stopping = False
@@ -32,7 +32,9 @@ class Waiters:
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        news: asyncio.Future[TaskRow | None] = loop.create_future()  # before the look, so that nothing falls between
+        news: asyncio.Future[TaskRow | None] = (
+            loop.create_future()
+        )  # before the look, so that no hint between the two is missed
         self._waiting[task_id].add(news)
         self._count += 1
         late = loop.call_at(deadline, _let_go, [news])
@@ -79,7 +81,7 @@ class Waiters:
                 ended = await self._database.read(partial(queue.find_ended, task_ids=some))
             except Unavailable:
                 for task_id in some:
-                    _let_go(self._waiting.get(task_id, ()))  # each will find out for itself, and say so
+                    _let_go(self._waiting.get(task_id, ()))  # each request looks for itself, and answers 503
             else:
                 for task in ended:
                     _let_go(self._waiting.get(task.id, ()), task)

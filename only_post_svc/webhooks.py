@@ -1,8 +1,8 @@
-"""News of a task's end for the URL that its `notify` names: signed as Standard Webhooks has it (standardwebhooks.com),
-sent at least once.
+"""Webhooks: the end of a task is sent to the URL of its `notify`, signed as Standard Webhooks has it
+(standardwebhooks.com), at least once.
 
-The database makes the news in the transaction that ends the task: see the triggers of schema/0005. A worker that takes
-it to send it holds it by `next_at`, which is when another may try, and writes down by the same how it went.
+Triggers make a webhook due in the transaction that ends its task (schema/0005). A worker that takes it sets `next_at`
+to when another may take it; that value is also the fence under which the worker stores how the delivery went.
 """
 
 import base64
@@ -20,8 +20,8 @@ from shared.strict_json import encode
 
 MAX_URL_LENGTH = 2048
 AGAIN_SECONDS = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)  # after each failure
-HELD_SECONDS = 60  # while it is being sent, which takes ten at most
-MAX_HOSTS = 500  # that one look goes through
+HELD_SECONDS = 60  # for one delivery, which takes ten at most
+MAX_HOSTS = 500  # looked at in one transaction
 MAX_ERROR_LENGTH = 200
 GONE = 410
 HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9._])?")
@@ -44,7 +44,7 @@ class Webhook(NamedTuple):
 
     @property
     def message_id(self) -> str:
-        """The `webhook-id`: one for all attempts to tell of one end."""
+        """The `webhook-id`: the same for all attempts to tell of one end."""
         return self.task_id if self.number <= 1 else f"{self.task_id}.{self.number}"
 
     @property
@@ -56,13 +56,14 @@ class Webhook(NamedTuple):
 
 @dataclass(frozen=True)
 class Receivers:
-    """Who may be told: anyone in development; in production what is public, by https, and the named hosts."""
+    """Where webhooks may go: anywhere in development; in production to public addresses by https, and to the named
+    hosts."""
 
     named: Collection[str] = field(default_factory=frozenset)
     is_production: bool = False
 
     def fault(self, url: str) -> str | None:
-        """What is wrong with a URL, as far as that can be told without asking for its address."""
+        """What is wrong with a URL, as far as that shows before its name is resolved."""
         parts = _split(url)
         if parts is None:
             return "must be an https:// URL of printable ASCII, without a user or a fragment"
@@ -86,7 +87,7 @@ def _split(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
         is_fit = parts.scheme in ("http", "https") and parts.port != 0 and not parts.fragment
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         return None
     is_fit = is_fit and "@" not in parts.netloc and not parts.netloc.endswith(":") and _is_host(parts)
     return parts if is_fit else None
@@ -103,8 +104,8 @@ def _is_host(parts: SplitResult) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is out in the internet, for all that the address says."""
-    if isinstance(address, ipaddress.IPv6Address):  # one within 2000::/3 holds an IPv4 address only as 6to4
+    """Whether the address is one of the public internet."""
+    if isinstance(address, ipaddress.IPv6Address):  # within 2000::/3, 6to4 alone embeds an IPv4 address
         return address in GLOBAL_UNICAST and address.is_global and address.sixtofour is None
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -113,7 +114,7 @@ GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 §2.4: mapped and
 
 
 def signature(secrets: Sequence[Secret], message_id: str, timestamp: int, body: bytes) -> str:
-    """One for each secret, so that receivers can change theirs while both are in use."""
+    """One signature for each secret, so that receivers can change secrets while two are in use."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     digests = (hmac.digest(secret.value, signed, "sha256") for secret in secrets)
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
@@ -127,7 +128,7 @@ VALUES (:id, :url, :host, 'pending', 0, 0, :traceparent)
 
 
 def keep(tx: Transaction, task_id: str, url: str, traceparent: str | None = None) -> Webhook:
-    """In the transaction that makes the task."""
+    """Stores a webhook, in the transaction that makes its task."""
     host = urlsplit(url).netloc.lower()
     tx.put(INSERT, id=task_id, url=url, host=host, traceparent=traceparent)
     tx.put("UPDATE task SET has_webhook = 1 WHERE id = :id", id=task_id)
@@ -135,13 +136,13 @@ def keep(tx: Transaction, task_id: str, url: str, traceparent: str | None = None
 
 
 def drop(tx: Transaction, task_id: str) -> None:
-    """Of a task that has not started."""
+    """Deletes the webhook of a task that has not started."""
     tx.put("DELETE FROM webhook WHERE task_id = :id", id=task_id)
     tx.put("UPDATE task SET has_webhook = 0 WHERE id = :id", id=task_id)
 
 
 def find(tx: Transaction, task_ids: Collection[str]) -> dict[str, Webhook]:
-    """By task, those that have one."""
+    """The webhooks of these tasks, by task id."""
     ids, values = listed("id", task_ids)
     rows = tx.all(f"SELECT {COLUMNS} FROM webhook WHERE task_id IN {ids}", **values) if task_ids else []
     return {row[0]: Webhook(*row) for row in rows}
@@ -181,8 +182,8 @@ UPDATE webhook SET next_at = :until WHERE task_id IN (
 
 
 def take(tx: Transaction, after: str, hands: int, free: "Hands") -> tuple[list[Webhook], str]:
-    """News that is due, of as many as there are `hands`: of the hosts in turn, from the one after `after` on, as many
-    of each as are `free`. And where the next turn begins, '' at the end of all hosts."""
+    """Takes up to `hands` webhooks that are due: of each host as many as `free` gives, beginning with the host after
+    `after`. And the host to go on after, '' at the end of all hosts."""
     taken: list[Webhook] = []
     hosts = tx.all(DUE_HOSTS, after=after, most=MAX_HOSTS)
     for host, due in hosts:
@@ -196,7 +197,7 @@ def take(tx: Transaction, after: str, hands: int, free: "Hands") -> tuple[list[W
 
 
 class Hands:
-    """How many more of a host may be sent at once; called with its name."""
+    """How many more deliveries to a host may run at once; called with its name."""
 
     def __init__(self, in_flight: Sequence[str], slow: Collection[str], most: int, most_of_slow: int) -> None:
         self._in_flight = in_flight
@@ -208,7 +209,7 @@ class Hands:
         return (self._most_of_slow if host in self._slow else self._most) - self._in_flight.count(host)
 
 
-# Written so that every planner finds it by its id.
+# coalesce hides next_at from the planner, which then finds the row by its id.
 OF_HELD = "WHERE task_id = :task_id AND number = :number AND coalesce(next_at, 0) = :held"
 SENT = f"UPDATE webhook SET status = 'sent', attempts = attempts + 1, last_error = NULL, next_at = NULL {OF_HELD}"
 FAILED = f"""
@@ -217,7 +218,8 @@ UPDATE webhook SET status = :status, attempts = attempts + 1, last_error = :erro
 
 
 def note(tx: Transaction, webhook: Webhook, error: str | None, *, is_final: bool = False) -> None:
-    """How an attempt went: `error` None was a success. One that was taken by another meanwhile is left to it."""
+    """Stores how an attempt went; `error` None is success. Changes nothing where another worker has taken it
+    meanwhile."""
     of_held = {"task_id": webhook.task_id, "number": webhook.number, "held": webhook.next_at}
     if error is None:
         tx.put(SENT, **of_held)

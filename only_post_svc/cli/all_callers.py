@@ -1,4 +1,4 @@
-"""Tasks of all callers, for the operator. What changes one is the queue's own, in its caller's name."""
+"""Tasks of all callers, for the operator. Changes are the queue's own, in the name of the task's caller."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from shared.database import Transaction
 
 
 class Overseen(NamedTuple):
-    """A task and whose it is, '' for anyone's. `payload` is JSON."""
+    """A task and its caller, '' where no token was sent. `payload` is JSON."""
 
     caller: str
     task: TaskRow
     payload: str = ""
 
 
-# The sort of a page of one status may be long: it is read aside, and no client waits for it.
+# Sorting all tasks of one status may take long, which no client has to wait for: commands read by `query`.
 LIST = f"SELECT task.caller, {COLUMNS} FROM task {{where}} ORDER BY task.id DESC LIMIT :limit"
 
 QUEUED = "finished_at IS NULL AND status IN ('queued', 'scheduled', 'held')"
@@ -58,7 +58,7 @@ def find(tx: Transaction, task_id: str) -> Overseen | None:
 
 
 def cancel(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
-    """Whether that was needed, and the task as it is then."""
+    """Whether it was cancelled now, and the task after that."""
     found = find(tx, task_id)
     is_cancelled = found is not None and queue.cancel(tx, found.caller, found.task.id)
     return is_cancelled, find(tx, task_id)

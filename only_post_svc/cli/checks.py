@@ -24,7 +24,7 @@ def types(settings: Settings) -> Iterator[Finding]:
 
 
 def _waiting(settings: Settings, types: Collection[str]) -> Iterator[Finding]:
-    """Tasks that nothing runs as long as their code is not there."""
+    """Queued tasks whose type no module has."""
     file = connection.file_of(settings.database_url)
     if file is not None and not file.exists():
         return

@@ -65,7 +65,7 @@ def _tries(task: TaskRow) -> str:
 
 
 def _said(task: TaskRow) -> str:
-    """The first line of its error."""
+    """The first line of the task's error."""
     if task.error is None:
         return ""
     error = json.loads(task.error)

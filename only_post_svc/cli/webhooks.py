@@ -1,4 +1,4 @@
-"""The operator's commands over webhooks: how they went, once more, and what receivers have to know."""
+"""The operator's commands over webhooks: list them, send one again, print the secrets that receivers verify with."""
 
 import argparse
 import base64

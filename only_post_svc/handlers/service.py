@@ -40,7 +40,7 @@ async def health(request: Request[State]) -> Response:
 
 
 async def _may_see_all(request: Request[State]) -> bool:
-    """A probe that sends no good token is no stranger to be refused, but is not told of hosts and queues either."""
+    """A probe without a good token is answered, but not told of hosts and queues."""
     with contextlib.suppress(Unauthorized):
         await known_requester(request, "")
         return True

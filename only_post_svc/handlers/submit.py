@@ -110,7 +110,8 @@ async def _submit_once(
     new: list[NewTask],
     write: Callable[[list[TaskRow]], str],
 ) -> tuple[Answer, dict[str, str]]:
-    """The answer to a submit, and its headers: the first one, when its key was used before. `write` says it in JSON."""
+    """The answer to a submit, and its headers: the first answer, where its idempotency key was used before. `write`
+    makes its JSON."""
     key = key_of(request, route, who.id, body)
     database, backlog = request.state["database"], request.state["backlog"]
     submitted: list[tuple[TaskRow, bool]] = []

@@ -1,4 +1,4 @@
-"""Tasks that are there: their results, lists, cancels and retries."""
+"""Submitted tasks: fetch, list, cancel, retry."""
 
 from functools import partial
 

@@ -8,9 +8,9 @@ from shared.openapi import DatabaseHealth, Time, left_out
 
 @dataclass(frozen=True)
 class QueueHealth:
-    """How many tasks can run, are for later, run. `oldest_queued_seconds` is the longest that one which can run has
-    waited. Where there are any: how many a bound has `held`, the types that are `paused`, and those of which tasks have
-    waited for long, as no worker has the type (`unclaimed`)."""
+    """How many tasks can run (`queued`), are for later (`scheduled`) and run. `oldest_queued_seconds` is how long the
+    oldest one that can run has waited. Where there are any: how many tasks a bound holds back (`held`), the `paused`
+    types, and the types whose tasks have waited for long, as no worker may have them (`unclaimed`)."""
 
     queued: int
     scheduled: int

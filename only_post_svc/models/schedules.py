@@ -18,8 +18,8 @@ Name = Annotated[str, Limits(minLength=1, maxLength=255)]
 
 @dataclass(frozen=True)
 class ScheduleRequest:
-    """What makes a task again and again: by a `cron` expression of five fields in the local time of `timezone`, or
-    `every` so many seconds. Without `overlap` a tick makes none while the task of the one before has not ended."""
+    """When tasks are made again and again: by a `cron` expression of five fields in the local time of `timezone`, or
+    `every` so many seconds. Without `overlap` a tick makes no task while that of the tick before has not ended."""
 
     name: Name
     type: str
@@ -64,8 +64,8 @@ UNSCHEDULE_REQUEST = Shape(UnscheduleRequest)
 
 @dataclass(frozen=True)
 class Schedule:
-    """`skipped` counts the ticks that made no task: the one before had not ended, or the queue was full. `in_code`:
-    it stands in the service's code, and goes when the code no longer says so."""
+    """`skipped` counts the ticks that made no task, since that of the tick before had not ended or the queue was full.
+    `in_code`: declared in the service's code, and gone once the code no longer declares it."""
 
     name: str
     type: str

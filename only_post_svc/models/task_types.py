@@ -23,8 +23,8 @@ TYPE_REQUEST = Shape(TypeRequest)
 
 @dataclass(frozen=True)
 class ListedType:
-    """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds. `paused` is there while
-    none of its tasks is claimed."""
+    """What can be submitted. `payload_schema` is JSON Schema 2020-12; `timeout` in seconds. `paused` is there while the
+    type is paused."""
 
     type: str
     description: str

@@ -34,9 +34,9 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One task of a batch. Seconds; `timeout` and `max_attempts` are the type's own when left out. `key` says what it
-    is about. While a task with the same `unique` has not ended, none is made: the answer is that one, which takes the
-    new payload, time and settings with `replace` if it has not started."""
+    """One task of a batch. Times are in seconds; `timeout` and `max_attempts` are the type's own when left out. `key`
+    says what the task is about. While a task with the same `unique` has not ended, no other is made: the answer is that
+    task. With `replace` it takes the new payload, time and settings, if it has not started."""
 
     type: str
     payload: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class ResultRequest:
 
 @dataclass(frozen=True)
 class TaskFilter:
-    """All of the caller's tasks that have this in common."""
+    """The caller's tasks that fit all members."""
 
     type: str | None = None
     status: Status | None = None
@@ -124,7 +124,7 @@ class TaskError:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run says it is, 0 to 1."""
+    """How far a run says it has come, 0 to 1."""
 
     fraction: float
     message: str
@@ -132,8 +132,8 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedTask:
-    """A task without its result. A retry that waits is `queued`, its `run_at` ahead and the last `error` shown; so is
-    one that a bound or a pause holds back, which `held` names."""
+    """A task without its result. One that waits to be tried again is `queued`, with its `run_at` ahead and its last
+    `error`. One that a bound or a pause holds back is `queued` too, and `held` names which."""
 
     task_id: Id
     type: str
@@ -153,7 +153,7 @@ class ListedTask:
 
 @dataclass(frozen=True)
 class Notified:
-    """How it went to tell `url` of the task's end. `failed` is given up."""
+    """How the delivery of the task's end to `url` went. `failed` was given up."""
 
     url: str
     status: Literal["pending", "sent", "failed"]
@@ -203,7 +203,7 @@ class TaskPage:
 
 @dataclass(frozen=True)
 class Changed:
-    """How many tasks were changed; `has_more`: as many as one request may, and others fit too."""
+    """How many tasks were changed. `has_more`: the request has reached its bound, and more tasks fit."""
 
     count: int
     has_more: bool

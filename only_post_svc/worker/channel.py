@@ -9,8 +9,8 @@ from only_post_svc.worker.frames import pack
 
 
 class Channel:
-    """Speaks for the process that was started alone: a copy that fork makes of it has no channel, and programs that
-    it starts inherit none."""
+    """Used by the process that was started, and no other: a copy made by fork closes it, and programs that are started
+    do not inherit it."""
 
     def __init__(self, descriptor: int) -> None:
         self.socket = socket.socket(fileno=descriptor)
@@ -21,7 +21,7 @@ class Channel:
 
     @property
     def is_ours(self) -> bool:
-        """Not in a copy, one that C code has made included."""
+        """False in a copy made by fork, also where C code has made it."""
         return os.getpid() == self._pid
 
     def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
@@ -30,7 +30,7 @@ class Channel:
                 self.socket.sendall(pack(message, blob))
 
     def send_in_signal_handler(self, message: dict[str, Any]) -> None:
-        """Unless the code that was interrupted is sending."""
+        """Sends nothing while the interrupted code is sending: waiting for its lock would deadlock."""
         if self._sending.acquire(blocking=False):
             self._sending.release()
             self.send(message)

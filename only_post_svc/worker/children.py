@@ -23,12 +23,11 @@ from only_post_svc.worker.runner import Options, command
 from shared.settings import SettingsError
 
 DESCRIBE_SECONDS = 60
-MARK = (
-    "ONLY_POST_CHILD"  # in the environment of a child and of what it starts, by which these are found when it is gone
-)
+# In the environment of a child and of the processes that it starts: by it they are found once the child has ended.
+MARK = "ONLY_POST_CHILD"
 
-# What the services are told in secret, by either of them, and what libpq reads. Under other names, too, where the
-# value is the same: Heroku has a database's URL twice.
+# The secrets of both services, and what libpq reads. Another variable with the same value is withheld too: Heroku sets
+# a database's URL under two names.
 WITHHELD = re.compile(
     r"(SECRET_KEY|SIGNING_KEY|JWKS|TLS_CERT|TLS_KEY|DATABASE_URL|METRICS_TOKEN|WEBHOOK_SECRET|MAIL_URL)(_FILE)?"
     r"|PGPASSWORD|PGPASSFILE|PGSSLKEY"
@@ -54,8 +53,8 @@ class Events(Protocol):
 
 
 class Child(asyncio.Protocol):
-    """One child process. It is used until it is retired, and retired once it has been interrupted, has grown, or could
-    not be made as it was before a run."""
+    """One child process. It is used until it is retired, and retired once it has been interrupted, has grown, or its
+    surroundings could not be restored after a run."""
 
     def __init__(self, settings: Settings, events: Events) -> None:
         self.run_ids: dict[str, dict[str, Any]] = {}  # with what the log lines of each carry
@@ -115,7 +114,7 @@ class Child(asyncio.Protocol):
         self._events.child_exited(self, _reason(status))
 
     def _about(self) -> dict[str, Any]:
-        """Whose a line is that says nothing of it."""
+        """Which run a printed line belongs to."""
         of_runs = list(self.run_ids.values())
         return of_runs[0] if len(of_runs) == 1 else {"pid": self.pid}
 
@@ -133,8 +132,8 @@ class Child(asyncio.Protocol):
         self._send(message, payload)
 
     def interrupt(self, run_id: str) -> None:
-        """Asks a run to stop, politely: it may clean up, and has a moment to do so."""
-        self.is_retired |= self.is_exclusive  # an exception out of nowhere may leave a module half changed
+        """Asks a run to stop; it has a moment to clean up."""
+        self.is_retired |= self.is_exclusive  # an exception at any point of its code may leave a module half changed
         self._send({"stop": run_id})
         self._flush()
         self._signal(signal.SIGUSR1)
@@ -145,7 +144,7 @@ class Child(asyncio.Protocol):
 
     def _send(self, message: dict[str, Any], blob: bytes = b"") -> None:
         if not self._outgoing:
-            self._loop.call_soon(self._flush)  # what one claim has brought goes out together
+            self._loop.call_soon(self._flush)  # all tasks of one claim are sent together
         self._outgoing.append(pack(message, blob))
 
     def _flush(self) -> None:
@@ -239,7 +238,7 @@ def options_of(settings: Settings, descriptor: int | None) -> Options:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What the code of tasks may see of it."""
+    """What the code of tasks may see of the environment: no secrets."""
     secret = {value for name, value in environ.items() if WITHHELD.fullmatch(name) and value}
     return {name: value for name, value in environ.items() if not WITHHELD.fullmatch(name) and value not in secret}
 

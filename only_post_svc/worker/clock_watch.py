@@ -1,4 +1,4 @@
-"""Whether leases can be believed to be over."""
+"""Whether the clock can be trusted when it says that leases are over."""
 
 import logging
 import time
@@ -20,7 +20,8 @@ class ClockWatch:
         self.steady_since: int | None = None  # by the database's clock, in milliseconds; None where it is not
 
     def has_jumped(self, now_ms: int) -> bool:
-        """Whether it has, within the last lease; or this process was stopped, and maybe all others with it."""
+        """Whether the clock has jumped within the last lease, or this process was stopped, as all others may have
+        been."""
         now = time.monotonic()
         offset = now_ms / 1000 - now
         if now - self._asked_at > LATE_SECONDS:

@@ -1,4 +1,4 @@
-"""Sends the news of ends: a few at once, of each host fewer, so that one slow receiver delays no other's."""
+"""Sends webhooks: several at once, fewer to each host, so that a slow receiver does not delay the others."""
 
 import asyncio
 import logging
@@ -50,7 +50,7 @@ class Courier:
             sending.cancel()
 
     def note_pending(self, is_pending: bool) -> None:
-        """Whether the database has any webhook that has not been told, as the worker has seen it."""
+        """Whether the worker has seen a webhook in the database that is still to be sent."""
         self._is_needed = is_pending
         if is_pending:
             self._due.set()
@@ -68,7 +68,7 @@ class Courier:
             if seconds > 0:
                 await self._until_due(seconds)
             elif not await self._take():
-                return  # until one of those on their way is back
+                return  # until a delivery under way has ended
 
     async def _until_due(self, seconds: float) -> None:
         self._due.clear()
@@ -104,7 +104,9 @@ class Courier:
     def _done(self, sending: asyncio.Task[None]) -> None:
         del self._in_flight[sending]
         if not sending.cancelled() and (error := sending.exception()):
-            log.warning("webhook.not_noted", extra={"reason": repr(error)})  # it is sent again when its time is up
+            log.warning(
+                "webhook.not_noted", extra={"reason": repr(error)}
+            )  # it is taken again once its `next_at` is over
         self._due.set()
 
     async def _send(self, webhook: Webhook, task: TaskRow) -> None:

@@ -1,8 +1,8 @@
-"""One POST to a receiver of news, which is trusted with nothing.
+"""One POST to the receiver of a webhook, which is not trusted.
 
-In asyncio and by hand: what matters here is which address is connected to, that the whole takes no longer than its time
-however the answer drips, and that nothing is followed or kept of it but its status. No code of a user and nothing but
-a status line is handled, so it needs no child; and the key that signs stays in the coordinator.
+Written on asyncio's streams, without an HTTP library: it has to connect to the very address that was checked, to end in
+time however slowly the answer comes, and to read nothing but its status. It runs no code of users, so it needs no child
+process, and the signing key stays in the coordinator.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from only_post_svc.webhooks import Address, Receivers
 
 SECONDS = 10.0
 MAX_ANSWER_BYTES = 4096
-MAX_ADDRESSES = 4  # that are tried, of one name
+MAX_ADDRESSES = 4  # of one name that are tried
 REST_SECONDS = 1.0  # for the rest of a short answer, so that its sender sees no reset
 STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
 PORTS = {"http": 80, "https": 443}
@@ -27,7 +27,7 @@ Resolve = Callable[[str, int], Awaitable[list[Address]]]
 
 
 class Failed(Exception):
-    """It was not delivered; the reason is for the caller to see."""
+    """It was not delivered. The task shows the reason to its caller."""
 
 
 async def resolve(host: str, port: int) -> list[Address]:

@@ -1,4 +1,4 @@
-"""The event loop that `async def` runs share, and what of theirs can outlive them there: asyncio tasks and threads."""
+"""The event loop that `async def` runs share, and the asyncio tasks and threads that a run may leave behind in it."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ class Executors(ThreadPoolExecutor):
         return call
 
     def end(self, run_id: str) -> bool:
-        """Whether all of its threads have ended. One that works can't be stopped."""
+        """Whether all of its threads have ended. A busy thread can't be stopped."""
         if pool := self._pools.pop(run_id, None):
             pool.shutdown(wait=False, cancel_futures=True)
         return not self._calls.pop(run_id, None)
@@ -56,7 +56,7 @@ class EventLoop:
         return task
 
     async def end(self, run_id: str) -> str:
-        """Ends what a run has left behind. What could not be ended, '' when all was."""
+        """Ends what a run has left behind. The kind of what could not be ended, '' when all was."""
         left = {task for task in self._tasks.pop(run_id, ()) if not task.done()}
         if left:
             names = ", ".join(sorted(task.get_name() for task in left)[:10])
@@ -69,7 +69,7 @@ class EventLoop:
         return "" if self._executors.end(run_id) else "threads"
 
     def forget(self) -> None:
-        """In a copy of the process: nothing of the other runs goes on here."""
+        """For a copy made by fork: the other runs do not go on in it."""
         for handle in getattr(self.loop, "_ready", ()):
             handle.cancel()
         self.loop.stop()

@@ -73,7 +73,8 @@ class Heartbeat:
         loops.start(self._beat, at=self._news, every=min(BEAT_SECONDS, lease_seconds / 3))
 
     def note_claims(self, count: int) -> None:
-        """What /health has to know soon is said with the next beat; what it has waited for, at once."""
+        """Claims are reported by the next beat; the first after a pause at once, as /health may take the queue for
+        stalled."""
         if count and not self._has_claimed and self._loop.time() - self._claims_told_at > 2 * BEAT_SECONDS:
             self._news.set()
         self._has_claimed |= count > 0
@@ -85,7 +86,7 @@ class Heartbeat:
         try:
             await self._database.write(lambda tx: beat(tx, latest, has_claimed=has_claimed))
         except BaseException:
-            self._has_claimed |= has_claimed  # it is still to be said
+            self._has_claimed |= has_claimed  # the next beat reports it
             raise
         if has_claimed:
             self._claims_told_at = self._loop.time()

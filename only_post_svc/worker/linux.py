@@ -31,14 +31,14 @@ def hide() -> None:
 
 
 def adopt_orphans() -> None:
-    """What a process below this one leaves behind becomes a child of this one, and not of init."""
+    """Makes orphans among this process's descendants its own children, not init's."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int) -> None:
-    """Also while C code holds the interpreter."""
+    """Has the kernel kill this process when its parent ends, even while C code holds the GIL."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has gone before that was asked for
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,5 +1,5 @@
-"""The coordinator's side of what its children print and log: lines into the log, though no more than anyone could
-read."""
+"""The coordinator's side of what its children print and log: lines into the log, up to a limit
+a second."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 from only_post_svc.worker.records import LEVELS, LINES, MAX_LINE, Throttle
 
 READ_BYTES = 65536
-MAX_READS = 16  # in a row, of a child that prints faster than that
+MAX_READS = 16  # in a row: a child may print faster than it is read
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""What the code of runs prints and logs, told with the run that it belongs to.
+"""What the code of runs prints and logs, attributed to its run.
 
-Where a `def` has the process to itself, what it prints goes the usual way: the coordinator knows whose it is. The
+Where a `def` has the process to itself, its output goes through the pipe: the coordinator knows which run it is. The
 lines of `async def` runs, which share a process, go over the channel with their run, as do all records of `logging`.
 """
 
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 from only_post_svc.worker.channel import Channel
 
-LINES = 50  # a second and child go to the log, and as many warnings; the rest is counted
+LINES = 50  # that a child may log in a second, and as many warnings; the rest is counted and dropped
 MAX_LINE = 2000
 MAX_TRACEBACK = 8000
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -36,7 +36,7 @@ class Throttle:
         self.dropped = 0
 
     def admit(self, lines: int = 1) -> int:
-        """How many of them."""
+        """How many of these lines may go on now."""
         now = time.monotonic()
         if now - self._second >= 1:
             self._second, self._admitted = now, 0
@@ -79,7 +79,7 @@ class Records(logging.Handler):
             self._printed[run_id] = rest[:MAX_LINE]
 
     def end(self, run_id: str) -> int:
-        """Tells the line that it has not ended, and how many lines were not told."""
+        """Sends what was printed after the last line end. How many lines were dropped."""
         if rest := self._printed.pop(run_id, ""):
             self._tell(run_id, "info", "", rest, MAX_LINE)
         return sum(throttle.take_dropped() for throttle in self._throttles.values())
@@ -99,7 +99,7 @@ class Stream(io.TextIOWrapper):
         self._records = records
 
     def share(self) -> None:
-        # In the instance, so that a `def` pays nothing for it.
+        # Set in the instance, so that printing costs a `def` nothing more.
         self.write = self._write_shared  # type: ignore[method-assign]
 
     def unshare(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run can change for those behind it in the same process, and puts back for them."""
+"""The state of a process that a run may change, restored for the runs after it."""
 
 import contextlib
 import gc
@@ -25,7 +25,7 @@ MAX_GENERATIONS = 100  # of orphans: the children of one that was killed are the
 
 
 class ProcessState(NamedTuple):
-    """The names say what a child could not put back."""
+    """The names of the fields are logged for what could not be restored."""
 
     environment: Mapping[bytes, bytes]
     working_directory: str | None
@@ -80,7 +80,7 @@ class Surroundings:
         os.umask(self._umask)
 
     def restore(self) -> str:
-        """What could not be put back, '' when all was."""
+        """Restores it. The names of what could not be restored, '' when all was."""
         try:
             for timer in TIMERS:
                 signal.setitimer(timer, 0)
@@ -140,7 +140,7 @@ class Offspring:
 def _held() -> set[int]:
     gc.collect()
     popens = [one for one in gc.get_objects() if issubclass(type(one), subprocess.Popen) and one.returncode is None]
-    dropped: list[Any] = getattr(subprocess, "_active", None) or []  # no longer anyone's, and still running
+    dropped: list[Any] = getattr(subprocess, "_active", None) or []  # deleted objects whose process still runs
     pids = {one.pid for one in popens if one not in dropped}
     if multiprocessing := sys.modules.get("multiprocessing"):
         pids |= {process.pid for process in multiprocessing.active_children()}

@@ -26,7 +26,7 @@ class Turns:
         self.served = ""  # the caller whose turn was last
 
     def learn(self, own: list[OwnLane]) -> bool:
-        """Which types have lanes of their own by now; whether that is news."""
+        """Takes over which types have lanes of their own. Whether that has changed."""
         is_news = own != self._own
         self._own = own
         elsewhere = {lane.type for lane in own if lane.is_paused or lane.is_kept}
@@ -34,7 +34,7 @@ class Turns:
         return is_news
 
     def claim(self, tx: Transaction, token: str, slots: Slots, runs: Iterable[Claim]) -> Dealt:
-        """`runs` are those of this worker; the slots that it takes are gone from `slots`."""
+        """`runs` are those of this worker; claimed tasks take their slots out of `slots`."""
         portions = Portions(self._settings, self._processes, runs)
 
         def fits(one: Candidate) -> bool:
@@ -59,17 +59,17 @@ class Turns:
 
     def _lanes(self, slots: Slots) -> list[Lane]:
         names = [shares.ALL, *(lane.type for lane in self._own if lane.type in self._claimable)]
-        # One at least, as a child is emptied only for a run that waits for it.
+        # max: a `def` task is looked for also while no child is idle, since a child is drained only where one waits.
         most = {False: slots.shared, True: max(1, slots.exclusive)}
         return [Lane(is_alone, name, most[is_alone]) for name in names for is_alone in most if most[is_alone]]
 
 
 class Portions:
-    """How many hands each caller has of one worker. A run that has a child to itself has all hands of it."""
+    """How many slots of one worker each caller has. A run with a child to itself has all slots of that child."""
 
     def __init__(self, settings: Settings, processes: int, runs: Iterable[Claim]) -> None:
         self._most = settings.max_running_per_caller
-        self._hands_of_alone = settings.task_concurrency if self._most is None else 1
+        self._slots_of_alone = settings.task_concurrency if self._most is None else 1
         self._half = -(-processes * settings.task_concurrency // 2)
         self._taken: Counter[str] = Counter()
         self._people: set[str] = set()
@@ -77,7 +77,7 @@ class Portions:
             self.add(run.caller, is_alone=bool(run.is_alone), is_person=bool(run.is_person))
 
     def add(self, caller: str, *, is_alone: bool, is_person: bool) -> None:
-        self._taken[caller] += self._hands_of_alone if is_alone else 1
+        self._taken[caller] += self._slots_of_alone if is_alone else 1
         if is_person:
             self._people.add(caller)
 

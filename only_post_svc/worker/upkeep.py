@@ -1,5 +1,5 @@
-"""What every worker does for all of them: queues what is due, makes the tasks of schedules, takes back what a dead one
-held, deletes what is old."""
+"""What every worker does for all workers: queues tasks that are due, makes the tasks of schedules, takes back the runs
+of dead workers, deletes what is old."""
 
 import asyncio
 import contextlib
@@ -99,13 +99,13 @@ class Upkeep:
                 await self._due.wait()
 
     def _queue_due(self, tx: Transaction) -> tuple[int, list[NewTask]]:
-        """How many tasks, or which tasks of schedules: who has no schedules is not asked for them."""
+        """How many tasks were queued; where none was due, the tasks that schedules have made."""
         if queued := queue.promote(tx):
             return queued, []
         return 0, schedules.tick(tx, self._declared, self.clock.steady_since, Count(*self._limits).admit)
 
     async def _declare(self) -> None:
-        """At the start, and from then on where any code has schedules."""
+        """At the start, and repeatedly as long as any worker's code has schedules."""
         if self._is_declared is False:
             return
         is_start = self._is_declared is None
@@ -151,7 +151,7 @@ class Upkeep:
             self._database.publish(hints.QUEUED)
 
     async def _mend_gates(self) -> None:
-        """Some of them at a time. At the start it learns what the code says of them by now."""
+        """Some gates at a time. The first time it takes over the bounds that the code has now."""
         wrong, last = await self._database.write(self._mend_some, is_long=True)
         self._is_rebound = True
         self._mended = last or Gate("")
@@ -176,7 +176,7 @@ class Upkeep:
             await asyncio.sleep(0)
 
     async def _sweep(self) -> None:
-        """Deletes what callers who are gone have left."""
+        """Deletes what deleted callers have left."""
         await departures.sweep_all(self._database, SERVICE, _forget, MAX_LIFETIME_SECONDS * 1000)
 
     def _prune_tasks(self, tx: Transaction) -> int:

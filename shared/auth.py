@@ -27,7 +27,9 @@ MAX_TOKEN_BYTES = 4096
 MAX_VERIFIED = 4096
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 24 * 3600 + CLOCK_SKEW_SECONDS
-UNCHECKED = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False)  # by jose
+UNCHECKED = dict.fromkeys(
+    ("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False
+)  # not by jose: TokenDoor checks them
 SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 HEADER_MEMBERS = {"alg", "typ", "kid"}
 TEXT_CLAIMS = ("iss", "aud", "sub", "client_id", "jti", "scope")
@@ -36,8 +38,8 @@ NUMBER_CLAIMS = ("iat", "nbf", "exp", "ver")
 
 @dataclass(frozen=True)
 class Claims:
-    """RFC 9068 §2.2, and `ver`, which moves on when what was issued before must stop working. Times in seconds since
-    1970. `sid` is the session; a machine has none, ''."""
+    """RFC 9068 §2.2, and `ver`, the account's version, which grows when tokens issued before must stop working. Times
+    in seconds since 1970. `sid` is the session; a machine has none, ''."""
 
     iss: str
     aud: str

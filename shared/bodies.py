@@ -29,7 +29,8 @@ class Arriving:
         self._total = 0
 
     def grew(self, body: asyncio.Timeout, count: int) -> None:
-        """Bytes have come in. Where all bodies have too many, the time of the slowest is over."""
+        """Counts bytes that have come in. Where all bodies have too many, the one that has been silent for the longest
+        times out."""
         self._bytes[body] = self._bytes.get(body, 0) + count
         self._bytes.move_to_end(body)
         self._total += count

@@ -57,7 +57,7 @@ ENTRY = "SELECT {columns} FROM {view} WHERE owner = :owner AND position = :posit
 
 
 def _entry(tx: Transaction, view: View, owner: str, position: str) -> str:
-    """'' when it has gone meanwhile."""
+    """'' when it was deleted meanwhile."""
     columns = [column.partition("/") for column in view.columns]
     sql = ENTRY.format(columns=", ".join(name for name, _, _ in columns), view=view.name)
     row = tx.one(sql, owner=owner, position=position)

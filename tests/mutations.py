@@ -139,8 +139,8 @@ MUTATIONS = [
     Mutation(
         "a session that ended in the middle of a rotation is over",
         "token_svc/sessions.py",
-        "now=tx.now)  # it may have been used or ended meanwhile",
-        "now=tx.now) or row",
+        "token)  # it may have been used or ended meanwhile",
+        "token) or found",
         OF_RACES,
         "middle_of_a_rotation",
     ),

@@ -54,8 +54,8 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
 
 
 def create(tx: Transaction, username: str, email: str, password_hash: str, scope: str = scopes.DEFAULT) -> AccountRow:
-    """To be called after `taken` in the same transaction. Of two at once the second is run again by the database, and
-    finds the name taken."""
+    """To be called after `taken` in the same transaction. Of two at once that make the same name, the database runs the
+    second again, which finds it taken."""
     account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, scope, 1, 0, tx.now)
     insert(tx, account, fold(username), emails.key(email))
     return account
@@ -86,7 +86,8 @@ def by_login(tx: Transaction, name: str) -> AccountRow | None:
 
 
 def lock(tx: Transaction, account_id: str) -> None:
-    """Until the transaction ends, no other one that locks it changes the account or what belongs to it."""
+    """Locks the account until the transaction ends. Every transaction that changes it, or what belongs to it, does so
+    first."""
     tx.lock(f"account {account_id}")
 
 

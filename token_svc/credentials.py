@@ -20,8 +20,8 @@ VISIBLE = re.compile(r"[\x20-\x7e]*")  # RFC 6749 appendix A.1 and A.2
 
 
 def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | None:
-    """None without a secret: a public client's id alone proves nothing, and is ignored. Raises 400 when both places
-    have one (RFC 6749 §2.3), and 401."""
+    """The client's id and secret; None without a secret, since an id alone proves nothing. Raises 400 when the header
+    and the body both have them (RFC 6749 §2.3), and 401 for malformed ones."""
     by_header, by_body = of_header(request), _of_body(body)
     if by_header and (by_body or body.get("client_id") not in (None, by_header.client_id)):
         raise BadRequest("invalid_request", "the client says twice who it is")
@@ -29,7 +29,7 @@ def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | 
 
 
 def of_header(request: Request[Any]) -> Credentials | None:
-    """Those of HTTP Basic, each of whose two parts is percent-encoded."""
+    """The credentials of HTTP Basic: its two parts are percent-encoded, each by itself (RFC 6749 §2.3.1)."""
     scheme, _, encoded = (single_header(request.scope, b"authorization") or "").partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -61,12 +61,14 @@ async def client_of(request: Request[State], given: Credentials) -> AccountRow:
 
 
 def user_address(request: Request[State], client: AccountRow | None) -> str:
-    """Where a user's request comes from: the app that passes it on says so, if it may."""
+    """The address that a user's request comes from. A client with the scope `logins` (an app's server) names its
+    user's."""
     return rate_limits.named_address(request) if client and "logins" in client.scopes else address(request)
 
 
 async def counted_address(request: Request[State]) -> str:
-    """What a request that needs no token counts against; it is counted itself. Raises 401 and 429."""
+    """The address of a user's request that needs no token. Counts the request, for the client or else for the address.
+    Raises 401 and 429."""
     given = of_header(request)
     client = await client_of(request, given) if given else None
     if client is None:

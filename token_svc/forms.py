@@ -34,7 +34,9 @@ async def read(request: Request[Any], known: set[str]) -> dict[str, Any]:
         fields = parse_qsl(
             text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS
         )
-        strict_json.decode(strict_json.encode(dict(fields)).encode())  # the rules for strings are the same
+        strict_json.decode(
+            strict_json.encode(dict(fields)).encode()
+        )  # refuses what strings of JSON may not have, such as NUL
     except (ValueError, NotJSON):
         raise BadRequest("invalid_request", "not a form") from None
     if len(dict(fields)) != len(fields):

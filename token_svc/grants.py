@@ -111,7 +111,7 @@ class Grants:
         return pair
 
     async def _refuse_unverified(self, account: AccountRow, limits: LoginLimits, language: str) -> NoReturn:
-        """Sends the mail again. Only who knows the password gets here, so it reveals nothing."""
+        """Sends the mail again. The password was right, so it reveals nothing."""
 
         def unit(tx: Transaction) -> None:
             attempts.forgive(tx, limits)
@@ -199,8 +199,8 @@ class Grants:
         address: str,
         language: str = "",
     ) -> tuple[AccountRow, Pair | None]:
-        """The account with a new email, a new password, or both. A new password ends every other session and every
-        token from before, of this session too, which has a new pair. Raises 401, 409, 422, 429."""
+        """The account with a new email, a new password, or both. A new password ends all other sessions and all
+        tokens issued before; this session gets a new pair. Raises 401, 409, 422, 429."""
         found = {}
         if email is not None:
             found["/email"] = emails.fault(email)

@@ -196,7 +196,7 @@ RETURNING {COLUMNS}
 
 
 def replace(tx: Transaction, owner: str, item: ItemRow, data: str, room: Room) -> ItemRow | None:
-    """None when there is no room. The item is as it was found under the account's lock."""
+    """None when there is no room. `item` was read under the account's lock."""
     change = _count(tx, owner, room, items=0, size=len(data.encode()) - len(item.data.encode()))
     if change is None:
         return None
@@ -219,7 +219,7 @@ FORGET = "DELETE FROM deleted_item WHERE account_id = :owner AND change <= :forg
 
 
 def delete(tx: Transaction, owner: str, item: ItemRow) -> None:
-    """The item is as it was found under the account's lock."""
+    """`item` was read under the account's lock."""
     tx.put(f"DELETE FROM item WHERE {MINE}", id=item.id, owner=owner)
     row = tx.one(UNCOUNT, owner=owner, bytes=len(item.data.encode()), most=MAX_DELETED)
     change = row[0] if row else 0

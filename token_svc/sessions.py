@@ -28,7 +28,7 @@ REFRESH_MS = 30 * 86400 * 1000
 GRACE_MS = 10_000  # for lost answers, and browser tabs that refresh at once
 MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
 FIRST_PARTY = "first-party"  # the client_id of logins by password
-BACK_SECONDS = 10  # for verifiers whose clock is behind
+BACK_SECONDS = 10  # of `iat` and `nbf`, for verifiers whose clock is behind
 
 
 class Session(NamedTuple):
@@ -47,7 +47,8 @@ class Issuer:
         self.seconds = settings.access_token_seconds
 
     def access_token(self, account: AccountRow, session: Session, refresh_token: str, at: int) -> str:
-        """The access token that belongs to a refresh token made `at` (milliseconds since 1970): always the same one."""
+        """The access token that goes with a refresh token made `at` (milliseconds since 1970): the same at each call,
+        so that a repeated refresh gives it again."""
         about = f"{refresh_token} {session.scope} {account.version}"
         jti = hashlib.sha256(about.encode()).hexdigest()[:32]
         return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id, jti, at // 1000)
@@ -62,7 +63,8 @@ class Issuer:
         jti: str = "",
         now: int = 0,
     ) -> str:
-        """A machine's when `subject` is `client_id`: it has no session. `now` in seconds."""
+        """An access token; `now` in seconds. A machine's has its client's id as `subject` and as `client_id`, and no
+        session."""
         now = now or int(time.time())
         claims = Claims(
             iss=self._issuer,
@@ -139,11 +141,23 @@ WHERE refresh_token.digest = :digest AND refresh_token.expires_at > :now
 
 
 def by_refresh_token(tx: Transaction, token: str, *, is_usable: bool = False) -> Session | None:
-    """The session of a refresh token; with `is_usable` not of one that is used up."""
-    row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
-    if row is None or (is_usable and _is_spent(tx, row[3])):
+    """The session of a refresh token; with `is_usable`, None where the token is used up."""
+    found = _find_refresh(tx, token)
+    if found is None or (is_usable and _is_spent(tx, found.used_at)):
         return None
-    return Session(*row[:3])
+    return found.session
+
+
+class RefreshToken(NamedTuple):
+    """The session of a refresh token, and when the token was used, in milliseconds since 1970; None before."""
+
+    session: Session
+    used_at: int | None
+
+
+def _find_refresh(tx: Transaction, token: str) -> RefreshToken | None:
+    row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
+    return RefreshToken(Session(*row[:3]), row[3]) if row else None
 
 
 def _is_spent(tx: Transaction, used_at: int | None) -> bool:
@@ -161,31 +175,32 @@ def by_claims(tx: Transaction, claims: Claims) -> Session | None:
 def rotate(tx: Transaction, token: str, keys: Sequence[bytes]) -> Pair | None:
     """Uses a refresh token. None when it is unknown, or its account disabled. The first of `keys` derives its
     successor; the others find one that was derived before a rotation of keys."""
-    row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)
-    if row is not None:
-        accounts.lock(tx, row[1])
-        row = tx.one(FIND_REFRESH, digest=_digest(token), now=tx.now)  # it may have been used or ended meanwhile
-    account = accounts.by_id(tx, row[1]) if row else None
-    if row is None or account is None or account.is_disabled:
+    found = _find_refresh(tx, token)
+    if found is not None:
+        accounts.lock(tx, found.session.account_id)
+        found = _find_refresh(tx, token)  # it may have been used or ended meanwhile
+    account = accounts.by_id(tx, found.session.account_id) if found else None
+    if found is None or account is None or account.is_disabled:
         return None
-    session = Session(row[0], row[1], _still_granted(row[2], account))
-    if row[3] is not None:
-        successor = "" if _is_spent(tx, row[3]) else _found(tx, successors(token, keys))
+    session = found.session._replace(scope=_still_granted(found.session.scope, account))
+    if found.used_at is not None:
+        successor = "" if _is_spent(tx, found.used_at) else _stored_of(tx, successors(token, keys))
         if not successor:
             end(tx, session.id)  # one of its two users may have stolen it (RFC 9700 §4.14.2)
-        return Pair(account, session, successor, row[3])
+        return Pair(account, session, successor, found.used_at)
     tx.put("UPDATE refresh_token SET used_at = :now WHERE digest = :digest", digest=_digest(token), now=tx.now)
     tx.put("UPDATE session SET expires_at = :end WHERE id = :id", id=session.id, end=tx.now + REFRESH_MS)
     return Pair(account, session, _store(tx, session.id, successors(token, keys)[0]), tx.now)
 
 
 def successors(token: str, keys: Sequence[bytes]) -> list[str]:
+    """The refresh token that follows `token`, as each of `keys` derives it."""
     digests = (hmac.digest(key, b"refresh " + token.encode(), hashlib.sha256) for key in keys)
     return [urlsafe_b64encode(digest).decode().rstrip("=") for digest in digests]
 
 
-def _found(tx: Transaction, tokens: Sequence[str]) -> str:
-    """The one that is stored, '' when none is."""
+def _stored_of(tx: Transaction, tokens: Sequence[str]) -> str:
+    """The one of these tokens that is stored, '' when none is."""
     sql = "SELECT 1 FROM refresh_token WHERE digest = :digest"
     return next((token for token in tokens if tx.one(sql, digest=_digest(token))), "")
 
@@ -242,7 +257,8 @@ def need_holder(tx: Transaction, claims: Claims) -> AccountRow:
 
 
 def hold(tx: Transaction, claims: Claims) -> AccountRow:
-    """As `need_holder`, with the account locked, for a unit that writes."""
+    """The account of an access token, locked, for a unit that writes. Raises 401 when the token does not work any
+    more."""
     accounts.lock(tx, claims.sub)
     return need_holder(tx, claims)
 

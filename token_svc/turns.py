@@ -82,7 +82,7 @@ class Turns:
             await place.called
         except asyncio.CancelledError:
             if place.called.done() and not place.called.cancelled():
-                self._call_next()  # called in the moment of its cancellation: the next one instead
+                self._call_next()  # cancelled just as its turn came: the next one has it
             raise
 
     def _call_next(self) -> None:

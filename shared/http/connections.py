@@ -15,14 +15,14 @@ from uvicorn.server import ServerState
 LOOK_SECONDS = 1
 WARNING_SECONDS = 60
 MAX_CONNECTIONS = 16_384  # where the limit of files is higher: an idle one takes about 10 KiB
-LOOKED_AT = 16  # of the longest idle, for one without a request that is not read yet
+LOOKED_AT = 16  # of the longest idle, to find one that has no unread request
 OTHER_FILES = 128  # databases, children, logs, and connections accepted in one turn of the event loop
 
 log = logging.getLogger(__name__)
 
 
 class Connection(Protocol):
-    """What is asked of a connection here."""
+    """What this module needs of a connection."""
 
     def end(self) -> None: ...
 
@@ -35,20 +35,20 @@ class Connections:
     """All connections of a server, `most` at once, and in `waiting` those that wait for their client, the longest
     first."""
 
-    def __init__(self, everyone: Set[Connection], most: int) -> None:
+    def __init__(self, all_of_server: Set[Connection], most: int) -> None:
         self.most = most
         self.waiting: OrderedDict[Connection, None] = OrderedDict()
-        self._everyone = everyone
+        self._all = all_of_server
         self._looks: asyncio.TimerHandle | None = None
         self._ended = 0
         self._warned_at: float | None = None
 
     def admit(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether it may stay. Where there is no room, the longest idle connection ends for it, but none whose client
-        waits for an answer."""
+        """Whether a new connection may stay. Where there is no room, the longest idle one is closed for it; none whose
+        client waits for an answer."""
         if self._looks is None:
             self._looks = loop.call_later(LOOK_SECONDS, self._look, loop)
-        is_full = len(self._everyone) > self.most
+        is_full = len(self._all) > self.most
         if is_full:
             self._warn(loop.time())
         if is_full and not self.waiting:
@@ -59,27 +59,27 @@ class Connections:
         return True
 
     def _longest_idle(self) -> Connection:
-        """Not one that has just sent a request, even where that has not been read yet."""
+        """The longest idle connection, but for those that have a request that is not read yet."""
         looked_at = islice(self.waiting, LOOKED_AT)
         found = next((one for one in looked_at if not one.has_unread()), None) or next(iter(self.waiting))
         del self.waiting[found]
         return found
 
     def waits(self, connection: Connection) -> None:
-        """It waits for its client, and may end for a new one."""
+        """The connection waits for its client: it may be closed for a new one."""
         self.waiting[connection] = None
         self.waiting.move_to_end(connection)
 
     def works(self, connection: Connection) -> None:
-        """Its client waits for an answer, or has gone: it does not end for a new one."""
+        """The client waits for an answer, or has gone: the connection is not to be closed for a new one."""
         self.waiting.pop(connection, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all connections, instead of two for each request."""
         now = loop.time()
-        for connection in tuple(self._everyone):
+        for connection in tuple(self._all):
             connection.look(now)
-        self._looks = loop.call_later(LOOK_SECONDS, self._look, loop) if self._everyone else None
+        self._looks = loop.call_later(LOOK_SECONDS, self._look, loop) if self._all else None
 
     def _warn(self, now: float) -> None:
         self._ended += 1
@@ -99,7 +99,7 @@ def raise_file_limit() -> int:
     """The limit of open files, once the soft one (often 1,024, for the sake of select(2)) is raised to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS says that there is none, and refuses it
+        with contextlib.suppress(ValueError, OSError):  # macOS reports no limit, and refuses to set none
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS + OTHER_FILES if soft == resource.RLIM_INFINITY else soft

@@ -17,7 +17,7 @@ class Outlet:
         self._loop = loop
         self._unsent: list[bytes] = []
         self._handed_over = 0  # bytes, since the connection began
-        self._taken = 0  # of these, as of the last look
+        self._taken = 0  # bytes of these that had left by the last look
         self._stalled_since: float | None = None
 
     def __getattr__(self, name: str) -> Any:

@@ -26,7 +26,7 @@ from shared.settings import Settings, SettingsError
 
 KEEP_ALIVE_SECONDS = 95  # Heroku's router reuses a connection for 90 s and can't repeat a POST
 GRACEFUL_SECONDS = 3  # foreman and overmind kill after 5
-GARBAGE_OBJECTS = 10_000  # Python's own 700 has it look for cycles many times a second
+GARBAGE_OBJECTS = 10_000  # with Python's own 700 it looks for cycles many times a second
 EXIT_FAILURE = 3  # uvicorn's supervisor does not start a process again that ended with 3
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def settings_under_uvicorn(cls: type[S]) -> S:
 
 
 def log_start(settings: Settings, **more: object) -> None:
-    """Logs what two services must have alike."""
+    """Logs the settings that services of one system must have alike."""
     database = connection.described(settings.database_url)
     log.info("service.started", extra={"database": database, "secret": settings.secret_origin, **more})
 

@@ -17,8 +17,8 @@ from shared.settings import is_this_machine
 
 class CrossSite:
     """Answers 403 to what a browser sends for another site, and to a host that is neither this machine nor one of
-    `hosts`. `origins` may call from a browser. With `is_local_only` all else that is not from this machine is refused
-    too: uvicorn's own command has a --host of its own."""
+    `hosts`. `origins` may call from a browser. With `is_local_only` requests from other machines are refused too:
+    uvicorn's own command may listen on any --host."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], *, is_local_only: bool) -> None:
         self.app = app

@@ -9,7 +9,8 @@ MAPPED = "::ffff:"  # an IPv4 peer of a socket that listens on :: (RFC 4291 §2.
 
 
 class Forwarded(ProxyHeadersMiddleware):
-    """uvicorn's own, which knows no IPv4 peer of an IPv6 socket, and no X-Forwarded-Proto but `http` and `https`."""
+    """uvicorn's middleware, which by itself takes no IPv4 peer of an IPv6 socket for a trusted proxy, and no
+    X-Forwarded-Proto that is a list or in upper case."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str]) -> None:
         super().__init__(app, list(trusted))  # type: ignore[arg-type]
@@ -26,5 +27,5 @@ class Forwarded(ProxyHeadersMiddleware):
 
 
 def _first(value: bytes) -> bytes:
-    """Of a list, with an entry for each proxy on the way, the one that the client came to."""
+    """The first entry of a list, which has one for each proxy: that of the proxy which the client reached."""
     return value.partition(b",")[0].strip().lower()

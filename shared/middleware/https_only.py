@@ -7,7 +7,7 @@ from shared.urls import routed_path
 
 OPEN_PATHS = frozenset({"/health"})  # the host's own probes do not come through the proxy
 
-# For this host alone: those beside and below it are not ours to speak for (RFC 6797 §6.1.2).
+# Without includeSubDomains: hosts below this one may be without TLS (RFC 6797 §6.1.2).
 STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 
 

@@ -85,7 +85,7 @@ async def create_client(database: Database, settings: Settings, options: argpars
 
 
 def _print_secret(client: AccountRow, secret: str, options: argparse.Namespace) -> None:
-    """It is shown this once; a digest is stored."""
+    """Prints the secret, which is shown this once: a digest is stored."""
     if options.json:
         print(encode({"client_id": client.id, "client_secret": secret} | _described(client)))
     else:

@@ -1,4 +1,4 @@
-"""The operator's commands over users. What they take away also ends at once for sessions that are open."""
+"""The operator's commands over users. What they take away ends at once, for open sessions too."""
 
 import argparse
 from collections.abc import Sequence

@@ -143,7 +143,9 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
         if written := await request.state["database"].write(unit):
             request.state["changes"].publish(holder.account.id)
             return written_response(item_json(written), headers=etag(written))
-    raise Unavailable("busy", "too many write this item at once")  # with If-Match it was a 412 by now
+    raise Unavailable(
+        "busy", "too many write this item at once"
+    )  # not with If-Match: there another write makes it a 412
 
 
 def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:

@@ -125,7 +125,7 @@ async def revoke(request: Request[State]) -> Response:
     def end(tx: Transaction) -> tuple[str, str] | None:
         session = sessions.by_refresh_token(tx, wanted.token) or (sessions.by_claims(tx, claims) if claims else None)
         if session:
-            accounts.lock(tx, session.account_id)  # after every write that its token was let in for
+            accounts.lock(tx, session.account_id)  # waits for the writes that have checked its token
             sessions.end(tx, session.id)
             return session.account_id, "session_ended"
         machine = sessions.revoke_machine_token(tx, claims) if claims else None

@@ -49,7 +49,7 @@ This works once, for 24 hours. If you did not register, there is nothing to do.
 
 class Letters:
     def __init__(self, directory: str, pages: dict[str, str]) -> None:
-        """`pages` are the user's, by kind, that get `?token=`. Raises SettingsError."""
+        """`pages` are the app's for its users, by kind, which get `?token=`. Raises SettingsError."""
         self._pages = pages
         self._texts = {("reset", ""): _text(RESET), ("verify", ""): _text(VERIFY)}
         self._htmls: dict[tuple[str, str], Template] = {}

@@ -38,8 +38,8 @@ VALUES (:id, :kind, :account_id, :email, :version, :language, 0, :now, :now)
 
 
 def put(tx: Transaction, kind: str, account: AccountRow | None, email: str, language: str) -> None:
-    """Adds a mail, unless its address has had RATE of them. Without an account the work is the same, and the mailer
-    drops the mail."""
+    """Adds a mail, unless its address has had RATE of them. Without an account the work is the same, so that response
+    times tell nothing; the mailer drops the mail."""
     if not attempts.take_mail(tx, RATE, emails.key(email)):
         return
     tx.put(

@@ -16,7 +16,7 @@ class CreateRequest:
 
 @dataclass(frozen=True)
 class ItemRequest:
-    """What GET returned may come back whole: only `data` counts."""
+    """The item may be sent back as GET returned it: only `data` counts."""
 
     data: Any
     id: Any = None

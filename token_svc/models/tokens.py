@@ -26,7 +26,7 @@ class TokenRequest:
 
 @dataclass(frozen=True)
 class TokenOnlyRequest:
-    """RFC 7009 §2.1 and RFC 7662 §2.1. A client may send who it is along, which the end of a token does not hang on."""
+    """RFC 7009 §2.1 and RFC 7662 §2.1. A client may send its credentials along; a token is ended without them, too."""
 
     token: str = field(repr=False)
     token_type_hint: str | None = None
@@ -160,7 +160,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """Empty while tokens are signed with a shared secret."""
+    """`keys` is empty while tokens are signed with a shared secret."""
 
     keys: list[PublicKey]
 

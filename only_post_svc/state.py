@@ -18,7 +18,7 @@ from shared.auth import Caller, TokenDoor, need_scope, require
 from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
-from shared.rate_limits import RateLimit, address, count
+from shared.rate_limits import RateLimit, count
 from shared.schemas import Schema
 
 SCOPE = "tasks"  # of those who submit
@@ -71,7 +71,7 @@ class Requester(NamedTuple):
 async def requester_of(request: Request[State], scope: str = SCOPE) -> Requester:
     """Who sent the request. Raises 401, 403 and 429."""
     who = await known_requester(request, scope)
-    count(request, who.id or address(request))
+    count(request, who.id)
     return who
 
 

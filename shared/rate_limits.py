@@ -81,16 +81,16 @@ class CountAll:
             raise
 
 
-def count(request: Request[Any], who: str) -> None:
-    """Counts a request against the limit of a subject or an address. Raises 429."""
+def count(request: Request[Any], subject: str = "") -> None:
+    """Counts a request against the limit of a subject, or of its address where none is named. Raises 429."""
     request.scope[COUNTED] = True
     if limit := request.state["rate_limit"]:
-        limit.take(who)
+        limit.take(subject or address(request))
 
 
 def _count_once(request: Request[Any]) -> None:
     if COUNTED not in request.scope:
-        count(request, address(request))
+        count(request)
 
 
 def address(request: Request[Any]) -> str:

@@ -72,5 +72,5 @@ async def counted_address(request: Request[State]) -> str:
     given = of_header(request)
     client = await client_of(request, given) if given else None
     if client is None:
-        count(request, address(request))
+        count(request)
     return user_address(request, client)

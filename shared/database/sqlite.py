@@ -48,6 +48,7 @@ STATEMENTS = 512  # prepared, per connection: an IN list has a text for each len
 LOOP_SECONDS = 0.01  # that the statements of one group may hold up the event loop
 MAX_WAITING = 10_000
 WRITE_SECONDS = 5  # how long a caller waits for its commit before it gets a 503
+LOOK_SECONDS = 0.1  # between two looks of reads for the file
 LOCKED_MS = 1000  # another program has the file, sqlite3's own shell, say
 # The first reader after a commit sets a read mark (https://sqlite.org/walformat.html#read_marks), and blocks while the
 # disk does not answer. So the writer reads first, in its thread: other reads run in the event loop.
@@ -88,6 +89,7 @@ class SQLite:
         self._reader.execute(MARK).fetchone()  # makes the files beside it
         names = () if self._is_memory else (self._path, f"{self._path}-wal", lock_of(self._path))
         self._files = {name: identity(name) for name in names}
+        self._looks_at = 0.0  # whether reads still find the file
         self._hints = Hints(None if self._is_memory else Path(f"{self._path}-hints"))
         self._aside = ThreadPoolExecutor(1, "sqlite-query")
         self._disk = Helper("sqlite-disk")
@@ -113,7 +115,7 @@ class SQLite:
         if self._is_memory:
             return await self.write(unit)
         try:
-            self._need_files(self._path)
+            self._need_own_file()
             return unit(Transaction(self._reader))
         except REFUSED as error:
             raise Unstorable(error) from error
@@ -265,6 +267,13 @@ class SQLite:
         for path in paths if self._files else ():
             if identity(path) != self._files[path]:
                 raise FileNotFoundError(errno.ENOENT, "replaced under this process, which has to be restarted", path)
+
+    def _need_own_file(self) -> None:
+        """For reads, which lose nothing: once in LOOK_SECONDS."""
+        now = self._loop.time()
+        if now >= self._looks_at:
+            self._need_files(self._path)
+            self._looks_at = now + LOOK_SECONDS
 
     def _undo(self) -> None:
         try:

@@ -15,6 +15,9 @@ from shared.middleware.single_headers import headers_by_name
 from shared.settings import is_this_machine
 
 
+MAX_ORIGIN_BYTES = 1000  # a longer one is none of ours either way
+
+
 class CrossSite:
     """Answers 403 to what a browser sends for another site, and to a host that is neither this machine nor one of
     `hosts`. `origins` may call from a browser. With `is_local_only` requests from other machines are refused too:
@@ -22,32 +25,38 @@ class CrossSite:
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], *, is_local_only: bool) -> None:
         self.app = app
+        self.hosts = frozenset(hosts)
         self.origins = frozenset(origins)
         self.is_local_only = is_local_only
-        self._is_ours = lru_cache(maxsize=1024)(lambda host: host in hosts or is_this_machine(host.strip("[]")))
+        self._fault = lru_cache(maxsize=1024)(self._fault_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (reason := self._fault(scope)):
-            raise errors.Forbidden("cross_site", reason)
+        if scope["type"] == "http":
+            sent = headers_by_name(scope)
+            origin = sent.get(b"origin", b"")[:MAX_ORIGIN_BYTES]
+            if reason := self._fault(scope["server"], sent.get(b"host"), origin, sent.get(b"sec-fetch-site")):
+                raise errors.Forbidden("cross_site", reason)
         await self.app(scope, receive, send)
 
-    def _fault(self, scope: Scope) -> str:
-        if self.is_local_only and not _is_loopback(scope["server"]):
+    def _fault_of(
+        self, server: tuple[str, int | None] | None, host: bytes | None, sent_origin: bytes, fetched_from: bytes | None
+    ) -> str:
+        if self.is_local_only and not _is_loopback(server):
             return "without TASK_AUTH only this machine is answered: set TASK_AUTH"
-        sent = headers_by_name(scope)
-        host = sent.get(b"host")  # without one, which HTTP/1.0 allows, it is no browser
+        # Without a host, which HTTP/1.0 allows, it is no browser.
         if host is not None and not self._is_ours(_host_name(host.decode("latin-1"))):
             return "Host names neither this machine nor one of ALLOWED_HOSTS"
-        origin = sent.get(b"origin", b"").decode("latin-1")
+        origin = sent_origin.decode("latin-1")
         if origin in self.origins:
             return ""
-        is_cross_site = sent.get(b"sec-fetch-site") == b"cross-site"
-        if is_cross_site or (origin and not self._is_ours(_site(origin)[:300])):
+        if fetched_from == b"cross-site" or (origin and not self._is_ours(_site(origin))):
             return "sent by a page of another site; CORS_ORIGINS names those that may"
         return ""
 
+    def _is_ours(self, host: str) -> bool:
+        return host in self.hosts or is_this_machine(host.strip("[]"))
 
-@lru_cache(maxsize=64)
+
 def _is_loopback(server: tuple[str, int | None] | None) -> bool:
     """Whether that is a loopback address, or a Unix socket, which has no port."""
     address, port = server or ("", None)

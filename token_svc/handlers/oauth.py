@@ -81,7 +81,7 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     given = credentials.of_request(request, body)
     client = await credentials.client_of(request, given) if given else None
     if client is None:
-        count(request, address(request))
+        count(request)
     if wanted.grant_type == "client_credentials":
         if client is None:
             raise InvalidClient
@@ -118,7 +118,7 @@ REVOKE = Operation(
 
 async def revoke(request: Request[State]) -> Response:
     """RFC 7009: a token of either kind ends its session; an unknown one is answered with 200 (§2.2)."""
-    count(request, address(request))
+    count(request)
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
 

@@ -14,7 +14,6 @@ from shared import errors
 from shared.middleware.single_headers import headers_by_name
 from shared.settings import is_this_machine
 
-
 MAX_ORIGIN_BYTES = 1000  # a longer one is none of ours either way
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from shared.auth import Claims
 from shared.database import Database, Transaction
-from shared.errors import Conflict, Forbidden, Invalid, Problem, Unavailable
+from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem, Unavailable
 from shared.schemas import Fault
 from token_svc import accounts, attempts, emails, events, names, scopes, sessions
 from token_svc.accounts import AccountRow
@@ -89,12 +89,9 @@ class Grants:
             raise InvalidGrant
         if self.settings.require_verified_email and not account.email_verified:
             await self._refuse_unverified(account, limits, language)
-        if not scopes.is_within(account.scope, scope):
-            await self.database.write(lambda tx: attempts.forgive(tx, limits))  # the password was right
+        granted = await self._granted(account, scope, limits)
         async with self._uncounted(limits):
             renewed = await self.passwords.hash(password, asker) if needs_renewal(account.password_hash) else None
-
-        granted = scopes.granted(account.scope, scope)
 
         def unit(tx: Transaction) -> Pair:
             accounts.lock(tx, account.id)
@@ -109,6 +106,15 @@ class Grants:
         pair = await self.database.write(unit)
         events.announce("login", account.id, address)
         return pair
+
+    async def _granted(self, account: AccountRow, scope: str | None, limits: LoginLimits) -> str:
+        """The scope of the new session. Raises 400 `invalid_scope`, which is no failed login: the password was
+        right."""
+        try:
+            return scopes.granted(account.scope, scope)
+        except BadRequest:
+            await self.database.write(lambda tx: attempts.forgive(tx, limits))
+            raise
 
     async def _refuse_unverified(self, account: AccountRow, limits: LoginLimits, language: str) -> NoReturn:
         """Sends the mail again. The password was right, so it reveals nothing."""

@@ -20,12 +20,9 @@ def parse(raw: str) -> str:
     return scope
 
 
-def is_within(allowed: str, wanted: str | None) -> bool:
-    return set((wanted or allowed).split()) <= set(allowed.split())
-
-
 def granted(allowed: str, wanted: str | None) -> str:
     """The scope that is asked for, all that is allowed when none is. Raises 400 `invalid_scope`."""
-    if not is_within(allowed, wanted):
+    names = dict.fromkeys((wanted or allowed).split())
+    if not names.keys() <= set(allowed.split()):
         raise BadRequest("invalid_scope", "more than was granted")
-    return " ".join(dict.fromkeys((wanted or allowed).split()))
+    return " ".join(names)

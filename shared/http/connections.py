@@ -48,18 +48,16 @@ class Connections:
         client waits for an answer."""
         if self._looks is None:
             self._looks = loop.call_later(LOOK_SECONDS, self._look, loop)
-        is_full = len(self._all) > self.most
-        if is_full:
+        if len(self._all) > self.most:
             self._warn(loop.time())
-        if is_full and not self.waiting:
-            return False
-        if is_full:
-            self._longest_idle().end()
+            if not self.waiting:
+                return False
+            self._take_longest_idle().end()
         self.waits(connection)
         return True
 
-    def _longest_idle(self) -> Connection:
-        """The longest idle connection, but for those that have a request that is not read yet."""
+    def _take_longest_idle(self) -> Connection:
+        """The longest idle connection, preferably one without a request that is not read yet."""
         looked_at = islice(self.waiting, LOOKED_AT)
         found = next((one for one in looked_at if not one.has_unread()), None) or next(iter(self.waiting))
         del self.waiting[found]

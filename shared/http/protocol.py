@@ -130,10 +130,7 @@ class Protocol(HttpToolsProtocol):
             self._feed_piece(data[start:])
             self.behind_head, start = 0, len(data)
         while start < len(data) and len(self.pipeline) < MAX_WAITING and not self.is_over:
-            end = data.find(END, max(0, start - len(END) + 1)) + len(END)
-            end = len(data) if end < len(END) else end
-            if self.is_chunked:
-                end = min(end, start + CHUNKED_BYTES)
+            end = self._end_of_piece(data, start)
             self._feed_piece(data[start:end])
             start = end
             if self.chunks > MAX_CHUNKS:
@@ -146,6 +143,12 @@ class Protocol(HttpToolsProtocol):
             self._set_deadline(is_new=not was_in_head)
         if not self.can_take_more() and not self.transport.is_closing():
             self.flow.pause_reading()
+
+    def _end_of_piece(self, data: bytes, start: int) -> int:
+        """Behind the next END, or all there is; of a chunked body CHUNKED_BYTES at most."""
+        found = data.find(END, max(0, start - len(END) + 1))
+        end = len(data) if found < 0 else found + len(END)
+        return min(end, start + CHUNKED_BYTES) if self.is_chunked else end
 
     def _feed_rest(self) -> None:
         if self.unfed:

@@ -1,7 +1,49 @@
-"""The routes."""
+"""The application as a request meets it: the middleware from the outside in, then the routes."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.middleware import Middleware
 
 from only_post_svc.handlers import elsewhere, schedules, service, submit, task_types, tasks
-from shared.routing import Path
+from only_post_svc.settings import Settings
+from only_post_svc.state import State
+from shared.errors import ExceptionHandler
+from shared.middleware.access_log import AccessLog
+from shared.middleware.body_limit import BodyLimit
+from shared.middleware.cors import CORS
+from shared.middleware.cross_site import CrossSite
+from shared.middleware.https_only import HTTPSOnly
+from shared.middleware.request_id import RequestId
+from shared.middleware.single_headers import SingleHeaders
+from shared.post_only import PostOnly
+from shared.rate_limits import CountAll
+from shared.routing import Path, Routes
+
+
+def create_app(settings: Settings, lifespan: Callable[[Settings], AbstractAsyncContextManager[State]]) -> Routes:
+    health_paths = frozenset({"/health"} if settings.health_get else ())
+    return Routes(
+        routes(health_get=settings.health_get),
+        middleware=[
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            *([Middleware(CORS, settings.cors_origins, ["POST"])] if settings.cors_origins else []),
+            Middleware(PostOnly, get_paths=health_paths),
+            *([Middleware(HTTPSOnly)] if settings.require_https else []),
+            Middleware(ExceptionHandler),
+            *([Middleware(CountAll)] if settings.rate_limits.other else []),
+            Middleware(SingleHeaders),
+            *([_cross_site(settings)] if settings.task_auth == "off" else []),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        lifespan=lambda app: lifespan(settings),
+    )
+
+
+def _cross_site(settings: Settings) -> Middleware:
+    hosts, origins = settings.allowed_hosts, settings.cors_origins
+    return Middleware(CrossSite, hosts, origins, is_local_only=settings.is_local_only)
 
 
 def routes(*, health_get: bool) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The application: its parts, its middleware and its lifespan."""
+"""The parts of the application, from its start to its stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,9 +7,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from starlette.middleware import Middleware
-
-from only_post_svc import api
+from only_post_svc.api import create_app
 from only_post_svc.backlog import Backlog
 from only_post_svc.document import document
 from only_post_svc.elsewhere import Claimants
@@ -26,51 +24,16 @@ from only_post_svc.worker.runs import log_failure
 from shared import logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
-from shared.errors import ExceptionHandler
 from shared.health import Health
 from shared.http import server
 from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
-from shared.middleware.access_log import AccessLog
-from shared.middleware.body_limit import BodyLimit
-from shared.middleware.cors import CORS
-from shared.middleware.cross_site import CrossSite
-from shared.middleware.https_only import HTTPSOnly
-from shared.middleware.request_id import RequestId
-from shared.middleware.single_headers import SingleHeaders
 from shared.pages import cursors
-from shared.post_only import PostOnly
-from shared.rate_limits import CountAll, RateLimit
-from shared.routing import Routes
+from shared.rate_limits import RateLimit
 from shared.settings import SettingsError, is_this_machine
 
 SCHEMA = Path(__file__).parent / "schema"
 MAX_DOCUMENTS = 16  # that are kept: there is one for each set of scopes of types that a caller has
-
-
-def create_app(settings: Settings) -> Routes:
-    health_paths = frozenset({"/health"} if settings.health_get else ())
-    return Routes(
-        api.routes(health_get=settings.health_get),
-        middleware=[
-            Middleware(RequestId),
-            Middleware(AccessLog),
-            *([Middleware(CORS, settings.cors_origins, ["POST"])] if settings.cors_origins else []),
-            Middleware(PostOnly, get_paths=health_paths),
-            *([Middleware(HTTPSOnly)] if settings.require_https else []),
-            Middleware(ExceptionHandler),
-            *([Middleware(CountAll)] if settings.rate_limits.other else []),
-            Middleware(SingleHeaders),
-            *([_cross_site(settings)] if settings.task_auth == "off" else []),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
-        ],
-        lifespan=lambda app: lifespan(settings),
-    )
-
-
-def _cross_site(settings: Settings) -> Middleware:
-    hosts, origins = settings.allowed_hosts, settings.cors_origins
-    return Middleware(CrossSite, hosts, origins, is_local_only=settings.is_local_only)
 
 
 @asynccontextmanager
@@ -134,7 +97,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
     host = host or settings.host
     if settings.is_local_only and not is_this_machine(host):
         server.fail("HOST: without a login only this machine is served; set TASK_AUTH to required, or to off")
-    server.serve(create_app(settings), settings, host, port, PostOnlyProtocol)
+    server.serve(create_app(settings, lifespan), settings, host, port, PostOnlyProtocol)
 
 
 def print_document() -> None:
@@ -146,5 +109,5 @@ def print_document() -> None:
 def __getattr__(name: str) -> Any:
     # `uvicorn only_post_svc.main:app` asks for it; an import alone reads no settings and opens nothing.
     if name == "app":
-        return create_app(server.settings_under_uvicorn(Settings))
+        return create_app(server.settings_under_uvicorn(Settings), lifespan)
     raise AttributeError(name)

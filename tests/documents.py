@@ -15,7 +15,7 @@ import token_svc.document
 from shared import strict_json
 from shared.openapi import JSON, PROBLEM_JSON
 from shared.schemas import Schema
-from token_svc.forms import FORM
+from token_svc.handlers.oauth import FORM
 
 MAX_CHECKED_BYTES = 64 * 1024  # of a request: a batch of a thousand takes a while
 UNROUTED = {

@@ -19,7 +19,7 @@ MODULES = {
 WEB = {
     *(f"only_post_svc/{name}.py" for name in ("api", "document", "state", "tracing")),
     *(name for name in MODULES if name.split("/")[1] == "handlers"),
-    *(f"token_svc/{name}.py" for name in ("api", "conditions", "credentials", "document", "forms", "state")),
+    *(f"token_svc/{name}.py" for name in ("api", "conditions", "credentials", "document", "state")),
 }
 ENTRANCES = {f"{service}/{name}.py" for service in SERVICES for name in ("__main__", "main")}
 COMMANDS = {name for name in MODULES if name.split("/")[0] in SERVICES and name.split("/")[1] == "cli"}

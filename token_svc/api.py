@@ -1,7 +1,43 @@
-"""The routes."""
+"""The application as a request meets it: the middleware from the outside in, then the routes."""
 
-from shared.routing import Path
-from token_svc.handlers import data, lists, me, oauth, service
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.middleware import Middleware
+
+from shared.errors import AlsoDescribe, ExceptionHandler
+from shared.middleware.access_log import AccessLog
+from shared.middleware.body_limit import BodyLimit
+from shared.middleware.cors import CORS
+from shared.middleware.https_only import HTTPSOnly
+from shared.middleware.request_id import RequestId
+from shared.middleware.single_headers import SingleHeaders
+from shared.rate_limits import CountAll
+from shared.routing import Path, Routes
+from token_svc import oauth_errors
+from token_svc.handlers import data, discovery, lists, me, oauth, service
+from token_svc.settings import Settings
+from token_svc.state import State
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def create_app(settings: Settings, lifespan: Callable[[Settings], AbstractAsyncContextManager[State]]) -> Routes:
+    return Routes(
+        routes(),
+        middleware=[
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            *([Middleware(CORS, settings.cors_origins, METHODS)] if settings.cors_origins else []),
+            Middleware(AlsoDescribe, paths=oauth_errors.PATHS, describe=oauth_errors.members),
+            *([Middleware(HTTPSOnly)] if settings.require_https else []),
+            Middleware(ExceptionHandler),
+            *([Middleware(CountAll)] if settings.rate_limits.other else []),
+            Middleware(SingleHeaders),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
+        lifespan=lambda app: lifespan(settings),
+    )
 
 
 def routes() -> list[Path]:
@@ -31,6 +67,6 @@ def routes() -> list[Path]:
         Path("/health", GET=(service.health, service.HEALTH)),
         Path("/metrics", GET=(service.show_metrics, service.METRICS)),
         Path("/openapi.json", GET=(service.show_document, service.OPENAPI)),
-        Path("/.well-known/oauth-authorization-server", GET=(oauth.metadata, oauth.METADATA)),
-        Path("/.well-known/jwks.json", GET=(oauth.jwks, oauth.JWKS)),
+        Path("/.well-known/oauth-authorization-server", GET=(discovery.metadata, discovery.METADATA)),
+        Path("/.well-known/jwks.json", GET=(discovery.jwks, discovery.JWKS)),
     ]

@@ -1,4 +1,4 @@
-"""The application: its parts, its middleware and its lifespan."""
+"""The parts of the application, from its start to its stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,32 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from starlette.middleware import Middleware
-
 from shared import departures, idempotency, logs
 from shared.auth import TokenDoor
 from shared.database import Database, Unit, connection
-from shared.errors import AlsoDescribe, ExceptionHandler
 from shared.health import Health
 from shared.http import server
 from shared.keys import load_keys, published_keys
 from shared.loops import Loops, Step
-from shared.middleware.access_log import AccessLog
-from shared.middleware.body_limit import BodyLimit
-from shared.middleware.cors import CORS
-from shared.middleware.https_only import HTTPSOnly
-from shared.middleware.request_id import RequestId
-from shared.middleware.single_headers import SingleHeaders
 from shared.pages import cursors
-from shared.rate_limits import AtOnce, CountAll, RateLimit
-from shared.routing import Routes
+from shared.rate_limits import AtOnce, RateLimit
 from shared.settings import SettingsError
-from token_svc import accounts, api, attempts, events, expiry, forms, items, sessions
+from token_svc import accounts, attempts, events, expiry, items, sessions
+from token_svc.api import create_app
 from token_svc.changes import Watchers
 from token_svc.clients import Clients
 from token_svc.document import document
 from token_svc.grants import Grants
-from token_svc.handlers import oauth
 from token_svc.health import look
 from token_svc.mail import tokens
 from token_svc.mail.letters import Letters
@@ -44,7 +34,6 @@ from token_svc.settings import Settings
 from token_svc.state import State
 
 SCHEMA = Path(__file__).parent / "schema"
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 EXPORTS = 2  # at once, of a user
 PRUNE_SECONDS = 60
 # What has expired is deleted in small steps: each pruner with how many rows it deletes at most.
@@ -56,24 +45,6 @@ PRUNERS = (
     (items.prune, items.MAX_PRUNED),
     (idempotency.prune, idempotency.MAX_PRUNED),
 )
-
-
-def create_app(settings: Settings) -> Routes:
-    return Routes(
-        api.routes(),
-        middleware=[
-            Middleware(RequestId),
-            Middleware(AccessLog),
-            *([Middleware(CORS, settings.cors_origins, METHODS)] if settings.cors_origins else []),
-            Middleware(AlsoDescribe, paths=oauth.PATHS, describe=forms.members),
-            *([Middleware(HTTPSOnly)] if settings.require_https else []),
-            Middleware(ExceptionHandler),
-            *([Middleware(CountAll)] if settings.rate_limits.other else []),
-            Middleware(SingleHeaders),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
-        ],
-        lifespan=lambda app: lifespan(settings),
-    )
 
 
 @asynccontextmanager
@@ -140,11 +111,11 @@ def _pruning(database: Database, prune: Unit[int], most: int) -> Step:
 def start_server(host: str | None = None, port: int | None = None) -> None:
     """Serves until SIGTERM or SIGINT, with the settings of the environment."""
     settings = server.settings_or_fail(Settings)
-    server.serve(create_app(settings), settings, host, port)
+    server.serve(create_app(settings, lifespan), settings, host, port)
 
 
 def __getattr__(name: str) -> Any:
     # `uvicorn token_svc.main:app` asks for it; an import alone reads no settings and opens nothing.
     if name == "app":
-        return create_app(server.settings_under_uvicorn(Settings))
+        return create_app(server.settings_under_uvicorn(Settings), lifespan)
     raise AttributeError(name)

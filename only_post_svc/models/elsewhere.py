@@ -67,6 +67,8 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FinishRequest:
+    """Ends runs. Each has a `result` or, when it has failed, an `error`: not both."""
+
     runs: Annotated[list[FinishedRun], Limits(minItems=1, maxItems=MAX_RUNS)]
 
     def endings(self) -> list[tuple[Held, Ending]]:

@@ -12,7 +12,7 @@ from tests.databases import ON_A_FILE
 from tests.processes import TokenService
 from tests.token_svc import routes
 from tests.token_svc.users import User, operate
-from token_svc.handlers.oauth import PATHS as OAUTH_PATHS
+from token_svc.oauth_errors import PATHS as OAUTH_PATHS
 
 pytestmark = ON_A_FILE  # nothing of it gets as far as the database
 

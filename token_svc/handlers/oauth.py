@@ -1,21 +1,27 @@
-"""OAuth 2: tokens, revocation, introspection, metadata and keys."""
+"""OAuth 2: tokens, revocation and introspection. Requests are forms, as RFC 6749 has them, or JSON with the same
+members."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import auth, urls
+from shared import auth, bodies, strict_json
 from shared.auth import BadToken, Claims
+from shared.bodies import Shape
 from shared.database import Transaction
 from shared.errors import BadRequest, Forbidden, Invalid, Problem
+from shared.middleware.single_headers import single_header
 from shared.openapi import JSON, Operation, Reply
 from shared.rate_limits import address, count
 from shared.schemas import Fault
-from token_svc import accounts, credentials, events, forms, scopes, sessions
+from shared.strict_json import NotJSON
+from token_svc import accounts, credentials, events, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.clients import CHALLENGE, InvalidClient
-from token_svc.forms import FORM
 from token_svc.grants import InvalidGrant
 from token_svc.models.tokens import (
     TOKEN_FORM,
@@ -28,9 +34,7 @@ from token_svc.models.tokens import (
     Inactive,
     MachineToken,
     OAuthProblem,
-    PublicKeys,
     Revoked,
-    ServerMetadata,
     TokenOnlyRequest,
     TokenRequest,
     Tokens,
@@ -40,9 +44,9 @@ from token_svc.models.tokens import (
 from token_svc.sessions import Pair
 from token_svc.state import State, holder_of, json_response, language_of
 
-PATHS = frozenset({"/token", "/revoke", "/introspect"})  # their errors are RFC 6749's too
 GRANT_TYPES = ("password", "refresh_token", "client_credentials")
-AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
+FORM = "application/x-www-form-urlencoded"
+MAX_FIELDS = 20
 
 TOKEN = Operation(
     name="get_token",
@@ -59,13 +63,13 @@ TOKEN = Operation(
 
 
 async def token(request: Request[State]) -> Response:
-    is_form = forms.is_form(request)
-    body = await forms.read(request, set(TOKEN_REQUEST.schema["properties"]))
+    is_form = _is_form(request)
+    body = await _read(request, set(TOKEN_REQUEST.schema["properties"]))
     if not is_form:
-        body = forms.known(body, TOKEN_REQUEST)
+        body = _known(body, TOKEN_REQUEST)
         body.setdefault("grant_type", "password")
     try:
-        with forms.faults_of(request):
+        with _faults_of(request):
             return json_response(await _grant(request, body))
     except InvalidGrant as problem:
         if is_form:
@@ -104,6 +108,47 @@ def _given(value: str | None, name: str) -> str:
     if value is None:
         raise Invalid([Fault(f"/{name}", "required")])
     return value
+
+
+def _is_form(request: Request[Any]) -> bool:
+    sent = single_header(request.scope, b"content-type") or ""
+    return sent.partition(";")[0].strip().lower() == FORM
+
+
+async def _read(request: Request[Any], known: set[str]) -> dict[str, Any]:
+    """The members of a form or of a JSON object. Unknown fields of a form are ignored
+    (RFC 6749 §3.2); a field that is sent twice is a 400."""
+    if not _is_form(request):
+        return await bodies.read_json(request)
+    bodies.check_media_type(request, FORM)
+    try:
+        text = (await bodies.read(request)).decode("ascii")
+        fields = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS
+        )
+        # Raises for what strings of JSON may not have, such as NUL.
+        strict_json.decode(strict_json.encode(dict(fields)).encode())
+    except (ValueError, NotJSON):
+        raise BadRequest("invalid_request", "not a form") from None
+    if len(dict(fields)) != len(fields):
+        raise BadRequest("invalid_request", "a field was sent twice")
+    return {name: value for name, value in fields if name in known and value}
+
+
+def _known(body: dict[str, Any], shape: Shape[Any]) -> dict[str, Any]:
+    """The members that the shape has: unknown ones are ignored, as in a form."""
+    return {name: value for name, value in body.items() if name in shape.schema["properties"]}
+
+
+@contextmanager
+def _faults_of(request: Request[Any]) -> Iterator[None]:
+    """A form without what it needs is a 400 (RFC 6749 §5.2), JSON a 422 like everywhere."""
+    try:
+        yield
+    except Invalid as problem:
+        if not _is_form(request):
+            raise
+        raise Problem(problem.code, problem.detail, status=400, errors=problem.errors) from None
 
 
 REVOKE = Operation(
@@ -177,8 +222,8 @@ async def _check_introspector(request: Request[State]) -> None:
 
 
 async def _token_of(request: Request[State]) -> TokenOnlyRequest:
-    body = await forms.read(request, set(TOKEN_ONLY_REQUEST.schema["properties"]))
-    with forms.faults_of(request):
+    body = await _read(request, set(TOKEN_ONLY_REQUEST.schema["properties"]))
+    with _faults_of(request):
         return TOKEN_ONLY_REQUEST.parse(body)
 
 
@@ -205,45 +250,3 @@ def _described_refresh(tx: Transaction, refresh_token: str) -> dict[str, Any]:
         return {"active": False}
     about = {"scope": session.scope, "sub": account.id, "username": account.username}
     return {"active": True, "token_type": "refresh_token", **about}
-
-
-METADATA = Operation(
-    name="server_metadata",
-    summary="Find the OAuth endpoints",
-    overload={},
-    answers={200: Reply("where they are", ServerMetadata)},
-)
-
-
-async def metadata(request: Request[State]) -> Response:
-    """RFC 8414. `response_types_supported` is required (§2) and must not be empty (§3.2); without an authorization
-    endpoint it is `none`."""
-    settings = request.state["settings"]
-    base = urls.public_url(request)
-    return json_response(
-        {
-            "issuer": settings.issuer,
-            "token_endpoint": f"{base}/token",
-            "revocation_endpoint": f"{base}/revoke",
-            "introspection_endpoint": f"{base}/introspect",
-            "jwks_uri": f"{base}/.well-known/jwks.json",
-            "scopes_supported": list(scopes.KNOWN),
-            "response_types_supported": ["none"],
-            "grant_types_supported": list(GRANT_TYPES),
-            "token_endpoint_auth_methods_supported": AUTH_METHODS,
-            "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
-            "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],
-        }
-    )
-
-
-JWKS = Operation(
-    name="public_keys",
-    summary="Fetch the keys that tokens are checked with",
-    overload={},
-    answers={200: Reply("the public ones", PublicKeys)},
-)
-
-
-async def jwks(request: Request[State]) -> Response:
-    return json_response(request.state["keys"])

@@ -135,7 +135,7 @@ def _let_in(tx: Transaction, gate: Gate, served: str) -> str | None:
 TYPES = "SELECT DISTINCT type FROM gate"
 
 
-def rebound(tx: Transaction, bounds: Mapping[str, tuple[int | None, int | None]]) -> None:
+def set_bounds(tx: Transaction, bounds: Mapping[str, tuple[int | None, int | None]]) -> None:
     """Sets the gates' bounds to those that the code now has for its types."""
     for (type,) in tx.all(TYPES):
         if type in bounds:

@@ -71,7 +71,7 @@ class Recurrence:
         try:
             self.after(now)
         except NeverTicks:
-            return [Fault("/cron", "must be five fields such as 0 3 * * MON, of a time that comes")]
+            return [Fault("/cron", "must be five fields such as 0 3 * * MON, for a day that exists")]
         return []
 
 

@@ -47,17 +47,13 @@ class Settings(settings.Settings):
     lease_seconds: int = setting(30, integer(1, 3600))
     result_ttl: int = setting(7 * 86400, integer(1, 10 * 365 * 86400))  # seconds
     max_queued: int = setting(100_000, integer(1, 10**9))
-    max_queued_per_caller: int | None = setting(
-        None, integer(1, 10**9)
-    )  # None: 10,000 for people, no bound for machines
-    max_running_per_caller: int | None = setting(
-        None, integer(1, 10**6)
-    )  # on one worker; None: half of its slots for people, no bound for machines
+    # None: 10,000 for people, no bound for machines.
+    max_queued_per_caller: int | None = setting(None, integer(1, 10**9))
+    # On one worker. None: half of its slots for people, no bound for machines.
+    max_running_per_caller: int | None = setting(None, integer(1, 10**6))
     health_get: bool = setting(False, boolean)
     webhook_secret: tuple[Secret, ...] = setting((), webhook_secret_list)
-    webhook_hosts: tuple[str, ...] = setting(
-        (), webhook_host_list
-    )  # allowed by http:// and inside the network, in production too
+    webhook_hosts: tuple[str, ...] = setting((), webhook_host_list)  # may be inside, and http://, in production too
 
     database_file = "only_post.db"
 

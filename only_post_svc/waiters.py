@@ -18,7 +18,7 @@ MAX_TOGETHER = 20  # tasks that are read at once, with their results
 class Waiters:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: defaultdict[str, set[asyncio.Future[TaskRow | None]]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[asyncio.Future[TaskRow | None]]] = defaultdict(set)  # by task
         self._count = 0
         self._ended: list[str] = []  # ids of tasks, as hints have them, that are still to be looked up
         self._telling: asyncio.Task[None] | None = None
@@ -32,10 +32,8 @@ class Waiters:
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        news: asyncio.Future[TaskRow | None] = (
-            loop.create_future()
-        )  # before the look, so that no hint between the two is missed
-        self._waiting[task_id].add(news)
+        news: asyncio.Future[TaskRow | None] = loop.create_future()
+        self._waiting[task_id].add(news)  # before the look, so that no hint between the two is missed
         self._count += 1
         late = loop.call_at(deadline, _let_go, [news])
         try:

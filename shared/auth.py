@@ -27,9 +27,8 @@ MAX_TOKEN_BYTES = 4096
 MAX_VERIFIED = 4096
 CLOCK_SKEW_SECONDS = 60
 MAX_LIFETIME_SECONDS = 24 * 3600 + CLOCK_SKEW_SECONDS
-UNCHECKED = dict.fromkeys(
-    ("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False
-)  # not by jose: TokenDoor checks them
+# Options of jose: TokenDoor checks these claims itself.
+UNCHECKED = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_aud", "verify_iss"), False)
 SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 HEADER_MEMBERS = {"alg", "typ", "kid"}
 TEXT_CLAIMS = ("iss", "aud", "sub", "client_id", "jti", "scope")

@@ -24,7 +24,7 @@ def of_request(request: Request[Any], body: Mapping[str, Any]) -> Credentials | 
     and the body both have them (RFC 6749 §2.3), and 401 for malformed ones."""
     by_header, by_body = of_header(request), _of_body(body)
     if by_header and (by_body or body.get("client_id") not in (None, by_header.client_id)):
-        raise BadRequest("invalid_request", "the client says twice who it is")
+        raise BadRequest("invalid_request", "the client's credentials are in the header and in the body")
     return by_header or by_body
 
 

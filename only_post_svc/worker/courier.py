@@ -104,9 +104,8 @@ class Courier:
     def _done(self, sending: asyncio.Task[None]) -> None:
         del self._in_flight[sending]
         if not sending.cancelled() and (error := sending.exception()):
-            log.warning(
-                "webhook.not_noted", extra={"reason": repr(error)}
-            )  # it is taken again once its `next_at` is over
+            # It is taken again once its `next_at` is over.
+            log.warning("webhook.not_noted", extra={"reason": repr(error)})
         self._due.set()
 
     async def _send(self, webhook: Webhook, task: TaskRow) -> None:

@@ -64,7 +64,7 @@ class Upkeep:
         self._limits = settings.max_queued, settings.max_queued_per_caller
         self._bounds = bounds
         self._mended = Gate("")
-        self._is_rebound = False
+        self._has_set_bounds = False
         self.clock = ClockWatch(settings.lease_seconds)
 
     def start(self, loops: Loops) -> None:
@@ -153,14 +153,14 @@ class Upkeep:
     async def _mend_gates(self) -> None:
         """Some gates at a time. The first time it takes over the bounds that the code has now."""
         wrong, last = await self._database.write(self._mend_some, is_long=True)
-        self._is_rebound = True
+        self._has_set_bounds = True
         self._mended = last or Gate("")
         for gate in wrong:
             log.warning("gate.mended", extra={"type": gate.type, "key": gate.key})
 
     def _mend_some(self, tx: Transaction) -> tuple[list[Gate], Gate | None]:
-        if not self._is_rebound:
-            gates.rebound(tx, self._bounds)
+        if not self._has_set_bounds:
+            gates.set_bounds(tx, self._bounds)
         return gates.mend(tx, self._mended)
 
     async def _drop_lanes(self) -> None:

@@ -173,7 +173,7 @@ def test_a_bound_that_was_raised_lets_in_more(store: Bounded) -> None:
     ids = [store.submit(key="k") for _ in range(3)]
     store.take()
     store.max_running_per_key = 3
-    store.do(lambda tx: gates.rebound(tx, {"a": (None, 3)}))
+    store.do(lambda tx: gates.set_bounds(tx, {"a": (None, 3)}))
     assert store.do(lambda tx: gates.mend(tx, START_GATE)) == ([], None)
     assert [run.id for run in store.take()] == ids[1:]
 
@@ -183,7 +183,7 @@ def test_a_bound_that_was_lowered_lets_in_none_until_enough_have_ended(store: Bo
     ids = [store.submit(key="k") for _ in range(4)]
     runs = store.take()
     store.max_running_per_key = 1
-    store.do(lambda tx: gates.rebound(tx, {"a": (None, 1)}))
+    store.do(lambda tx: gates.set_bounds(tx, {"a": (None, 1)}))
     store.finish(runs[0], result="1")
     assert store.take() == []
     store.finish(runs[1], result="1")
@@ -194,7 +194,7 @@ def test_a_bound_that_is_gone_lets_all_in(store: Bounded) -> None:
     ids = [store.submit(key="k") for _ in range(3)]
     store.take()
     store.max_running_per_key = None
-    store.do(lambda tx: gates.rebound(tx, {"a": (None, None)}))
+    store.do(lambda tx: gates.set_bounds(tx, {"a": (None, None)}))
     store.do(lambda tx: gates.mend(tx, START_GATE))
     assert [run.id for run in store.take()] == ids[1:]
 

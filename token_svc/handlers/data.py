@@ -143,9 +143,7 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
         if written := await request.state["database"].write(unit):
             request.state["changes"].publish(holder.account.id)
             return written_response(item_json(written), headers=etag(written))
-    raise Unavailable(
-        "busy", "too many write this item at once"
-    )  # not with If-Match: there another write makes it a 412
+    raise Unavailable("busy", "too many write this item at once")  # with If-Match another write makes it a 412
 
 
 def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
@@ -199,7 +197,7 @@ def _room(request: Request[State]) -> Room:
 
 
 def _no_room() -> Conflict:
-    return Conflict("quota_exceeded", "no room for it beside what is stored")
+    return Conflict("quota_exceeded", "it does not fit beside what is stored already")
 
 
 def _check_size(request: Request[State], data: str) -> None:

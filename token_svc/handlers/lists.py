@@ -65,7 +65,7 @@ async def list_all(request: Request[State]) -> Response:
     if "since" in query:
         return await _list_changes(request, holder, query["since"], limit)
     if query.get("wait"):
-        raise Invalid([Fault("/wait", "is for since")])
+        raise Invalid([Fault("/wait", "only beside since")])
     where = query.get("where")
     fits = filters.containing(where) if where is not None else None
     cursors, bound = request.state["cursors"], ("items", account.id, where)

@@ -1,4 +1,4 @@
-"""Schedules: what makes a task again and again.
+"""Schedules: each makes a task at every one of its ticks.
 
 The row moves on in the transaction that makes the task, so a tick makes one however many workers there are. A caller's
 schedule stands until it is taken back. One that stands in code lives as long as a worker does whose code has it: of two
@@ -22,7 +22,7 @@ from shared.errors import Conflict, Unavailable
 from shared.strict_json import encode
 
 MAX_PER_CALLER = 1000
-MAX_PAYLOAD_BYTES = 16 * 1024  # with the bound before it: what lists of a caller's schedules may add up to
+MAX_PAYLOAD_BYTES = 16 * 1024  # with MAX_PER_CALLER it bounds what all schedules of a caller add up to
 MAX_TICKED = 100  # schedules in one transaction, so that nothing waits long behind it
 MAX_TICKS = 60  # of one schedule in one transaction
 AGAIN_MS = 3600 * 1000
@@ -55,7 +55,7 @@ class ScheduleRow(NamedTuple):
     @property
     def new_task(self) -> NewTask:
         """What each tick makes."""
-        stored = json.loads(self.task)  # by another version, maybe, whose tasks have more to them
+        stored = json.loads(self.task)  # another version may have stored more members
         return NewTask(**{name: stored[name] for name in NewTask._fields if name in stored})
 
 
@@ -99,7 +99,7 @@ ON CONFLICT (caller, name, in_code) DO UPDATE SET mark = excluded.mark, cron = e
 
 def save(tx: Transaction, caller: str, new: NewSchedule) -> tuple[ScheduleRow, bool]:
     """The schedule, and whether there was none of that name. One that ticks as before keeps its next tick, so that an
-    application may say its schedules at every start. Raises NeverTicks, and 409 `quota_exceeded`."""
+    application may send its schedules at every start. Raises NeverTicks, and 409 `quota_exceeded`."""
     tx.lock(f"schedules {caller}")
     in_code = int(new.mark is not None)
     before = find(tx, caller, new.name, in_code=in_code)
@@ -143,7 +143,7 @@ ORDER BY name, in_code LIMIT :limit
 
 
 def page(tx: Transaction, caller: str, after: tuple[str, int], limit: int) -> list[ScheduleRow]:
-    """Up to `limit` of the caller's, by name. Those that stand in code belong to no caller."""
+    """Up to `limit` of the caller's schedules, by name. Those in code belong to no caller."""
     name, in_code = after
     rows = tx.all(LIST, caller=caller, name=name, in_code=in_code, limit=limit)
     return [ScheduleRow(*row) for row in rows]
@@ -153,7 +153,7 @@ REMOVE = "DELETE FROM schedule WHERE caller = :caller AND name = :name AND in_co
 
 
 def remove(tx: Transaction, caller: str, name: str) -> ScheduleRow | None:
-    """The schedule that was taken back. The tasks that it made are not touched."""
+    """Deletes a schedule, and gives it. The tasks that it made are not touched."""
     found = find(tx, caller, name)
     if found is not None:
         tx.put(REMOVE, caller=caller, name=name, in_code=0)
@@ -161,25 +161,25 @@ def remove(tx: Transaction, caller: str, name: str) -> ScheduleRow | None:
 
 
 def forget(tx: Transaction, caller: str) -> bool:
-    """Deletes the schedules of a caller who is gone: whether there were any."""
+    """Deletes the schedules of a deleted caller. Whether there were any."""
     return tx.run("DELETE FROM schedule WHERE caller = :caller AND in_code = 0", caller=caller) > 0
 
 
 def run_now(tx: Transaction, row: ScheduleRow) -> TaskRow:
-    """A task of the schedule, beside those of its ticks."""
+    """Makes a task of the schedule, beside those of its ticks."""
     return queue.submit(tx, row.caller, row.new_task)
 
 
 IN_CODE = "SELECT name, mark FROM schedule WHERE caller = '' AND in_code = 1"
 MARKS_OF_WORKERS = "SELECT schedules FROM worker WHERE seen_at > :since AND schedules <> '[]'"
 
-# An interval is a duration: after a clock was set back it goes on within one. Ticks of a cron expression wait.
+# After a clock was set back, a schedule of `every` ticks again within one interval; one of `cron` waits for its time.
 CLAMP = "UPDATE schedule SET next_run_at = :now + every_ms WHERE every_ms IS NOT NULL AND next_run_at > :now + every_ms"
 
 
 def declare(tx: Transaction, mine: Collection[NewSchedule], *, is_start: bool) -> bool:
-    """Adds what this worker's code says and drops what no living worker's does; at its start this code is taken for
-    the newest. Whether there are any left."""
+    """Stores the schedules of this worker's code, and deletes those that no living worker's code has. At a worker's
+    start its code counts as the newest. Whether any schedule is in code."""
     stored: dict[str, str] = dict(tx.all(IN_CODE))
     marks = _living_marks(tx, mine) if stored else set()
     names = {one.name for one in mine}
@@ -214,8 +214,8 @@ Admit = Callable[[Transaction, str, NewTask], None]  # raises Unavailable when t
 
 
 def tick(tx: Transaction, mine: Collection[NewSchedule], since: int | None, admit: Admit) -> list[NewTask]:
-    """Makes the tasks that are due. `since` is from when on this process has been watching: each tick of after makes
-    its task however late it is, and all that were missed before make one, at the time of the first."""
+    """Makes the tasks that are due. `since` is when this process began to watch: each tick after it makes its task,
+    however late; all that were missed before make one task together, at the time of the first."""
     made: list[NewTask] = []
     rows = [ScheduleRow(*row) for row in tx.all(DUE, now=tx.now, most=MAX_TICKED)]
     marks = _living_marks(tx, mine) if any(row.in_code for row in rows) else set()

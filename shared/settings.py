@@ -229,9 +229,7 @@ class Settings:
     dyno: str = setting("")  # set by Heroku and Dokku; means that the disk does not last
     host: str = setting("127.0.0.1")
     port: int
-    state_dir: str = setting(
-        "var", state_directory
-    )  # what is kept in files: default databases, the development secret, mails
+    state_dir: str = setting("var", state_directory)  # of files: default databases, the development secret, mails
     database_url: str = setting("", database_url)  # when unset, `database_file` in `state_dir`
     secret_key: tuple[Secret, ...] = setting((), secret_list)
     secret_key_file: tuple[Secret, ...] = setting((), secret_file)

@@ -124,11 +124,27 @@ class Protocol(HttpToolsProtocol):
         was_in_head = self._is_in_head()
         data, start = self.last_fed + self.unfed, len(self.last_fed)
         self.unfed = b""
+        start = self._feed_small(data, start) if self._is_small(data) else self._feed_pieces(data, start)
+        self.last_fed = data[max(0, start - len(END) + 1) : start]
+        if not self.is_over:
+            self.unfed = data[start:]
+            self._set_deadline(is_new=not was_in_head)
+        if not self.can_take_more() and not self.transport.is_closing():
+            self.flow.pause_reading()
+
+    def _is_small(self, data: bytes) -> bool:
+        """Whether it begins a request, has one END, and is not long."""
         is_at_start = not (self.framing_bytes or self.is_in_body or self.pipeline)
-        if is_at_start and len(data) <= SMALL_BYTES and data.count(END) == 1:
-            self.behind_head = len(data) - data.index(END) - len(END)
-            self._feed_piece(data[start:])
-            self.behind_head, start = 0, len(data)
+        return is_at_start and len(data) <= SMALL_BYTES and data.count(END) == 1
+
+    def _feed_small(self, data: bytes, start: int) -> int:
+        self.behind_head = len(data) - data.index(END) - len(END)
+        self._feed_piece(data[start:])
+        self.behind_head = 0
+        return len(data)
+
+    def _feed_pieces(self, data: bytes, start: int) -> int:
+        """Feeds from `start` on. Where it has stopped."""
         while start < len(data) and len(self.pipeline) < MAX_WAITING and not self.is_over:
             end = self._end_of_piece(data, start)
             self._feed_piece(data[start:end])
@@ -137,12 +153,7 @@ class Protocol(HttpToolsProtocol):
                 self.chunks = 0
                 self.loop.call_soon(self._feed_rest)
                 break
-        self.last_fed = data[max(0, start - len(END) + 1) : start]
-        if not self.is_over:
-            self.unfed = data[start:]
-            self._set_deadline(is_new=not was_in_head)
-        if not self.can_take_more() and not self.transport.is_closing():
-            self.flow.pause_reading()
+        return start
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
         """Behind the next END, or all there is; of a chunked body CHUNKED_BYTES at most."""

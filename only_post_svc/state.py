@@ -19,12 +19,10 @@ from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, count
-from shared.schemas import Schema
 
-SCOPE = "tasks"  # of those who submit
+SCOPE = "tasks"  # of callers
 OPERATE = "operate"  # of operators, who pause types
 WORK = "work"  # of workers elsewhere
-ANY_OBJECT: Schema = {"type": "object"}
 ANYONE = ""  # the caller where no token is asked for
 
 

@@ -9,13 +9,15 @@ from starlette.responses import Response
 
 from only_post_svc import metrics
 from only_post_svc.models.health import BriefHealth, Health
-from only_post_svc.state import ANY_OBJECT, State, json_response, known_requester
+from only_post_svc.state import State, json_response, known_requester
 from shared import metrics_endpoint
 from shared.bodies import read_optional_json
 from shared.errors import Unauthorized
 from shared.openapi import JSON, Operation, Reply
+from shared.schemas import Schema
 from shared.strict_json import encode
 
+ANY_OBJECT: Schema = {"type": "object"}
 ANY_HEALTH = Health | BriefHealth
 
 HEALTH = Operation(

@@ -38,7 +38,7 @@ TOKEN_REQUEST = Shape(TokenRequest)
 TOKEN_ONLY_REQUEST = Shape(TokenOnlyRequest)
 
 
-# As forms, which have to name the grant type, and whose other fields are left out (RFC 6749 §3.2).
+# Unknown members are ignored, and a form has to name its grant type (RFC 6749 §3.2).
 TOKEN_JSON = TOKEN_REQUEST.schema | {"additionalProperties": True}
 TOKEN_FORM = TOKEN_REQUEST.schema | {
     "properties": TOKEN_REQUEST.schema["properties"] | {"grant_type": schema_of(GrantType)},

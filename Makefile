@@ -10,9 +10,9 @@ run: $(VENV)/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" TOKEN_PORT=$${TOKEN_PORT:-9004} WORKER_PROCESSES=$${WORKER_PROCESSES:-0} \
 		$(BIN)/honcho start -p $${PORT:-9003}
 
-# In the order of the folders: the chaos has the longest tests, which would be waited for at the end.
+# More processes than a small machine has cores: many tests wait. tests/dealing.py says which process gets what.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(if $(K),-k '$(K)')
+	$(BIN)/python -m pytest -n 6 --dist loadfile --no-loadscope-reorder $(if $(K),-k '$(K)')
 
 check: $(VENV)/checkers
 	$(BIN)/ruff check --quiet .

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.databases import ENGINES, settings_of
+from tests.dealing import Dealing, is_waiting
 from tests.postgres import shared_by_a_run
 from tests.processes import TASKS, Process, Service, Worker
 
@@ -67,6 +68,15 @@ def pytest_configure(config: pytest.Config) -> None:
     run = ExitStack()
     run.enter_context(shared_by_a_run())
     config.add_cleanup(run.close)
+
+
+@pytest.hookimpl(trylast=True)  # once pytest has put the tests of a parameter together
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not is_waiting(item.nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | None:
+    return Dealing(config, log) if config.option.dist == "loadfile" else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

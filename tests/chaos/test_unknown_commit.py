@@ -207,7 +207,9 @@ def deleting_the_account(tokens: TokenService) -> Write:
     def check() -> None:
         assert rows(tokens, "SELECT count(*) FROM account WHERE id = ?", user.profile["id"]) == [(0,)]
         left = "SELECT count(*) FROM item WHERE account_id = ?"
-        eventually(lambda: rows(tokens, left, user.profile["id"]) == [(0,)], 90)  # the next sweep is a minute away
+        eventually(
+            lambda: rows(tokens, left, user.profile["id"]) == [(0,)], 90, every=1
+        )  # the next sweep is a minute away
         assert user.login().status_code == 401
 
     send = lambda: user.delete("/me", json={"current_password": PASSWORD})  # noqa: E731

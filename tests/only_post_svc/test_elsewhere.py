@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.databases import rows
-from tests.processes import ROOT, Process, Service, Worker, eventually
+from tests.processes import ROOT, Process, Service, Worker, end_family, eventually
 from tests.receivers import receiving
 from tests.tokens import SECRET, bearer
 
@@ -178,12 +178,11 @@ def test_a_claim_waits_for_a_task(service: Service) -> None:
     for thread in threads:
         thread.start()
     started = time.monotonic()
-    while len(found) < 5:
+    while any(thread.is_alive() for thread in threads):  # one claim may get two
         service.submit(TYPE, PAYLOAD)
         time.sleep(0.05)  # another client's pace
         assert time.monotonic() - started < 15
-    for thread in threads:
-        thread.join(20)
+    assert len(found) >= 5
     assert len({run["lease"] for run in found}) == len(found)
     assert claim(service, types=("thumbs.brief",), wait=0.1) == []
 
@@ -335,6 +334,7 @@ def test_the_workers_of_the_page_work(of_module: Service, tmp_path: Path, comman
             assert task["result"] == {"made": [number], "of": f"https://a.example/{number}"}, worker.log.read_text()
     finally:
         worker.kill()
+        end_family(tmp_path)  # a curl that claims would take the next test's task
 
 
 def test_the_shell_worker_has_about_forty_lines() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.databases import rows
+from tests.databases import rows, settings_of
 from tests.processes import ROOT, Process, Service, Worker, end_family, eventually
 from tests.receivers import receiving
 from tests.tokens import SECRET, bearer
@@ -33,9 +33,20 @@ def env(storage: str) -> dict[str, str]:
     return {"TASK_MODULES": MODULES, "WORKER_PROCESSES": "1"}
 
 
+@pytest.fixture(scope="module")
+def served(storage: str, env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with settings_of(storage) as database:
+        service = Service(tmp_path_factory.mktemp("service"), {**env, **database})
+        yield service
+        service.kill()
+
+
 @pytest.fixture
-def service(start_service: Callable[..., Service], env: dict[str, str]) -> Iterator[Service]:
-    yield start_service(**env)
+def service(served: Service) -> Iterator[Service]:
+    """One on which no task is left to claim."""
+    yield served
+    while served.post("/api/cancel", {"filter": {}}).json()["has_more"]:
+        pass
 
 
 def claim(
@@ -200,8 +211,9 @@ def test_a_client_that_has_gone_gets_none(service: Service) -> None:
 
 
 def test_own_workers_leave_it_alone_and_others_are_not_held_up(
-    service: Service, start_worker: Callable[..., Worker]
+    start_service: Callable[..., Service], start_worker: Callable[..., Worker], env: dict[str, str]
 ) -> None:
+    service = start_service(**env)
     start_worker(TASK_MODULES=MODULES, WORKER_PROCESSES="1")
     for _ in range(50):
         service.submit(TYPE, PAYLOAD, priority=100)

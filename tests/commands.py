@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from unittest import mock
 from tests.processes import ROOT
 
 SECONDS = 60
+EXIT_FAILURE = 3
 SERVICES = ("only_post_svc", "token_svc")
 ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
@@ -91,6 +93,14 @@ def said(done: Done, status: int) -> str:
     assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
     assert done.stderr.endswith("\n") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr.rstrip("\n")
+
+
+def refused(directory: Path, module: str, **env: str) -> str:
+    """The one line that a start ends with. Its port is taken: one that is not refused before ends there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        return said(command(directory, module, **{"PORT": str(taken.getsockname()[1]), **env}), EXIT_FAILURE)
 
 
 def on_a_terminal(

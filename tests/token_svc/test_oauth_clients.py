@@ -16,6 +16,7 @@ from requests_oauthlib import OAuth2Session
 from only_post_svc.settings import Settings
 from shared.auth import TokenDoor
 from shared.keys import load_keys
+from tests.commands import refused
 from tests.databases import ON_A_FILE
 from tests.processes import HTTPService, TokenService
 from tests.token_svc.answers import is_bad_token
@@ -42,6 +43,7 @@ def logged_in(user: User) -> OAuth2Session:
     return session
 
 
+@ON_A_FILE
 def test_a_standard_client_logs_in_and_calls(user: User) -> None:
     with logged_in(user) as session:
         assert session.get(f"{user.service.url}/me", timeout=60).json() == user.profile
@@ -305,7 +307,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("variable", SETTINGS)
 def test_a_bad_setting_ends_the_start_with_one_line_that_shows_no_value(tmp_path: Path, variable: str) -> None:
-    line = refusal(tmp_path, **{variable: SETTINGS[variable]})
+    line = refused(tmp_path, "token_svc", **{variable: SETTINGS[variable]})
     assert line.startswith(f"{variable}: ")
     assert SETTINGS[variable] not in line
 
@@ -318,13 +320,13 @@ PAIRS = {
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_secret_that_is_half_of_a_key_pair_ends_the_start(tmp_path: Path, kind: str) -> None:
-    line = refusal(tmp_path, SECRET_KEY=PAIRS[kind])
+    line = refused(tmp_path, "token_svc", SECRET_KEY=PAIRS[kind])
     assert line.startswith("SECRET_KEY: ")
     assert not any(part in line for part in PAIRS[kind].split())
 
 
 def test_production_needs_a_secret(tmp_path: Path) -> None:
-    assert refusal(tmp_path, APP_ENV="production").startswith("SECRET_KEY: ")
+    assert refused(tmp_path, "token_svc", APP_ENV="production").startswith("SECRET_KEY: ")
 
 
 def test_a_port_in_use_is_one_line(tokens: HTTPService, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import only_post_svc.api
 import only_post_svc.document
 import token_svc.api
 import token_svc.document
+from tests.databases import ON_A_FILE
 from tests.documents import Document
 from tests.processes import ROOT, TASKS, HTTPService, Service, TokenService
 from tests.token_svc.users import User
@@ -53,12 +54,14 @@ def operations(document: Any) -> Iterator[tuple[str, str, Any]]:
             yield path, method.upper(), operation
 
 
+@ON_A_FILE
 def test_both_are_openapi(of_tasks: Any, of_tokens: Any) -> None:
     for document in (of_tasks, of_tokens):
         assert document["openapi"].startswith("3.1.")
         OpenAPIV31SpecValidator(document).validate()
 
 
+@ON_A_FILE
 def test_both_are_printed_as_they_are_served(of_tasks: Any, of_tokens: Any, tmp_path: Path) -> None:
     assert printed("only_post_svc", tmp_path, TASK_MODULES=TASKS) == of_tasks
     assert printed("token_svc", tmp_path) == of_tokens
@@ -77,6 +80,7 @@ def test_every_route_is_there_and_nothing_else(health_get: bool) -> None:
         assert {(path, method) for path, method, _ in operations(document)} == answered
 
 
+@ON_A_FILE
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_is_for(of_tasks: Any, of_tokens: Any) -> None:
     for document in (of_tasks, of_tokens):
         names = [operation["operationId"] for _, _, operation in operations(document)]
@@ -96,6 +100,7 @@ def test_a_token_is_asked_for_where_the_document_says_so(of_tokens: Any) -> None
     assert not {path for path, _ in scopes} & {"/register", "/token", "/revoke", "/health", "/metrics", "/openapi.json"}
 
 
+@ON_A_FILE
 def test_without_task_auth_no_token_is_spoken_of(of_tasks: Any, tmp_path: Path) -> None:
     assert "securitySchemes" not in of_tasks["components"]
     guarded = printed("only_post_svc", tmp_path, TASK_AUTH="required", HEALTH_GET="true")
@@ -129,6 +134,7 @@ BODIES: list[dict[str, Any]] = [
 ]
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("body", BODIES, ids=json.dumps)
 def test_a_submit_is_taken_if_and_only_if_the_document_allows_it(service: Service, of_tasks: Any, body: Any) -> None:
     taken = service.post("/api/task", body).status_code == 202
@@ -138,6 +144,7 @@ def test_a_submit_is_taken_if_and_only_if_the_document_allows_it(service: Servic
         assert Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).is_valid(sent) == taken
 
 
+@ON_A_FILE
 def test_a_body_is_optional_where_the_document_is_asked_for_by_post(service: Service) -> None:
     for body, status in ((b"", 200), (b"{}", 200), (b"[]", 422), (b"{", 400)):
         assert service.request("POST", "/openapi.json", data=body).status_code == status
@@ -219,6 +226,7 @@ def test_a_body_that_was_taken_and_is_not_described_is_found(tokens: TokenServic
         Document(changed).check(answer)
 
 
+@ON_A_FILE
 def test_every_answer_of_the_fixtures_is_held_against_its_document(tokens: TokenService, service: Service) -> None:
     asks: list[tuple[HTTPService, str, Callable[[], requests.Response]]] = [
         (tokens, "get", lambda: tokens.get("/health")),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import ON_A_FILE
 from tests.only_post_svc.answers import faults, problem
 from tests.processes import Service, eventually
 
@@ -81,6 +82,7 @@ def test_running_code_is_stopped_within_two_seconds(service: Service, tmp_path: 
     assert service.result(task_id)["status"] == "cancelled"
 
 
+@ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.stubborn", "zoo.stubborn.async", "zoo.spin.async"])
 def test_code_that_ignores_it_is_killed_within_two_seconds(start_service: Callable[..., Service], type: str) -> None:
     service = start_service(WORKER_PROCESSES="1")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
@@ -378,6 +378,7 @@ def test_turns_go_round_the_callers_whatever_each_has_waiting(start_service: Cal
     assert ended == {"queued"}  # of each caller about as many were served
 
 
+@ON_A_FILE
 def test_shipped_tasks_are_offered_in_production_when_asked_for(start_service: Callable[..., Service]) -> None:
     production = {**SETTINGS, "APP_ENV": "production", "HOST": "127.0.0.1", "WORKER_PROCESSES": "0"}
     offered = [types(Caller(start_service(**production, **more))) for more in ({}, {"SHIPPED_TASKS": "on"})]

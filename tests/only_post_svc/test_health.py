@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from shared import VERSION
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.only_post_svc.answers import problem
 from tests.processes import Service, Worker, eventually
 
@@ -54,6 +54,7 @@ def test_get_is_refused_unless_it_was_opened(service: Service, path: str) -> Non
     assert answer.headers["Allow"] == "POST"
 
 
+@ON_A_FILE
 def test_health_get_opens_that_one_path(start_service: Callable[..., Service]) -> None:
     service = start_service(HEALTH_GET="true", WORKER_PROCESSES="0", TASK_AUTH="required")
     answer = service.request("GET", "/health", timeout=9)

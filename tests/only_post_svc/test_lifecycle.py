@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from only_post_svc.queue import MAX_BACKOFF_SECONDS, backoff_seconds
-from tests.databases import settings_of
+from tests.databases import ON_A_FILE, settings_of
 from tests.processes import Service, eventually
 
 ODD_TASKS = '''
@@ -161,6 +161,7 @@ def test_a_def_may_run_an_event_loop_of_its_own(service: Service) -> None:
     assert service.run("asyncio.run")["result"] == "inner"
 
 
+@ON_A_FILE
 def test_a_def_may_run_an_event_loop_after_async_tasks_in_the_same_process(
     start_service: Callable[..., Service],
 ) -> None:

@@ -38,6 +38,7 @@ def fresh(start_service: Callable[..., Service]) -> Service:
     return start_service(WORKER_PROCESSES="1", LEASE_SECONDS="3")
 
 
+@ON_A_FILE
 def test_it_is_the_text_format_of_prometheus(service: Service) -> None:
     answer = ask(service)
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

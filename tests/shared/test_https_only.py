@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import ON_A_FILE
 from tests.only_post_svc.answers import problem
 from tests.processes import Service, TokenService
 
@@ -102,11 +103,13 @@ def test_users_come_in_over_tls(tokens: TokenService) -> None:
     assert about["token_endpoint"].startswith("https://")
 
 
+@ON_A_FILE
 def test_a_peer_that_is_no_trusted_proxy_is_not_believed(start_service: Callable[..., Service]) -> None:
     service = start_service(REQUIRE_HTTPS="true", FORWARDED_ALLOW_IPS="192.0.2.1", WORKER_PROCESSES="0")
     problem(submit(service.url, SECURE), 403, "https_required")
 
 
+@ON_A_FILE
 def test_without_the_setting_nothing_is_asked_for_or_said(service: Service) -> None:
     answer = submit(service.url, SECURE)
     assert answer.status_code == 200

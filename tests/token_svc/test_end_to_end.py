@@ -8,6 +8,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.databases import ON_A_FILE
 from tests.processes import Service, TokenService, eventually
 from tests.token_svc.users import User
 from tests.tokens import SECRET, token
@@ -55,6 +56,7 @@ def assert_tasks_are_their_owners(tasks: Service, tokens: TokenService) -> None:
     assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
 
 
+@ON_A_FILE
 def test_one_secret_lets_the_users_of_one_service_submit_to_the_other(
     start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service]
 ) -> None:
@@ -90,6 +92,7 @@ def test_tasks_and_schedules_are_exported_and_deleted_with_their_user_where_the_
     assert left(bob) == (2, 1)
 
 
+@ON_A_FILE
 def test_with_a_key_pair_the_other_service_needs_the_public_half_alone(
     start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service], tmp_path: Path
 ) -> None:
@@ -105,6 +108,7 @@ def test_with_a_key_pair_the_other_service_needs_the_public_half_alone(
     assert tasks.post("/api/tasks", {}, headers=forged).status_code == 401
 
 
+@ON_A_FILE
 def test_a_token_of_another_secret_is_refused(
     start_tokens: Callable[..., TokenService], start_tasks: Callable[..., Service]
 ) -> None:

@@ -10,6 +10,7 @@ import requests
 
 from shared.errors import TooManyRequests
 from shared.rate_limits import wider_networks
+from tests.databases import ON_A_FILE
 from tests.processes import TokenService
 from tests.token_svc.answers import oauth_error, problem
 from tests.token_svc.tables import Tables
@@ -299,6 +300,7 @@ def seen_as(user: User, forwarded: str) -> str:
     return str(addresses(user)[-1])
 
 
+@ON_A_FILE
 def test_a_forwarded_address_is_not_believed_from_who_is_no_proxy(start_tokens: Callable[..., TokenService]) -> None:
     service = start_tokens(FORWARDED_ALLOW_IPS="10.0.0.0/8", RATE_LIMITS="login=3/minute")
     user = User(service)
@@ -318,6 +320,7 @@ FORWARDED = {
 }
 
 
+@ON_A_FILE
 def test_a_proxys_word_is_taken_for_the_rightmost_address_that_is_no_proxy(
     start_tokens: Callable[..., TokenService],
 ) -> None:
@@ -326,6 +329,7 @@ def test_a_proxys_word_is_taken_for_the_rightmost_address_that_is_no_proxy(
     assert found == {name: address for name, (_, address) in FORWARDED.items()}
 
 
+@ON_A_FILE
 def test_a_spoofed_address_in_front_gives_no_more_guesses(start_tokens: Callable[..., TokenService]) -> None:
     service = start_tokens(FORWARDED_ALLOW_IPS="127.0.0.1", RATE_LIMITS="login=3/minute")
     forwarded = [{"X-Forwarded-For": f"203.0.113.{n}, 192.0.2.7"} for n in range(4)]

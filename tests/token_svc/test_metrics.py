@@ -7,7 +7,7 @@ import pytest
 
 from tests import numbers
 from tests.commands import command
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User
@@ -76,6 +76,7 @@ def test_a_database_that_does_not_answer_is_shown_and_counted(fresh: TokenServic
     assert seen['http_requests_total{method="GET",route="/health",status="200"}'] >= 1
 
 
+@ON_A_FILE
 def test_production_asks_for_the_token(start_tokens: Callable[..., TokenService]) -> None:
     env = {"APP_ENV": "production", "HOST": "127.0.0.1", "SECRET_KEY": SECRET}
     service = start_tokens(**env, METRICS_TOKEN=TOKEN)
@@ -84,6 +85,7 @@ def test_production_asks_for_the_token(start_tokens: Callable[..., TokenService]
     problem(service.get("/metrics"), 401, "unauthorized")
 
 
+@ON_A_FILE
 def test_production_shows_nothing_until_a_token_is_set(start_tokens: Callable[..., TokenService]) -> None:
     service = start_tokens(APP_ENV="production", HOST="127.0.0.1", SECRET_KEY=SECRET)
     problem(service.get("/metrics"), 403, "metrics_closed")

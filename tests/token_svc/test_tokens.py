@@ -14,7 +14,7 @@ import pytest
 import requests
 from jose import jwt
 
-from tests.databases import everything, rows
+from tests.databases import ON_A_FILE, everything, rows
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
@@ -733,6 +733,7 @@ def test_the_metadata_offers_no_registration_of_oauth_clients(tokens: TokenServi
     assert "registration_endpoint" not in tokens.get("/.well-known/oauth-authorization-server").json()
 
 
+@ON_A_FILE
 def test_clients_are_told_the_public_address_and_the_issuer(start_tokens: Callable[..., TokenService]) -> None:
     public = "https://example.com/auth"
     service = start_tokens(PUBLIC_URL=f"{public}/", ISSUER="https://issuer.example.com", AUDIENCE="pictures")

@@ -142,10 +142,11 @@ class Proxy:
 
     async def _stop(self) -> None:
         self._server.close()
-        serving = asyncio.all_tasks() - {asyncio.current_task()}
         self._heal()
-        self._cut()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0)  # what was just accepted gets its task
+        while serving := asyncio.all_tasks() - {asyncio.current_task()}:
+            self._cut()
+            await asyncio.wait(serving, timeout=0.1)  # one that was connecting has its link by then
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:

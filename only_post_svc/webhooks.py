@@ -49,7 +49,7 @@ class Webhook(NamedTuple):
 
     @property
     def json(self) -> str:
-        """As a task shows it."""
+        """What a task shows as `notify`."""
         shown = {"url": self.url, "status": self.status, "attempts": self.attempts, "last_error": self.last_error}
         return encode(shown)
 

@@ -53,7 +53,7 @@ class Claims:
     sid: str = ""
 
     def members(self) -> dict[str, str | int]:
-        """As the token has them."""
+        """The claims that the token carries."""
         return {name: value for name, value in vars(self).items() if name != "sid" or value}
 
     @property

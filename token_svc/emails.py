@@ -22,13 +22,13 @@ def _has_domain(email: str) -> bool:
 
 
 def cleaned(email: str) -> str:
-    """As it is stored: without invisible characters, and without the final dot of the domain."""
+    """An address as it is stored: without invisible characters, and without the final dot of the domain."""
     composed = unicodedata.normalize("NFC", email[:MAX_FOLDED])
     return "".join(character for character in composed if not is_invisible(character)).rstrip(".")
 
 
 def key(email: str) -> str:
-    """As it is compared: `X@Bücher.example.` is `x@xn--bcher-kva.example`."""
+    """An address as it is compared: `X@Bücher.example.` is `x@xn--bcher-kva.example`."""
     local, at, domain = cleaned(email).rpartition("@")
     return f"{fold(local)}{at}{host(domain)}"
 

@@ -46,7 +46,7 @@ def _contains(data: Any, wanted: Any) -> bool:
 
 
 def _is_same(data: Any, wanted: Any) -> bool:
-    """As JSON: 1 and 1.0 are one number, 1 and true are not one value."""
+    """Whether two values are the same JSON: 1 and 1.0 are one number, 1 and true are not one value."""
     if isinstance(data, list) and isinstance(wanted, list):
         return len(data) == len(wanted) and all(map(_is_same, data, wanted))
     if isinstance(data, dict) and isinstance(wanted, dict):

@@ -71,7 +71,7 @@ def _working_directory() -> str | None:
 
 
 class Surroundings:
-    """As they are when this is made."""
+    """The state of the process when this is made, to be restored after each run."""
 
     def __init__(self) -> None:
         state = _state()

@@ -114,7 +114,7 @@ async def _change(database: Database, options: argparse.Namespace, kind: str, ch
 
 
 def _print(client: AccountRow, options: argparse.Namespace) -> None:
-    """As JSON; for people the audit line is enough."""
+    """Prints JSON where it is asked for; for people the audit line is enough."""
     if options.json:
         print(encode(_described(client)))
 

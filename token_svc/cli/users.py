@@ -112,7 +112,7 @@ async def _new_hash(settings: Settings, *names: str) -> str:
 
 
 def _print(account: AccountRow, options: argparse.Namespace) -> None:
-    """As JSON; for people the audit line is enough."""
+    """Prints JSON where it is asked for; for people the audit line is enough."""
     if options.json:
         print(encode(_described(account)))
 

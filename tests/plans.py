@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import psycopg
+from psycopg import sql as literal
 
 from shared.database import Row, Unit, connection, sqlite_transaction
+from shared.database.postgres import dialect
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.dialect import lateral
-from shared.database.postgres.transaction import WRITING, Times, Transaction, session
+from shared.database.postgres.transaction import WRITING, Clock, Times, Transaction, session
 from shared.database.postgres.wire import Wire
 from tests.postgres import execute, new_database
 
 ROWS = int(os.environ.get("PLAN_ROWS", "20000"))  # that are over and done with; a tenth as many are not
 TIMES = Times(statement_ms=60_000, lock_ms=1000)
+TYPES = {0: "unknown", 16: "boolean", 20: "bigint", 701: "float8"}  # by their oids
 STATES = ("sqlite", "analysed", "outdated")  # the last two are PostgreSQL's
 
 
@@ -32,7 +35,7 @@ class Statement(NamedTuple):
 
 
 class Plans(Protocol):
-    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+    def of(self, unit: Unit[Any], now: int, *, is_query: bool) -> list[Statement]:
         """The statements of a unit, whose writes are taken back."""
 
 
@@ -78,7 +81,7 @@ class SQLitePlans:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._steps = 0
 
-    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
+    def of(self, unit: Unit[Any], now: int, *, is_query: bool) -> list[Statement]:
         tx = Watched(self._watch, self._each, now)
         self._connection.execute("BEGIN")
         try:
@@ -123,8 +126,10 @@ class PostgresPlans:
     def __init__(self, url: str) -> None:
         self._wire = Wire(Connector(url).connect(session(TIMES)), patience_seconds=60)
 
-    def of(self, unit: Unit[Any], now: int) -> list[Statement]:
-        self._tx = Transaction(self._wire, WRITING, TIMES, TIMES)
+    def of(self, unit: Unit[Any], now: int, *, is_query: bool) -> list[Statement]:
+        self._tx = Transaction(self._wire, WRITING, TIMES, TIMES, Clock())
+        if is_query:  # planned for its values, each time
+            self._tx.put("SET LOCAL plan_cache_mode = 'force_custom_plan'")
         tx = Watched(self._watch, _lateral, now)
         try:
             unit(tx)
@@ -134,14 +139,27 @@ class PostgresPlans:
 
     def _watch(self, sql: str, values: dict[str, Any]) -> tuple[Statement, list[Row]]:
         self._tx.put("SAVEPOINT before")
-        explained = self._tx.one(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", **values)
+        explained = self._explained(*dialect.statement(sql, **values))
         self._tx.put("ROLLBACK TO SAVEPOINT before")
-        assert explained is not None and "JIT" not in explained[0][0]
+        assert "JIT" not in explained[0][0]
         nodes = list(_nodes(explained[0][0]["Plan"]))
         answer = self._tx.ask(sql, values)
         plan = "\n".join(f"{node['Node Type']} {node.get('Index Name', '')}" for node in nodes)
         indexes = frozenset(node["Index Name"] for node in nodes if "Index Name" in node)
         return Statement(sql, plan, indexes, sum(map(_rows_of, nodes)), answer.count), self._wire.rows(answer)
+
+    def _explained(self, given: dialect.Statement, values: list[bytes | None], oids: list[int]) -> Row:
+        """With the plan of a prepared statement, which is made without its values."""
+        types = f"({', '.join(TYPES[oid] for oid in oids)})" if oids else ""
+        literals = [literal.Literal(value if value is None else value.decode()).as_string() for value in values]
+        self._tx.put(f"PREPARE watched {types} AS {given.text.decode()}")
+        execute = f"EXECUTE watched ({', '.join(literals)})" if literals else "EXECUTE watched"
+        answer = self._wire.send(dialect.Statement(f"EXPLAIN (ANALYZE, FORMAT JSON) {execute}".encode(), ()), [], [])
+        self._wire.sync()
+        self._wire.wait(answer)
+        explained = self._wire.rows(answer)[0]
+        self._tx.put("DEALLOCATE watched")
+        return explained
 
     def close(self) -> None:
         self._wire.close()
@@ -207,10 +225,12 @@ def _leave_alone(url: str) -> None:
         execute(url, f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
 
 
-def check(plans: Plans, act: Unit[Any], now: int, indexes: set[str], walked: int = 0) -> None:
+def check(
+    plans: Plans, act: Unit[Any], now: int, indexes: set[str], walked: int = 0, *, is_query: bool = False
+) -> None:
     """Every statement takes some of these indexes and no other, and looks at few rows more than it gives; where it has
     to walk an index, at as many as are `walked`."""
-    for seen in plans.of(act, now):
+    for seen in plans.of(act, now, is_query=is_query):
         assert seen.indexes <= indexes, seen
         most = 15 * seen.given + 300 if isinstance(plans, SQLitePlans) else 3 * seen.given + 30
         assert seen.looked_at <= most + 3 * walked, seen

@@ -228,7 +228,8 @@ def plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("name", PLANS)
 def test_every_statement_looks_at_few_rows_more_than_it_gives(plans: Plans, name: str) -> None:
     # `held` is read from the few types that are paused.
-    check(plans, PLANS[name].act, START, PLANS[name].indexes | {"lane_pkey"}, PLANS[name].walked)
+    is_query = name.startswith("list ")
+    check(plans, PLANS[name].act, START, PLANS[name].indexes | {"lane_pkey"}, PLANS[name].walked, is_query=is_query)
 
 
 def test_the_table_of_tasks_is_made_for_a_queue() -> None:

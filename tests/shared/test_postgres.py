@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from shared.database import Database, Transaction, connection
-from shared.database.postgres import WRITE_SECONDS, WRITERS
+from shared.database.postgres import WRITE_SECONDS, WRITERS, PostgreSQL
 from shared.database.postgres.lanes import SILENT_LOOKS
 from shared.database.postgres.notifications import PING_SECONDS
-from shared.database.postgres.wire import LOOK_SECONDS
+from shared.database.postgres.wire import LOOK_SECONDS, PLANS_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.postgres import execute, new_database
@@ -150,12 +150,14 @@ def test_a_long_statement_is_not_taken_for_silence(postgres: Engine) -> None:
     assert len(postgres.run(work)) == 1
 
 
-# PostgreSQL would choose to keep a plan from the sixth use on.
-KEPT = "SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements WHERE strpos(statement, ' note') > 0"
+KEPT = """
+SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements
+WHERE strpos(statement, 'FROM ' || 'note') > 0
+"""
 
 
 @pytest.mark.parametrize("way", ["write", "read"])
-def test_a_statement_is_parsed_once_and_planned_each_time(postgres: Engine, way: str) -> None:
+def test_a_statement_is_parsed_once_and_its_plan_is_kept(postgres: Engine, way: str) -> None:
     async def work(database: Database) -> tuple[Any, ...]:
         call = getattr(database, way)
         for number in range(10):
@@ -164,7 +166,54 @@ def test_a_statement_is_parsed_once_and_planned_each_time(postgres: Engine, way:
         row: tuple[Any, ...] = await call(lambda tx: tx.one(KEPT))
         return row
 
-    assert postgres.run(work) == (10, 0)
+    assert postgres.run(work) == (0, 20)
+
+
+# The planner works out what it believes to be immutable.
+PLANNED_AT = """
+CREATE FUNCTION planned_at() RETURNS TIMESTAMPTZ IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN clock_timestamp(); END'
+"""
+
+
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_a_plan_is_not_kept_for_long(postgres: Engine, way: str) -> None:
+    async def work(database: Database) -> set[Any]:
+        await database.write(lambda tx: tx.run(PLANNED_AT), is_long=True)
+        seen, call, until = set(), getattr(database, way), time.monotonic() + 2.5 * PLANS_SECONDS
+        while time.monotonic() < until:
+            seen.add(await call(lambda tx: tx.one("SELECT planned_at(), CAST(:any AS BIGINT) * 0", any=1)))
+            await asyncio.sleep(0.01)
+        return seen
+
+    assert len(postgres.run(work)) in (2, 3)
+
+
+def test_a_wrong_idea_of_the_servers_clock_is_put_right(postgres: Engine) -> None:
+    """As after a sleep of this process, or when the server's clock has been set."""
+
+    async def work(database: Database) -> None:
+        assert isinstance(database, PostgreSQL)
+        for wrong_ms in (-60_000, 60_000):
+            before = await database.write(lambda tx: (add(tx, uuid.uuid4().hex), tx.now)[1])
+            database._writers._sessions._clock.heard(before + wrong_ms)
+            database._writers._sessions._clock._ahead_ms += wrong_ms
+            now = await database.write(lambda tx: (add(tx, uuid.uuid4().hex), tx.now)[1])
+            assert before <= now < before + 5000
+        assert len(await database.read(ids)) == 4
+
+    postgres.run(work)
+
+
+def test_the_supposed_clock_does_not_run_backwards_or_ahead(postgres: Engine) -> None:
+    async def work(database: Database) -> None:
+        last = 0
+        for number in range(200):
+            now = await database.write(lambda tx, id=str(number): (add(tx, id), tx.now)[1])  # type: ignore[misc]
+            told = await database.read(lambda tx: tx.now)
+            assert last <= now <= told
+            last = now
+
+    postgres.run(work)
 
 
 END_ALL = """

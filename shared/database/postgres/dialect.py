@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from psycopg import DataError
 
 NAME = re.compile(r"(?<!:):([a-z_][a-z_0-9]*)")
-TABLE = re.compile(r"\b(FROM|INTO|UPDATE)\b")
 DEFINITION = re.compile(r"(\s|--.*\n)*(CREATE|ALTER) TABLE")
 
 # What the server is told of a value's type (oid, in pg_type.dat); 0 leaves it to the place where the value stands.
@@ -22,7 +21,6 @@ LIST = re.compile(r"\b(NOT )?IN \((:([a-z_]+)\d+(?:, :\3\d+)*)\)")
 class Statement(NamedTuple):
     text: bytes
     names: tuple[str | tuple[str, ...], ...]  # of $1, $2 …; an array has those of all its values
-    is_prepared: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -34,10 +32,7 @@ def translated(sql: str) -> Statement:
     sql = LIST.sub(lambda found: f"{'<> ALL' if found[1] else '= ANY'}(:all_{found[3]})", sql)
     names = list(dict.fromkeys(NAME.findall(sql)))
     text = NAME.sub(lambda name: f"${names.index(name[1]) + 1}", sql)
-    # A prepared statement without values is planned once, also under force_custom_plan.
-    return Statement(
-        text.encode(), tuple(arrays.get(name, name) for name in names), bool(names) or not TABLE.search(sql)
-    )
+    return Statement(text.encode(), tuple(arrays.get(name, name) for name in names))
 
 
 ROW = re.compile(r"\s*INSERT INTO \w+ \([\w\s,]+\)\s*VALUES\s*(\([\w\s,:']+\))\s*")

@@ -138,7 +138,7 @@ class Aside:
         self._waiting = 0  # callers
 
     def _make(self) -> Wire:
-        connection = self._connections.connect(session(self._times))
+        connection = self._connections.connect(session(self._times, keeps_plans=False))
         return Wire(connection, patience_seconds=SILENT_SECONDS)
 
     async def run(self, unit: Unit[T], seconds: float | None, *, is_long: bool = False) -> T:

@@ -10,7 +10,7 @@ from psycopg import errors
 
 from shared.database import Unstorable, report_unavailable
 from shared.database.jobs import Job, Outcome
-from shared.database.postgres.transaction import Times, Transaction
+from shared.database.postgres.transaction import Clock, Times, Transaction
 from shared.database.postgres.wire import Wire
 from shared.errors import Unavailable
 
@@ -46,6 +46,7 @@ class Sessions:
         self._times = times
         self._free: deque[Wire] = deque()
         self._busy: set[Wire] = set()
+        self._clock = Clock()
         self._is_closing = False
         self.heard_at = 0.0  # when the server last did what it was asked
 
@@ -106,7 +107,7 @@ class Sessions:
         wire = self._take(times)
         is_committing = is_done = False
         try:
-            tx = Transaction(wire, self._begin, times, self._times)
+            tx = Transaction(wire, self._begin, times, self._times, self._clock)
             yield tx
             is_committing = True
             tx.commit()

@@ -1,8 +1,10 @@
 """Transactions of PostgreSQL, over a wire."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg import errors
 
 from shared.database import Row
@@ -17,6 +19,15 @@ IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does
 
 # The clock goes on within a transaction, so it is read once.
 CLOCK = "SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
+
+KNOWN_SECONDS = 1.0  # for which this process's own clock is as good
+MAX_WRONG_MS = 250
+
+# Where the process knows what time it is there, a transaction fails that is wrong about it, and asks when it is tried
+# again.
+CHECKED_CLOCK = f"""
+SELECT clock, 1 / (abs(clock - :supposed) <= {MAX_WRONG_MS})::int FROM ({CLOCK} AS clock) AS here
+"""
 
 # How long a statement may take, and how much of that it may wait for a lock.
 TIMES = "set_config('statement_timeout', :statement_ms, {is_local}), set_config('lock_timeout', :lock_ms, {is_local})"
@@ -34,12 +45,12 @@ set_config('jit', 'off', {{is_local}})
 SET_UP = f"{CLOCK}, {TIMES}, {REST}".format(is_local="true")
 OTHER_TIMES = f"{CLOCK}, {TIMES}".format(is_local="true")
 
-# Once, where the session is this process's own. A prepared statement is parsed once and planned each time: a plan that
-# PostgreSQL makes while a table is empty, and keeps, may read all of it when it is full.
+# Once, where the session is this process's own. A prepared statement is parsed once, and its plan kept for
+# wire.PLANS_SECONDS: planning takes more time than most statements.
 SESSION = f"""
 SELECT set_config('statement_timeout', '{{times.statement_ms}}', false),
     set_config('lock_timeout', '{{times.lock_ms}}', false), {REST.format(is_local="false")},
-    set_config('plan_cache_mode', 'force_custom_plan', false),
+    set_config('plan_cache_mode', '{{plans}}', false),
     set_config('default_transaction_isolation', 'read committed', false),
     set_config('default_transaction_read_only', '{{read_only}}', false)
 """
@@ -71,8 +82,40 @@ class Times(NamedTuple):
         return {"statement_ms": str(self.statement_ms), "lock_ms": str(self.lock_ms)}
 
 
-def session(times: Times, *, read_only: bool = False) -> str:
-    return SESSION.format(times=times, read_only="on" if read_only else "off")
+def session(times: Times, *, read_only: bool = False, keeps_plans: bool = True) -> str:
+    plans = "force_generic_plan" if keeps_plans else "force_custom_plan"
+    return SESSION.format(times=times, read_only="on" if read_only else "off", plans=plans)
+
+
+class WrongClock(psycopg.OperationalError):
+    """The server's has been set, or this process has slept. Nothing was committed; another try asks."""
+
+
+class Clock:
+    """The server's, as it was in an earlier transaction: so that none has to wait for it first."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0.0  # of this process's own
+        self._known_until = 0.0
+        self._latest = 0
+
+    def supposed(self) -> int | None:
+        """In milliseconds since 1970; None when it has to be asked for."""
+        own = time.monotonic()
+        if own >= self._known_until:
+            return None
+        self._latest = max(self._latest, int(own * 1000 + self._ahead_ms))
+        return self._latest
+
+    def heard(self, now: int) -> None:
+        """What comes late makes it seem slow, so that the fastest answer counts."""
+        own = time.monotonic()
+        ahead_ms = now - own * 1000
+        if own >= self._known_until or ahead_ms >= self._ahead_ms:
+            self._ahead_ms, self._known_until = ahead_ms, own + KNOWN_SECONDS
+
+    def forget(self) -> None:
+        self._known_until, self._latest = 0.0, 0
 
 
 class Statements:
@@ -132,16 +175,22 @@ class Statements:
 class Transaction(Statements):
     """To be ended by `commit`, or by `undo` of the wire."""
 
-    def __init__(self, wire: Wire, begin: str, times: Times, session: Times) -> None:
+    _clock: StatementAnswer
+
+    def __init__(self, wire: Wire, begin: str, times: Times, session: Times, known: Clock) -> None:
         """`session` has the times of the session, where it is this process's own."""
         super().__init__(wire)
         self._rows: dict[str, list[Given]] = {}  # to be added, by INSERT
+        self._known = known
         wire.failure = None
         self._send(begin, {})
         if not wire.is_direct:
             self._clock = self._send(SET_UP, times.values)
         elif times != session:
             self._clock = self._send(OTHER_TIMES, times.values)
+        elif (supposed := known.supposed()) is not None:
+            self._now = supposed
+            self._clock = self._send(CHECKED_CLOCK, {"supposed": supposed})
         else:
             self._clock = self._send(CLOCK, {})
 
@@ -171,11 +220,19 @@ class Transaction(Statements):
         committing = self._send("COMMIT", {})
         self._wait(committing)
         if committing.status != b"COMMIT":
-            raise self._wire.failure or errors.InFailedSqlTransaction("rolled back")
+            raise self._failure() or errors.InFailedSqlTransaction("rolled back")
+        self._known.heard(int(self._wire.rows(self._clock)[0][0]))
 
     def _wait(self, answer: StatementAnswer) -> None:
         """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
-        self._wire.sync()
-        self._wire.wait(answer)
+        if not answer.is_there:
+            self._wire.sync()
+            self._wire.wait(answer)
         if answer.error is not None:
-            raise self._wire.failure or answer.error
+            raise self._failure() or answer.error
+
+    def _failure(self) -> psycopg.Error | None:
+        if not isinstance(self._clock.error, errors.DivisionByZero):
+            return self._wire.failure
+        self._known.forget()
+        return WrongClock("the clock is another than supposed")

@@ -25,8 +25,7 @@ from shared.database.postgres.dialect import Statement
 
 LOOK_SECONDS = 0.5
 MAX_PREPARED = 256  # statements of a session
-
-ROLLBACK = Statement(b"ROLLBACK", ())
+PLANS_SECONDS = 2.0  # a plan that was made while a table was empty may read all of it when it is full
 
 FAILURES = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 
@@ -71,6 +70,7 @@ class Wire:
         self._expected: deque[StatementAnswer] = deque()
         self._prepares = prepares and connection.is_direct
         self._prepared: dict[bytes, bytes] = {}  # names of statements, by their text
+        self._planned_at = 0.0
         self._count = 0
         self._types = Transformer()
         self._is_sent = True
@@ -89,12 +89,20 @@ class Wire:
         """Raises psycopg.OperationalError when the connection is lost, as all do that send or wait."""
         if not self._expected:
             self._heard_at = time.monotonic()
-        if self._prepares and statement.is_prepared:
+        if self._prepares:
+            self._plan_anew()
             name = self._prepared.get(statement.text) or self._prepare(statement, types)
             self._libpq.send_query_prepared(name, values)
         else:
             self._libpq.send_query_params(statement.text, values, types)
         return self._expect(StatementAnswer())
+
+    def _plan_anew(self) -> None:
+        now = time.monotonic()
+        if now - self._planned_at > PLANS_SECONDS:
+            self._planned_at = now
+            self._libpq.send_query_params(b"DISCARD PLANS", None)
+            self._expect(StatementAnswer())
 
     def _prepare(self, statement: Statement, types: list[int]) -> bytes:
         if len(self._prepared) >= MAX_PREPARED:
@@ -119,7 +127,8 @@ class Wire:
 
     def undo(self) -> None:
         self.sync()  # behind a failure nothing is looked at until then
-        undoing = self.send(ROLLBACK, [], [])
+        self._libpq.send_query_params(b"ROLLBACK", None)
+        undoing = self._expect(StatementAnswer())
         self.sync()
         self.wait(undoing)
 

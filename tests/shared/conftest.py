@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.engines import ENGINES, SCHEMA, Engine
+from tests.shared.engines import ENGINES, Engine
+from tests.shared.notes import SCHEMA
 
 
 @pytest.fixture

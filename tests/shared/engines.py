@@ -8,42 +8,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 
-from shared.database import Database, Transaction, connection
+from shared.database import Database, Transaction
 from shared.database.postgres import WRITERS
 from tests.postgres import execute, new_database
+from tests.shared.notes import Notes
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
 
-SCHEMA = "CREATE TABLE note (id TEXT PRIMARY KEY, writer BIGINT NOT NULL);\n"
-ADD = "INSERT INTO note (id, writer) VALUES (:id, :writer)"
 
-
-def add(tx: Transaction, id: str, writer: int = 0) -> str:
-    tx.run(ADD, id=id, writer=writer)
-    return id
-
-
-def ids(tx: Transaction) -> list[str]:
-    return [row[0] for row in tx.all("SELECT id FROM note ORDER BY id")]
-
-
-@dataclass
-class Engine:
-    """`name` says which one; `url` is what DATABASE_URL would be."""
-
-    name: str
-    url: str
-    directory: Path
-
-    async def connect(self) -> Database:
-        return await connection.connect(self.url, {"notes": self.directory / "schema"})
+class Engine(Notes):
+    """What a test does with it."""
 
     def run(self, work: Callable[[Database], Coroutine[Any, Any, T]]) -> T:
         """The value of `work` over a database that is open for as long as it takes."""
@@ -114,12 +94,12 @@ def wait_for_its_turn(tx: Transaction) -> None:
 PREAMBLE = """
 import asyncio, json, sys
 from pathlib import Path
-from tests.shared.engines import Engine, add
+from tests.shared.notes import Notes, add
 """
 
 CALL = """
 given = json.loads(sys.argv[1])
-engine = Engine(given["name"], given["url"], Path(given["directory"]))
+engine = Notes(given["name"], given["url"], Path(given["directory"]))
 asyncio.run(main(engine, **json.loads(sys.argv[2])))
 """
 

@@ -18,7 +18,8 @@ from shared.cli.backup import back_up, restore
 from shared.cli.terminal import Failure
 from shared.database import Database
 from tests.processes import ROOT, eventually
-from tests.shared.engines import SCHEMA, Engine, add
+from tests.shared.engines import Engine
+from tests.shared.notes import SCHEMA, add
 
 FILLING = "INSERT INTO filling SELECT randomblob(4000) FROM generated"
 GENERATED = "WITH RECURSIVE generated (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM generated WHERE n < 4000)"

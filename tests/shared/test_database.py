@@ -20,7 +20,8 @@ from shared.database.sqlite import WRITE_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.processes import eventually
-from tests.shared.engines import ADD, Engine, add, ids, sqlite_engine
+from tests.shared.engines import Engine, sqlite_engine
+from tests.shared.notes import ADD, add, ids
 
 
 def adding(id: str) -> Unit[str]:

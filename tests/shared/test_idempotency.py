@@ -10,7 +10,8 @@ from starlette.requests import Request
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Problem
 from shared.idempotency import KEPT_MS, MAX_PRUNED, Answer, IdempotencyKey, key_of, once, prune
-from tests.shared.engines import Engine, add, ids
+from tests.shared.engines import Engine
+from tests.shared.notes import add, ids
 
 KEY = IdempotencyKey("POST /api/task caller", "key", "fingerprint")
 

@@ -21,7 +21,8 @@ from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.postgres import execute, new_database
 from tests.proxy import Loss, Proxy, proxied
-from tests.shared.engines import Engine, add, ids, postgres_engine
+from tests.shared.engines import Engine, postgres_engine
+from tests.shared.notes import add, ids
 
 SETTLED_SECONDS = 20
 

@@ -13,6 +13,7 @@ import requests
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from tests.certificates import make_certificate
+from tests.commands import refused
 from tests.processes import START_SECONDS, Process, eventually, free_port
 
 EXIT_FAILURE = 3
@@ -175,19 +176,18 @@ BAD: dict[str, tuple[str, Callable[[Path], tuple[Path, Path]]]] = {
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("fault", BAD)
-def test_a_bad_file_is_one_line_that_names_the_variable(start: Start, tmp_path: Path, fault: str, service: str) -> None:
+def test_a_bad_file_is_one_line_that_names_the_variable(tmp_path: Path, fault: str, service: str) -> None:
     variable, make = BAD[fault]
     cert_file, key_file = make(tmp_path)
-    env = {"TLS_CERT_FILE": str(cert_file), "TLS_KEY_FILE": str(key_file), "PORT": str(free_port())}
-    said = complaint(start(service, **env))
+    said = refused(tmp_path, service, TLS_CERT_FILE=str(cert_file), TLS_KEY_FILE=str(key_file))
     assert said.startswith(f"{variable}: ")
     assert "hunter2" not in said and str(tmp_path) not in said
 
 
 @pytest.mark.parametrize(("given", "missing"), [("CERT", "KEY"), ("KEY", "CERT")])
-def test_one_file_alone_is_one_too_few(start: Start, tmp_path: Path, given: str, missing: str) -> None:
+def test_one_file_alone_is_one_too_few(tmp_path: Path, given: str, missing: str) -> None:
     files = dict(zip(("CERT", "KEY"), make_certificate(tmp_path), strict=True))
-    said = complaint(start("only_post_svc", **{f"TLS_{given}_FILE": str(files[given])}))
+    said = refused(tmp_path, "only_post_svc", **{f"TLS_{given}_FILE": str(files[given])})
     assert said.startswith(f"TLS_{missing}_FILE: required")
 
 

@@ -26,12 +26,15 @@ POLLERS = 4
 PATIENCE_SECONDS = 60
 
 
+SETTINGS = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}
+
+
 class Pair:
     """Two web processes on one file, each with a port that it keeps."""
 
     def __init__(self, directory: Path, database: dict[str, str]) -> None:
         self._directory = directory
-        self._settings = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", **database}
+        self._settings = {**SETTINGS, **database}
         self.webs = [self._start(free_port()) for _ in range(2)]
         self.exits: list[tuple[float, int]] = []  # seconds and status
         for web in self.webs:
@@ -110,6 +113,13 @@ def pair(tmp_path: Path, database: dict[str, str]) -> Iterator[Pair]:
         web.kill()
 
 
+@pytest.fixture
+def web(tmp_path: Path, database: dict[str, str]) -> Iterator[Service]:
+    web = Service(tmp_path, {**SETTINGS, **database})
+    yield web
+    web.kill()
+
+
 def test_rolling_restarts_fail_no_request_and_cost_no_attempt(pair: Pair, tmp_path: Path) -> None:
     trace, done = tmp_path / "trace", threading.Event()
     clients = [Client(pair.ports, trace, done, n, wait=20 if n < POLLERS else 0) for n in range(POLLERS + CLIENTS)]
@@ -153,8 +163,7 @@ class Poll(threading.Thread):
         self.answered_at = time.monotonic()
 
 
-def test_an_open_long_poll_is_answered_at_once_when_the_process_is_told_to_stop(pair: Pair) -> None:
-    web = pair.webs[0]
+def test_an_open_long_poll_is_answered_at_once_when_the_process_is_told_to_stop(web: Service) -> None:
     sleeper = {"type": "sleep", "payload": {"seconds": 60}, "max_attempts": 1}
     task_id = web.post("/api/task", sleeper).json()["task_id"]
     polls = [Poll(web, "/api/result", {"task_id": task_id}) for _ in range(5)]
@@ -211,12 +220,10 @@ def wait_for_lines(path: Path, number: int) -> None:
     eventually(lambda: len(lines(path)) == number)
 
 
-def test_workers_that_are_restarted_again_and_again_use_up_no_attempt(pair: Pair, tmp_path: Path) -> None:
+def test_workers_that_are_restarted_again_and_again_use_up_no_attempt(database: dict[str, str], tmp_path: Path) -> None:
     """Tasks that are longer than any worker lives still end in their first attempt, once one is left alone."""
     gate = tmp_path / "gate"
-    for web in pair.webs:
-        web.kill()
-    settings = {**pair.webs[0].env, "WORKER_PROCESSES": "2"}
+    settings = {**SETTINGS, **database, "WORKER_PROCESSES": "2"}
     web = Service(tmp_path, {**settings, "WORKER_PROCESSES": "0"})
     try:
         task_ids = [web.submit("gate", {"path": str(gate)}, max_attempts=1)["task_id"] for _ in range(2)]
@@ -231,8 +238,7 @@ def test_workers_that_are_restarted_again_and_again_use_up_no_attempt(pair: Pair
         web.kill()
 
 
-def test_a_body_that_is_still_on_its_way_is_answered_with_503(pair: Pair) -> None:
-    web = pair.webs[0]
+def test_a_body_that_is_still_on_its_way_is_answered_with_503(web: Service) -> None:
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as client:
         client.sendall(b"POST /api/task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         eventually(lambda: requests.post(f"{web.url}/health", timeout=5).ok)  # the request before it is under way

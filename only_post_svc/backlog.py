@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from only_post_svc import queue
@@ -39,9 +38,9 @@ class Estimate:
         return not self._under_way and self._clock() - self._counted_at >= RECOUNT_SECONDS
 
     async def renew(self, database: Database, number: int) -> None:
-        """Counts, if that is due, before `number` more are let in."""
+        """Counts, before `number` more are let in, unless another request just has."""
         async with self._counting:
-            if self._is_outdated(number):
+            if self.is_outdated(number):
                 started = self._clock()
                 made, counted = self._made, await database.read(partial(queue.count_waiting, caller=self._caller))
                 self._take(counted, self._made - made)
@@ -57,7 +56,7 @@ class Estimate:
         self._count = counted + meanwhile
         self._counted_at = self._clock()
 
-    def _is_outdated(self, number: int) -> bool:
+    def is_outdated(self, number: int) -> bool:
         age = self._clock() - self._counted_at
         return age >= RECOUNT_SECONDS or (self.is_full(number) and age >= COUNTING_SHARE * self._cost_seconds)
 
@@ -84,13 +83,24 @@ class Estimate:
 
 
 class Place:
-    """Room for so many tasks, or a refusal, which `check` raises: not before it is known that the request is no
-    repetition, whose answer is the first one. `made` is set to how many tasks were stored."""
+    """Room for so many tasks, reserved until the context ends, or a refusal, which `check` raises: not before it is
+    known that the request is no repetition, whose answer is the first one. `made` is set to how many tasks were
+    stored."""
 
-    def __init__(self, room: int, refusal: Unavailable | None = None) -> None:
+    def __init__(self, room: int, estimates: Iterable[Estimate] = (), refusal: Unavailable | None = None) -> None:
         self.room = room
+        self._estimates = estimates
         self._refusal = refusal
         self.made = 0
+
+    def __enter__(self) -> "Place":
+        for estimate in self._estimates:
+            estimate.reserve(self.room)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for estimate in self._estimates:
+            estimate.settle(self.room, self.made)
 
     def check(self) -> None:
         """Raises 503 `queue_full`."""
@@ -109,28 +119,20 @@ class Backlog:
         self._of_all = Estimate(None, limit, clock)
         self._of_callers: dict[str, Estimate] = {}
 
-    @asynccontextmanager
     async def place(
         self, database: Database, caller: str, number: int, *, is_person: bool, least: int | None = None
-    ) -> AsyncIterator[Place]:
+    ) -> Place:
         """Room for `number` tasks; with `least`, for fewer where there is no room for all, but for no fewer than
         `least`."""
         estimates = [self._of_all, *self._of(caller, is_person=is_person)]
         for estimate in estimates:
-            await estimate.renew(database, number)
+            if estimate.is_outdated(number):
+                await estimate.renew(database, number)
         least = number if least is None else least
         full = next((estimate for estimate in reversed(estimates) if estimate.is_full(least)), None)
         if full is not None:
-            yield Place(0, full.refusal())
-            return
-        place = Place(min(number, *(estimate.room for estimate in estimates)))
-        for estimate in estimates:
-            estimate.reserve(place.room)
-        try:
-            yield place
-        finally:
-            for estimate in estimates:
-                estimate.settle(place.room, place.made)
+            return Place(0, refusal=full.refusal())
+        return Place(min(number, *(estimate.room for estimate in estimates)), estimates)
 
     def _of(self, caller: str, *, is_person: bool) -> list[Estimate]:
         limit = _limit_of(caller, self._per_caller, is_person=is_person)

@@ -26,8 +26,9 @@ class Waiters:
         self._is_stopping = False
         database.subscribe(self._take_hint)
 
-    async def until_final(self, caller: str, task_id: str, seconds: float) -> TaskRow | None:
-        """The task once it has ended, or as it is after `seconds`, or when this process stops."""
+    async def until_final(self, caller: str, task_id: str, seconds: float, *, is_new: bool = False) -> TaskRow | None:
+        """The task once it has ended, or as it is after `seconds`, or when this process stops. One that `is_new` has
+        just been stored, and is not looked at before there is news of it."""
         if not seconds:  # the request does not wait
             return await self._find(caller, task_id)
         loop = asyncio.get_running_loop()
@@ -37,9 +38,10 @@ class Waiters:
         self._count += 1
         late = loop.call_at(deadline, _let_go, [news])
         try:
-            task = await self._find(caller, task_id)
-            if task is None or task.is_final or self._is_stopping or self._count > MAX_WAITERS:
-                return task
+            if not is_new or self._is_stopping or self._count > MAX_WAITERS:
+                task = await self._find(caller, task_id)
+                if task is None or task.is_final or self._is_stopping or self._count > MAX_WAITERS:
+                    return task
             self._start_polling()
             ended = await news
         finally:

@@ -46,7 +46,8 @@ async def submit(request: Request[State]) -> Response:
     if wait_seconds:
         task_id = json.loads(answer.body)["task_id"]
         with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
-            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds)
+            is_new = not headers  # neither there already nor asked for again
+            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds, is_new=is_new)
             if task is not None:
                 return task_response(task, headers)
     return json_response(answer.body, answer.status, headers)
@@ -125,7 +126,7 @@ async def _submit_once(
         existing = (("Task-Existing", "true"),) if any(is_existing for _, is_existing in submitted) else ()
         return Answer(202, write([task for task, _ in submitted]), headers=existing)
 
-    async with backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
+    with await backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
         answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
         made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
         place.made = len(made)

@@ -156,7 +156,7 @@ async def retry(request: Request[State]) -> Response:
         return is_queued, found, not is_queued and queue.has_successor(tx, who.id, task_id)
 
     database = request.state["database"]
-    async with request.state["backlog"].place(database, who.id, 1, is_person=who.is_person) as place:
+    with await request.state["backlog"].place(database, who.id, 1, is_person=who.is_person) as place:
         is_queued, found, has_successor = await database.write(unit)
         place.made = int(is_queued)
     task = _found(found)
@@ -174,7 +174,7 @@ async def _retry_all(request: Request[State], who: Requester, selection: Selecti
     database, backlog, count, after = request.state["database"], request.state["backlog"], 0, ""
     while count < MAX_CHANGED:
         most = min(MAX_SWEPT, MAX_CHANGED - count)
-        async with backlog.place(database, who.id, most, is_person=who.is_person, least=1) as place:
+        with await backlog.place(database, who.id, most, is_person=who.is_person, least=1) as place:
             if place.room == 0 and count:
                 break
             place.check()

@@ -35,7 +35,7 @@ class Submitting:
 
     async def submit(self, number: int, caller: str = "", *, is_person: bool = False, fails: bool = False) -> None:
         database: Any = self.database
-        async with self.backlog.place(database, caller, number, is_person=is_person) as place:
+        with await self.backlog.place(database, caller, number, is_person=is_person) as place:
             place.check()
             if fails:
                 raise OSError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.databases import ENGINES, settings_of
-from tests.dealing import Dealing, is_waiting
+from tests.dealing import Dealing, in_order
 from tests.postgres import shared_by_a_run
 from tests.processes import TASKS, Process, Service, Worker
 
@@ -72,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # once pytest has put the tests of a parameter together
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not is_waiting(item.nodeid))
+    items[:] = in_order(items)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | None:

@@ -92,8 +92,8 @@ class Lab:
         self._undo.callback(process.kill)
         return process
 
-    def load(self, url: str, connections: int, script: str = "", token: str = "") -> Load:
-        return Load(url, connections, script, self.options.seconds, token)
+    def load(self, url: str, connections: int, script: str = "", token: str = "", *, may_refuse: bool = False) -> Load:
+        return Load(url, connections, script, self.options.seconds, token, may_refuse=may_refuse)
 
     def beside(self, limit: Callable[[], float], ours: Callable[[], float]) -> Measured:
         """Rates, measured in turn: a machine that others use as well is slow for both of a pair."""

@@ -30,14 +30,19 @@ def wrk(url: str, connections: int, script: str, seconds: int, token: str = "") 
 
 
 class Load:
-    """One run of wrk: requests a second, and latencies in milliseconds."""
+    """One run of wrk: requests a second that were not refused, and latencies in milliseconds."""
 
-    def __init__(self, url: str, connections: int, script: str, seconds: int, token: str = "") -> None:
+    def __init__(
+        self, url: str, connections: int, script: str, seconds: int, token: str = "", *, may_refuse: bool = False
+    ) -> None:
         with wrk(url, connections, script, seconds, token) as process:
             output, _ = process.communicate()
-        if "Non-2xx" in output or "Socket errors" in output:
+        refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+        if (refused and not may_refuse) or "Socket errors" in output:
             raise SystemExit(f"the load met errors:\n{output}")
         self.per_second = float(found(r"Requests/sec:\s+([\d.]+)", output)[0])
+        if refused:
+            self.per_second *= 1 - int(refused[1]) / int(found(r"(\d+) requests in", output)[0])
         self.p50, self.p99 = (
             float(number) * MILLISECONDS[unit]
             for number, unit in (found(rf"{percent}%\s+([\d.]+)(us|ms|s|m)\b", output) for percent in (50, 99))

@@ -45,11 +45,11 @@ RESULT = Operation(
 
 
 async def result(request: Request[State]) -> Response:
-    caller = await caller_of(request)
+    state, caller = request.state, await caller_of(request)
     wanted = RESULT_REQUEST.parse(await read_json(request))
-    task = _found(await request.state["waiters"].until_final(caller, wanted.task_id, wanted.wait))
-    failed = await request.state["database"].read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
-    is_development = request.state["settings"].app_env == "development"
+    task = _found(await state["waiters"].until_final(caller, wanted.task_id, wanted.wait))
+    failed = await state["database"].read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
+    is_development = state["settings"].app_env == "development"
     body = fetched_json(task, failed, with_traceback=is_development)
     return json_response(body) if task.is_final else json_response(body, 202, {"Retry-After": "1"})
 

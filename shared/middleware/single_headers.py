@@ -26,14 +26,12 @@ class SingleHeaders:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (repeated := _repeated(scope)):
-            raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
-        if (
-            scope["type"] == "http"
-            and scope["http_version"] != "1.0"
-            and not _is_host(headers_by_name(scope).get(b"host"))
-        ):
-            raise errors.BadRequest("invalid_host", "Host: needed, as name:port")
+        if scope["type"] == "http":
+            sent = headers_by_name(scope)
+            if len(sent) < len(scope["headers"]) and (repeated := _repeated(scope)):
+                raise errors.BadRequest("duplicate_header", f"{repeated}: sent more than once")
+            if scope["http_version"] != "1.0" and not _is_host(sent.get(b"host")):
+                raise errors.BadRequest("invalid_host", "Host: needed, as name:port")
         await self.app(scope, receive, send)
 
 
@@ -62,6 +60,4 @@ def headers_by_name(scope: Scope) -> dict[bytes, bytes]:
 
 def _repeated(scope: Scope) -> str | None:
     names = [name for name, _ in scope["headers"]]
-    if len(headers_by_name(scope)) == len(names):
-        return None
     return next((name.decode() for name in SINGLE if names.count(name) > 1), None)

@@ -153,7 +153,12 @@ class HTTPService(Process):
             except requests.ConnectionError:
                 return False
 
-        eventually(is_up, START_SECONDS, every=0.05)
+        try:
+            eventually(is_up, START_SECONDS, every=0.05)
+        except AssertionError:
+            print(self.log.read_text())
+            self.kill()
+            raise
 
 
 class TokenService(HTTPService):

@@ -14,9 +14,10 @@ from psycopg import sql as literal
 
 from shared.database import Row, Unit, connection, sqlite_transaction
 from shared.database.postgres import dialect
+from shared.database.postgres.clock import Clock
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.dialect import lateral
-from shared.database.postgres.transaction import WRITING, Clock, Times, Transaction, session
+from shared.database.postgres.transaction import WRITING, Times, Transaction, session
 from shared.database.postgres.wire import Wire
 from tests.postgres import execute, new_database
 

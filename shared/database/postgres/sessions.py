@@ -10,7 +10,8 @@ from psycopg import errors
 
 from shared.database import Unstorable, report_unavailable
 from shared.database.jobs import Job, Outcome
-from shared.database.postgres.transaction import Clock, Times, Transaction
+from shared.database.postgres.clock import Clock
+from shared.database.postgres.transaction import Times, Transaction
 from shared.database.postgres.wire import Wire
 from shared.errors import Unavailable
 

@@ -1,6 +1,5 @@
 """Transactions of PostgreSQL, over a wire."""
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import psycopg
 from psycopg import errors
 
 from shared.database import Row
+from shared.database.postgres.clock import CHECKED_CLOCK, CLOCK, Clock, WrongClock
 from shared.database.postgres.dialect import Statement, adds_a_row, lateral, repeated, statement
 from shared.database.postgres.wire import StatementAnswer, Wire
 
@@ -16,18 +16,6 @@ READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 QUERYING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 IDLE_MS = 5000  # a process that was stopped in the middle of a transaction does not keep its locks
-
-# The clock goes on within a transaction, so it is read once.
-CLOCK = "SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
-
-KNOWN_SECONDS = 1.0  # for which this process's own clock is as good
-MAX_WRONG_MS = 250
-
-# Where the process knows what time it is there, a transaction fails that is wrong about it, and asks when it is tried
-# again.
-CHECKED_CLOCK = f"""
-SELECT clock, 1 / (abs(clock - :supposed) <= {MAX_WRONG_MS})::int FROM ({CLOCK} AS clock) AS here
-"""
 
 # How long a statement may take, and how much of that it may wait for a lock.
 TIMES = "set_config('statement_timeout', :statement_ms, {is_local}), set_config('lock_timeout', :lock_ms, {is_local})"
@@ -85,37 +73,6 @@ class Times(NamedTuple):
 def session(times: Times, *, read_only: bool = False, keeps_plans: bool = True) -> str:
     plans = "force_generic_plan" if keeps_plans else "force_custom_plan"
     return SESSION.format(times=times, read_only="on" if read_only else "off", plans=plans)
-
-
-class WrongClock(psycopg.OperationalError):
-    """The server's has been set, or this process has slept. Nothing was committed; another try asks."""
-
-
-class Clock:
-    """The server's, as it was in an earlier transaction: so that none has to wait for it first."""
-
-    def __init__(self) -> None:
-        self._ahead_ms = 0.0  # of this process's own
-        self._known_until = 0.0
-        self._latest = 0
-
-    def supposed(self) -> int | None:
-        """In milliseconds since 1970; None when it has to be asked for."""
-        own = time.monotonic()
-        if own >= self._known_until:
-            return None
-        self._latest = max(self._latest, int(own * 1000 + self._ahead_ms))
-        return self._latest
-
-    def heard(self, now: int) -> None:
-        """What comes late makes it seem slow, so that the fastest answer counts."""
-        own = time.monotonic()
-        ahead_ms = now - own * 1000
-        if own >= self._known_until or ahead_ms >= self._ahead_ms:
-            self._ahead_ms, self._known_until = ahead_ms, own + KNOWN_SECONDS
-
-    def forget(self) -> None:
-        self._known_until, self._latest = 0.0, 0
 
 
 class Statements:
@@ -234,5 +191,5 @@ class Transaction(Statements):
     def _failure(self) -> psycopg.Error | None:
         if not isinstance(self._clock.error, errors.DivisionByZero):
             return self._wire.failure
-        self._known.forget()
+        self._known.doubt()
         return WrongClock("the clock is another than supposed")

@@ -189,6 +189,24 @@ def test_a_plan_is_not_kept_for_long(postgres: Engine, way: str) -> None:
     assert len(postgres.run(work)) in (2, 3)
 
 
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_what_is_cancelled_while_it_connects_can_be_closed(postgres: Engine, way: str) -> None:
+    """As by a Ctrl-C in the middle of the start, which cancels all that is under way."""
+
+    async def work() -> None:
+        database = PostgreSQL(postgres.url)
+        first = asyncio.create_task(getattr(database, way)(lambda tx: tx.one("SELECT 1")))
+        for _ in range(3):  # it has begun to connect
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait([first])
+        async with asyncio.timeout(10):
+            await database.close()
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("wrong_ms", [-60_000, 60_000])
 def test_a_wrong_idea_of_the_servers_clock_is_put_right(postgres: Engine, wrong_ms: int) -> None:
     """As after a sleep of this process, or when the server's clock has been set."""

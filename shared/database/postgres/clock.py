@@ -13,7 +13,7 @@ CLOCK = "SELECT floor(date_part('epoch', clock_timestamp()) * 1000)::bigint"
 
 # Fails, and the transaction with it, where this process is wrong about the time.
 CHECKED_CLOCK = f"""
-SELECT clock, 1 / (abs(clock - :supposed) <= {MAX_WRONG_MS})::int FROM ({CLOCK} AS clock) AS here
+SELECT clock, 1 / (abs(clock - :supposed) <= {MAX_WRONG_MS})::int {{more}} FROM ({CLOCK} AS clock) AS here
 """
 
 

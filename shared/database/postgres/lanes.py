@@ -88,6 +88,9 @@ class Lane:
             try:
                 for outcomes in self._sessions.run(group):
                     resolve(outcomes)
+            except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
+                stopping = Unavailable("shutting_down", "this process is stopping")
+                resolve([Outcome(job.future, None, stopping) for job in group])
             except Exception as error:  # or its callers would wait for ever
                 resolve([Outcome(job.future, None, error) for job in group])
         self._under_way -= 1

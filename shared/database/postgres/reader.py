@@ -77,6 +77,8 @@ class Reader:
             outcome = Outcome(future, None, Unstorable(error))
         except psycopg.Error as error:
             outcome = Outcome(future, None, report_unavailable(error))
+        except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
+            outcome = Outcome(future, None, Unavailable("shutting_down", "this process is stopping"))
         except Exception as error:
             outcome = Outcome(future, None, error)
         resolve([outcome])

@@ -31,7 +31,7 @@ set_config('jit', 'off', {{is_local}})
 
 # With each transaction, where a pooler stands in between.
 SET_UP = f"{CLOCK}, {TIMES}, {REST}".format(is_local="true")
-OTHER_TIMES = f"{CLOCK}, {TIMES}".format(is_local="true")
+OTHER_TIMES = f", {TIMES}".format(is_local="true")
 
 # Once, where the session is this process's own. A prepared statement is parsed once, and its plan kept for
 # wire.PLANS_SECONDS: planning takes more time than most statements.
@@ -141,15 +141,14 @@ class Transaction(Statements):
         self._known = known
         wire.failure = None
         self._send(begin, {})
+        more, values = (OTHER_TIMES, times.values) if times != session else ("", {})
         if not wire.is_direct:
             self._clock = self._send(SET_UP, times.values)
-        elif times != session:
-            self._clock = self._send(OTHER_TIMES, times.values)
         elif (supposed := known.supposed()) is not None:
             self._now = supposed
-            self._clock = self._send(CHECKED_CLOCK, {"supposed": supposed})
+            self._clock = self._send(CHECKED_CLOCK.format(more=more), values | {"supposed": supposed})
         else:
-            self._clock = self._send(CLOCK, {})
+            self._clock = self._send(CLOCK + more, values)
 
     def put(self, sql: str, **values: Any) -> None:
         """Rows that are added one after the other, by one unit or by many, go out as sets."""

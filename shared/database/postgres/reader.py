@@ -10,7 +10,7 @@ from psycopg import errors
 
 from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.jobs import Outcome, resolve
-from shared.database.postgres.connections import Connector
+from shared.database.postgres.connections import Connector, PatientConnection
 from shared.database.postgres.lanes import MAX_WAITING, Lane, awaited, give_up
 from shared.database.postgres.sessions import LOCK_MS, REFUSED, TRANSIENT, TRIES
 from shared.database.postgres.transaction import READING, Statements, Times, session
@@ -119,7 +119,12 @@ class Reader:
         return self._making
 
     async def _connect(self) -> None:
-        connection = await self._loop.run_in_executor(None, self._connections.connect, self._set_up)
+        connecting = self._loop.run_in_executor(None, self._connections.connect, self._set_up)
+        try:
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unused)
+            raise
         if connection.is_direct:
             self._wires.append(LoopWire(connection, self._loop, patience_seconds=SILENT_SECONDS))
         else:
@@ -144,6 +149,11 @@ class Reader:
         for wire in self._wires:
             wire.close()
         await self._pooled.close()
+
+
+def _close_unused(connecting: "asyncio.Future[PatientConnection]") -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 def _note(making: "asyncio.Task[None]") -> None:

@@ -149,7 +149,8 @@ PLANS = {
     "by claims": Plan(lambda tx: sessions.by_claims(tx, CLAIMS), HOLDER),
     "by refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "fresh"), REFRESH),
     "no refresh token": Plan(lambda tx: sessions.by_refresh_token(tx, "none"), REFRESH),
-    "start": Plan(lambda tx: sessions.start(tx, ADA, "data"), {"session_account"}, FEW),  # which are too many?
+    # Where ADA has as many as a user may have, the oldest ends.
+    "start": Plan(lambda tx: sessions.start(tx, ADA, "data"), {"session_account"} | SESSION, FEW),
     "refresh": Plan(lambda tx: sessions.rotate(tx, "fresh", KEYS), REFRESH),
     "refresh again": Plan(lambda tx: sessions.rotate(tx, "used", KEYS), REFRESH),
     "replay": Plan(lambda tx: sessions.rotate(tx, "spent", KEYS), REFRESH | SESSION),

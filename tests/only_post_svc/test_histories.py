@@ -257,6 +257,8 @@ class LifeOfATask(RuleBasedStateMachine):
         assert self.store.do(lambda tx: queue.finish(tx, run, ending)) == (model is not None)
         if model is None:
             return
+        if ending.error is not None:
+            model.change(has_failures=1)
         task = model.task
         if ending.error is not None and ending.can_retry and task.attempt < task.max_attempts:
             model.let_go(status="scheduled", error=ending.error, run_at=self._next_try(run, ending))
@@ -341,6 +343,7 @@ class LifeOfATask(RuleBasedStateMachine):
         for model in running:
             model.lease_until = min(model.lease_until or 0, self.now + LEASE_MS)
         for model in expired:
+            model.change(has_failures=1)
             if model.task.attempt >= model.task.max_attempts:
                 model.let_go(status="failed", finished_at=self.now, error=LOST)
             else:

@@ -138,9 +138,12 @@ def claim(
     callers `passed_over`. `fits` says whether there is a hand for one more, and takes it. Leases begin with `token`, a
     secret that is used once."""
     candidates, has_more = _candidates(tx, lanes, after, passed_over)
+    has_moved_some = _move_misplaced(tx, candidates, kinds)
+    if has_moved_some:  # or callers whose best could not be claimed would lose their turn
+        candidates, has_more = _candidates(tx, lanes, after, passed_over)
     well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
     dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates), is_bounded=bool(passed_over))
-    dealt.has_moved_some = _move_misplaced(tx, candidates, kinds)
+    dealt.has_moved_some = has_moved_some
     passage = Passage(tx, well_placed, kinds)
     chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
     dealt.has_more |= passage.store()

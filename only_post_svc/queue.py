@@ -43,7 +43,7 @@ class TaskRow(NamedTuple):
     held: str | None = None  # by what, of those that wait
     result: str | None = None  # JSON
     has_webhook: int = 0
-    has_failures: int = 0  # attempts that failed
+    has_failures: int = 0  # 1 when an attempt has failed
     notify: str | None = None  # JSON
 
     @property

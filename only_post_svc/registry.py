@@ -171,8 +171,8 @@ def task(
             every=every,
             timezone=timezone,
             elsewhere=elsewhere,
-            is_async=handler.task_type.is_async
-            or elsewhere,  # it runs in no child of this service, so it needs none to itself
+            # What runs elsewhere needs no child of this service to itself.
+            is_async=handler.task_type.is_async or elsewhere,
             scope=scope,
             max_running=max_running,
             max_running_per_key=max_running_per_key,

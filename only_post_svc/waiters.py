@@ -38,9 +38,10 @@ class Waiters:
         self._count += 1
         late = loop.call_at(deadline, _let_go, [news])
         try:
-            if not is_new or self._is_stopping or self._count > MAX_WAITERS:
+            may_wait = not self._is_stopping and self._count <= MAX_WAITERS
+            if not (is_new and may_wait):
                 task = await self._find(caller, task_id)
-                if task is None or task.is_final or self._is_stopping or self._count > MAX_WAITERS:
+                if task is None or task.is_final or not may_wait:
                     return task
             self._start_polling()
             ended = await news

@@ -116,6 +116,11 @@ class Unavailable(Problem):
         super().__init__(code, detail, headers=_retry_after(retry_after_seconds))
 
 
+def stopping() -> Unavailable:
+    """For a request whose process stops before it is done."""
+    return Unavailable("shutting_down", "this process is stopping")
+
+
 def _retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
@@ -212,5 +217,5 @@ def _problem(error: BaseException) -> Problem:
     if isinstance(error, ClientDisconnect):
         return BadRequest("client_disconnected", "the body never ended")
     if isinstance(error, asyncio.CancelledError):  # by uvicorn at its shutdown: a body is still arriving, say
-        return Unavailable("shutting_down", "this process is stopping")
+        return stopping()
     return Problem(detail="an unexpected error, logged under this request_id")

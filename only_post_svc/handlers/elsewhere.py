@@ -32,8 +32,7 @@ async def claim(request: Request[State]) -> Response:
     await caller_of(request, WORK)
     wanted = CLAIM_REQUEST.parse(await read_json(request))
     request.state["types"].check_elsewhere(wanted.types)
-    limit = int(wanted.limit)
-    runs = await request.state["claimants"].claim(wanted.types, limit, wanted.wait, request.is_disconnected)
+    runs = await request.state["claimants"].claim(wanted.types, wanted.limit, wanted.wait, request.is_disconnected)
     request.state["note_claims"](len(runs))
     return json_response(list_json(map(claimed_json, runs)))
 

@@ -46,7 +46,7 @@ async def submit(request: Request[State]) -> Response:
     if wait_seconds:
         task_id = json.loads(answer.body)["task_id"]
         with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
-            is_new = not headers  # neither there already nor asked for again
+            is_new = not headers  # neither found by its `unique` nor replayed by an idempotency key
             task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds, is_new=is_new)
             if task is not None:
                 return task_response(task, headers)

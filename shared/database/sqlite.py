@@ -39,7 +39,7 @@ from shared.database.hints import Hints
 from shared.database.jobs import Helper, Job, Outcome, resolve
 from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
 from shared.database.sqlite_transaction import Transaction
-from shared.errors import Unavailable
+from shared.errors import Unavailable, stopping
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class SQLite:
 
     async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
         if self._is_closing:
-            raise Unavailable("shutting_down", "this process is stopping")
+            raise stopping()
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many writes are waiting")
         future: asyncio.Future[T] = self._loop.create_future()

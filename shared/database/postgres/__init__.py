@@ -30,7 +30,7 @@ from shared.database.postgres.lanes import Aside, Lane
 from shared.database.postgres.notifications import Notifications
 from shared.database.postgres.reader import Reader
 from shared.database.postgres.transaction import QUERYING, WRITING
-from shared.errors import Unavailable
+from shared.errors import stopping
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class PostgreSQL:
 
     async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
         if self._is_closing:
-            raise Unavailable("shutting_down", "this process is stopping")
+            raise stopping()
         if is_long:
             return await self._long.run(unit, seconds, is_long=True)
         return await self._writers.run(unit, seconds)

@@ -15,7 +15,7 @@ from shared.database.postgres.connections import Connector
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
 from shared.database.postgres.transaction import Times, session
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, Wire
-from shared.errors import Unavailable
+from shared.errors import Unavailable, stopping
 
 T = TypeVar("T")
 
@@ -89,8 +89,7 @@ class Lane:
                 for outcomes in self._sessions.run(group):
                     resolve(outcomes)
             except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
-                stopping = Unavailable("shutting_down", "this process is stopping")
-                resolve([Outcome(job.future, None, stopping) for job in group])
+                resolve([Outcome(job.future, None, stopping()) for job in group])
             except Exception as error:  # or its callers would wait for ever
                 resolve([Outcome(job.future, None, error) for job in group])
         self._under_way -= 1

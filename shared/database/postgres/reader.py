@@ -15,7 +15,7 @@ from shared.database.postgres.lanes import MAX_WAITING, Lane, awaited, give_up
 from shared.database.postgres.sessions import LOCK_MS, REFUSED, TRANSIENT, TRIES
 from shared.database.postgres.transaction import READING, Statements, Times, session
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, StatementAnswer
-from shared.errors import Unavailable
+from shared.errors import Unavailable, stopping
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Reader:
         except psycopg.Error as error:
             outcome = Outcome(future, None, report_unavailable(error))
         except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
-            outcome = Outcome(future, None, Unavailable("shutting_down", "this process is stopping"))
+            outcome = Outcome(future, None, stopping())
         except Exception as error:
             outcome = Outcome(future, None, error)
         resolve([outcome])

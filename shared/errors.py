@@ -15,6 +15,7 @@ Problem                  any status; the base of what handlers raise
 import asyncio
 import logging
 import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Set
 from http import HTTPStatus
 
@@ -203,12 +204,19 @@ class ExceptionHandler:
         except (Exception, asyncio.CancelledError) as error:
             if is_started:
                 raise
-            problem = _problem(error)
-            if isinstance(problem, Unauthorized) and problem.reason:
-                log.info("auth.refused", extra={"reason": problem.reason})
-            await response(problem, scope)(scope, receive, send)
-            if problem.status == Problem.status:
+            if await _answer(error, scope, receive, send) == Problem.status:
                 raise
+
+
+async def _answer(error: BaseException, scope: Scope, receive: Receive, send: Send) -> int:
+    """Its status. What its traceback's frames and the caller's hold is let go of first: a frame that holds an error is
+    held by it in turn, and with both a request's body, until the garbage collector comes."""
+    traceback.clear_frames(error.__traceback__)
+    problem = _problem(error)
+    if isinstance(problem, Unauthorized) and problem.reason:
+        log.info("auth.refused", extra={"reason": problem.reason})
+    await response(problem, scope)(scope, receive, send)
+    return problem.status
 
 
 def _problem(error: BaseException) -> Problem:

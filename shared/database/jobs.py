@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from shared.database import Unit
+from shared.errors import Problem
 
 T = TypeVar("T")
 
@@ -25,12 +26,15 @@ class Outcome(NamedTuple):
 
 
 def resolve(outcomes: Iterable[Outcome]) -> None:
-    """Called in the loop of the futures."""
+    """Called in the loop of the futures. A Problem is known by its code: it is passed on without its traceback, whose
+    frames hold the jobs, and so the Problem itself, until the garbage collector comes."""
     for future, value, error in outcomes:
         if future.done():
             continue
         if error is None:
             future.set_result(value)
+        elif isinstance(error, Problem):
+            future.set_exception(error.with_traceback(None))
         else:
             future.set_exception(error)
 

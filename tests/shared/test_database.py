@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +19,12 @@ import pytest
 
 from shared.database import Database, Transaction, Unit, Unstorable, connection, migrate
 from shared.database.sqlite import WRITE_SECONDS
-from shared.errors import Unavailable
+from shared.errors import Conflict, ExceptionHandler, Unavailable
 from shared.settings import SettingsError
 from tests.processes import eventually
 from tests.shared.engines import Engine, sqlite_engine
 from tests.shared.notes import ADD, add, ids
+from tests.shared.test_errors import answered
 
 
 def adding(id: str) -> Unit[str]:
@@ -77,6 +80,39 @@ def test_rows_values_and_counts_come_back(engine: Engine) -> None:
 
     rows = [("é😀'\";--", -(2**63)), ("a", 2**63 - 1)]
     assert engine.run(work) == [rows, (2**63 - 1,), None, (1,), 2, 0]
+
+
+@pytest.mark.parametrize("is_written", [True, False], ids=["written", "read"])
+def test_a_refused_unit_is_let_go_of_with_its_answer(engine: Engine, is_written: bool) -> None:
+    """And with it a request's body, without a garbage collector."""
+
+    class Held:
+        pass
+
+    def refusing(held: Held) -> Unit[None]:
+        def unit(tx: Transaction) -> None:
+            ids(tx)
+            raise Conflict("refused", repr(held))
+
+        return unit
+
+    async def work(database: Database) -> int:
+        held = []
+
+        async def app(*_: Any) -> None:
+            one = Held()
+            held.append(weakref.ref(one))
+            await (database.write if is_written else database.read)(refusing(one))
+
+        gc.collect()
+        gc.disable()
+        try:
+            await asyncio.gather(*(answered(ExceptionHandler(app), type="http", path="/") for _ in range(5)))
+            return sum(one() is not None for one in held)
+        finally:
+            gc.enable()
+
+    assert engine.run(work) == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 33, 100])

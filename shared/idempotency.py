@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
+from shared import pruning
 from shared.database import Row, Transaction
 from shared.errors import BadRequest, Problem
 from shared.middleware.single_headers import single_header
 
 KEPT_MS = 24 * 3600 * 1000
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
-MAX_PRUNED = 500
 
 
 class IdempotencyKey(NamedTuple):
@@ -74,19 +74,6 @@ ON CONFLICT (owner) DO UPDATE SET bytes = kept_answers.bytes + excluded.bytes
 
 GIVE_BACK = "UPDATE kept_answers SET bytes = bytes - :bytes WHERE owner = :owner"
 
-PRUNE = """
-DELETE FROM idempotency_key WHERE (scope, key) IN (
-    WITH old AS MATERIALIZED (
-        SELECT scope, key FROM idempotency_key WHERE {condition} LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT scope, key FROM old
-)
-RETURNING owner, bytes
-"""
-
-EXPIRED = PRUNE.format(condition="expires_at <= :now ORDER BY expires_at")
-OWNED = PRUNE.format(condition="owner = :owner AND owner <> ''")
-
 
 def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]) -> Answer:
     """`work()`'s answer, or the one that it gave for this key before. Raises 422 when the key was
@@ -128,14 +115,14 @@ def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:
 
 def prune(tx: Transaction) -> int:
     """Deletes up to MAX_PRUNED expired keys; how many."""
-    freed = tx.all(EXPIRED, now=tx.now, most=MAX_PRUNED)
+    freed = pruning.delete_expired(tx, "idempotency_key", "scope, key", returning="owner, bytes")
     _give_back(tx, freed)
     return len(freed)
 
 
 def forget(tx: Transaction, owner: str) -> bool:
     """Deletes some keys of a deleted owner; False once none is left."""
-    if tx.all(OWNED, owner=owner, most=MAX_PRUNED):
+    if pruning.delete(tx, "idempotency_key", "scope, key", "owner = :owner AND owner <> ''", owner=owner):
         return True
     tx.put("DELETE FROM kept_answers WHERE owner = :owner", owner=owner)
     return False

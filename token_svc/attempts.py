@@ -11,12 +11,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from shared import times
+from shared import pruning, times
 from shared.database import Transaction
 from shared.errors import TooManyRequests
 from shared.rate_limits import wider_networks
 from shared.settings import Rate
-from token_svc import expiry
 
 MAX_DELAY_SECONDS = 900
 MAX_ACCOUNT_DELAY_SECONDS = 60
@@ -156,7 +155,7 @@ ON CONFLICT (key) DO UPDATE SET failures = excluded.failures, last_at = excluded
 
 
 def prune(tx: Transaction) -> int:
-    return expiry.prune(tx, "attempt", "key")
+    return len(pruning.delete_expired(tx, "attempt", "key"))
 
 
 def _lock(tx: Transaction, limits: Sequence[Limit]) -> None:

@@ -2,12 +2,11 @@
 
 import logging
 
-from shared import ids, times
+from shared import ids, pruning, times
 from shared.database import Row, Transaction
 
 OPERATOR = "operator"  # in place of the address, for a command
 NO_ACCOUNT = "-"  # in place of the account, for a name that does not exist
-MAX_PRUNED = 500
 KEPT_MS = 365 * 24 * 3600 * 1000
 
 log = logging.getLogger("audit")
@@ -37,18 +36,11 @@ def announce_key(kind: str, key_id: str) -> None:
     log.info(f"audit.{kind}", extra={"kid": key_id, "client": OPERATOR})
 
 
-PRUNE = """
-DELETE FROM event WHERE id IN (
-    WITH old AS MATERIALIZED (SELECT id FROM event WHERE {condition} LIMIT :most FOR UPDATE SKIP LOCKED)
-    SELECT id FROM old
-)
-"""
-
-
 def prune(tx: Transaction) -> int:
     """Deletes old events, and those of names that do not exist: up to MAX_PRUNED of each; the larger number."""
-    guesses = tx.run(PRUNE.format(condition="account_id = :id"), id=NO_ACCOUNT, most=MAX_PRUNED)
-    return max(guesses, tx.run(PRUNE.format(condition="at <= :before"), before=tx.now - KEPT_MS, most=MAX_PRUNED))
+    guesses = pruning.delete(tx, "event", "id", "account_id = :id", id=NO_ACCOUNT)
+    old = pruning.delete(tx, "event", "id", "at <= :before", before=tx.now - KEPT_MS)
+    return max(len(guesses), len(old))
 
 
 def of(tx: Transaction, account_id: str) -> list[dict[str, str]]:

@@ -7,13 +7,12 @@ writes holds the account's lock, since the account has the number of its latest 
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shared import ids
+from shared import ids, pruning
 from shared.database import Transaction
 from shared.pages import DEFAULT_LIMIT
 
 DELETED_MS = 30 * 86400 * 1000  # how long `since` reports a deletion
 MAX_DELETED = 100_000  # changes of one account: deletions before the last so many are forgotten early
-MAX_PRUNED = 500
 
 
 class ItemRow(NamedTuple):
@@ -228,23 +227,14 @@ def delete(tx: Transaction, owner: str, item: ItemRow) -> None:
         tx.put(FORGET, owner=owner, forgotten=change - 1 - MAX_DELETED)
 
 
-PRUNE = """
-DELETE FROM deleted_item WHERE id IN (
-    WITH old AS MATERIALIZED (
-        SELECT id FROM deleted_item WHERE deleted_at <= :before ORDER BY deleted_at LIMIT :most FOR UPDATE SKIP LOCKED
-    )
-    SELECT id FROM old
-)
-RETURNING account_id, change
-"""
-
 MOVE_ON = "UPDATE account SET forgotten = :change WHERE id = :owner AND forgotten < :change"
 
 
 def prune(tx: Transaction) -> int:
     """Forgets up to MAX_PRUNED deletions older than DELETED_MS; how many."""
     forgotten: dict[str, int] = {}
-    rows = tx.all(PRUNE, before=tx.now - DELETED_MS, most=MAX_PRUNED)
+    is_old, before = "deleted_at <= :before ORDER BY deleted_at", tx.now - DELETED_MS
+    rows = pruning.delete(tx, "deleted_item", "id", is_old, returning="account_id, change", before=before)
     for owner, change in rows:
         forgotten[owner] = max(change, forgotten.get(owner, 0))
     for owner, change in sorted(forgotten.items()):  # sorted: a fixed lock order cannot deadlock

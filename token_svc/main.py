@@ -15,9 +15,10 @@ from shared.http import server
 from shared.keys import load_keys, published_keys
 from shared.loops import Loops, Step
 from shared.pages import cursors
+from shared.pruning import MAX_PRUNED
 from shared.rate_limits import AtOnce, RateLimit
 from shared.settings import SettingsError
-from token_svc import accounts, attempts, events, expiry, items, sessions
+from token_svc import accounts, attempts, events, items, sessions
 from token_svc.api import create_app
 from token_svc.changes import Watchers
 from token_svc.clients import Clients
@@ -36,15 +37,7 @@ from token_svc.state import State
 SCHEMA = Path(__file__).parent / "schema"
 EXPORTS = 2  # at once, of a user
 PRUNE_SECONDS = 60
-# What has expired is deleted in small steps: each pruner with how many rows it deletes at most.
-PRUNERS = (
-    (sessions.prune, expiry.MAX_PRUNED),
-    (attempts.prune, expiry.MAX_PRUNED),
-    (events.prune, events.MAX_PRUNED),
-    (tokens.prune, expiry.MAX_PRUNED),
-    (items.prune, items.MAX_PRUNED),
-    (idempotency.prune, idempotency.MAX_PRUNED),
-)
+PRUNERS = (sessions.prune, attempts.prune, events.prune, tokens.prune, items.prune, idempotency.prune)
 
 
 @asynccontextmanager
@@ -92,16 +85,16 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
 def _start_upkeep(upkeep: Loops, database: Database, settings: Settings, letters: Letters, left: asyncio.Event) -> None:
     forget = partial(departures.sweep_all, database, accounts.SERVICE, accounts.forget)
     upkeep.start(forget, every=PRUNE_SECONDS, at=left)
-    for prune, most in PRUNERS:
-        upkeep.start(_pruning(database, prune, most), every=PRUNE_SECONDS)
+    for prune in PRUNERS:
+        upkeep.start(_pruning(database, prune), every=PRUNE_SECONDS)
     if settings.mail_url:
         mailer = Mailer(database, settings.mail_url, letters)
         upkeep.start(mailer.step, every=POLL_SECONDS, at=mailer.news)
 
 
-def _pruning(database: Database, prune: Unit[int], most: int) -> Step:
+def _pruning(database: Database, prune: Unit[int]) -> Step:
     async def step() -> None:
-        while await database.write(prune, is_long=True) >= most:
+        while await database.write(prune, is_long=True) >= MAX_PRUNED:
             await asyncio.sleep(0)
 
     step.__name__ = prune.__module__  # as the log has it

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from jose import jwt
 
-from shared import ids
+from shared import ids, pruning
 from shared.auth import TOKEN_TYPE, Claims, bad_token
 from shared.database import Transaction
 from shared.keys import load_signing_key
-from token_svc import accounts, expiry
+from token_svc import accounts
 from token_svc.accounts import AccountRow
 from token_svc.settings import Settings
 
@@ -285,7 +285,7 @@ def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
 
 def prune(tx: Transaction) -> int:
     """Deletes what has expired, up to MAX_PRUNED rows of each table; the largest number."""
-    return max(expiry.prune(tx, table, key) for table, key in EXPIRING)
+    return max(len(pruning.delete_expired(tx, table, key)) for table, key in EXPIRING)
 
 
 EXPIRING = (("refresh_token", "digest"), ("session", "id"), ("revoked_token", "jti"))

@@ -19,6 +19,7 @@ from shared import departures, idempotency
 from shared.auth import MAX_LIFETIME_SECONDS
 from shared.database import Database, Transaction
 from shared.loops import Loops
+from shared.pruning import MAX_PRUNED
 
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0
@@ -172,7 +173,7 @@ class Upkeep:
             return
         while await self._database.write(self._prune_tasks, is_long=True):
             await asyncio.sleep(0)
-        while await self._database.write(idempotency.prune, is_long=True) >= idempotency.MAX_PRUNED:
+        while await self._database.write(idempotency.prune, is_long=True) >= MAX_PRUNED:
             await asyncio.sleep(0)
 
     async def _sweep(self) -> None:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 
 from shared.database import Database, Transaction
 from shared.errors import BadRequest, Problem
-from shared.idempotency import KEPT_MS, MAX_PRUNED, Answer, IdempotencyKey, key_of, once, prune
+from shared.idempotency import KEPT_MS, Answer, IdempotencyKey, key_of, once, prune
+from shared.pruning import MAX_PRUNED
 from tests.shared.engines import Engine
 from tests.shared.notes import add, ids
 

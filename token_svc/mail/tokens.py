@@ -3,8 +3,9 @@
 import hashlib
 import secrets
 
+from shared import pruning
 from shared.database import Transaction
-from token_svc import accounts, expiry
+from token_svc import accounts
 from token_svc.accounts import AccountRow
 from token_svc.mail.outbox import RESET, VERIFY, MailRow
 
@@ -65,4 +66,4 @@ def use(tx: Transaction, kind: str, token: str) -> AccountRow | None:
 
 
 def prune(tx: Transaction) -> int:
-    return expiry.prune(tx, "mail_token", "digest")
+    return len(pruning.delete_expired(tx, "mail_token", "digest"))

@@ -1,7 +1,7 @@
 """Accounts: users and machine clients."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared import departures, idempotency, ids
 from shared.database import Transaction, listed
@@ -12,7 +12,7 @@ SERVICE = "token"  # whose tables these are
 
 
 class AccountRow(NamedTuple):
-    """A row, in the order of COLUMNS. A higher `version` ends the access tokens issued before."""
+    """A row of the table. A higher `version` ends the access tokens issued before."""
 
     id: str
     username: str
@@ -33,7 +33,17 @@ class AccountRow(NamedTuple):
         return self.scope.split()
 
 
-COLUMNS = "id, username, email, password_hash, scope, version, is_disabled, created_at, email_verified, is_client"
+COLUMNS = ", ".join(f"account.{name}" for name in AccountRow._fields)
+
+
+def one(tx: Transaction, sql: str, **values: Any) -> AccountRow | None:
+    """The account of a statement that gives COLUMNS."""
+    row = tx.one(sql, **values)
+    return AccountRow(*row) if row else None
+
+
+def many(tx: Transaction, sql: str, **values: Any) -> list[AccountRow]:
+    return [AccountRow(*row) for row in tx.all(sql, **values)]
 
 
 INSERT = """
@@ -69,20 +79,16 @@ BY_USERNAME = f"SELECT {COLUMNS} FROM account WHERE username_key = :key AND is_c
 
 
 def by_email(tx: Transaction, email: str) -> AccountRow | None:
-    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(email))
-    return AccountRow(*row) if row else None
+    return one(tx, f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(email))
 
 
 def by_username(tx: Transaction, username: str) -> AccountRow | None:
-    row = tx.one(BY_USERNAME, key=fold(username))
-    return AccountRow(*row) if row else None
+    return one(tx, BY_USERNAME, key=fold(username))
 
 
 def by_login(tx: Transaction, name: str) -> AccountRow | None:
     """By the username, or by the email: no username has an @."""
-    if "@" not in name:
-        return by_username(tx, name)
-    return by_email(tx, name)
+    return by_email(tx, name) if "@" in name else by_username(tx, name)
 
 
 def lock(tx: Transaction, account_id: str) -> None:
@@ -92,20 +98,19 @@ def lock(tx: Transaction, account_id: str) -> None:
 
 
 def by_id(tx: Transaction, account_id: str) -> AccountRow | None:
-    row = tx.one(f"SELECT {COLUMNS} FROM account WHERE id = :id", id=account_id)
-    return AccountRow(*row) if row else None
+    return one(tx, f"SELECT {COLUMNS} FROM account WHERE id = :id", id=account_id)
 
 
-def list_newest(tx: Transaction, limit: int) -> list[AccountRow]:
-    rows = tx.all(f"SELECT {COLUMNS} FROM account WHERE is_client = 0 ORDER BY id DESC LIMIT :limit", limit=limit)
-    return [AccountRow(*row) for row in rows]
+def list_newest(tx: Transaction, limit: int, *, is_client: bool) -> list[AccountRow]:
+    kind = f"is_client = {int(is_client)}"  # written out, since only so a partial index fits
+    return many(tx, f"SELECT {COLUMNS} FROM account WHERE {kind} ORDER BY id DESC LIMIT :limit", limit=limit)
 
 
 OLDEST = f"SELECT {COLUMNS} FROM account WHERE id > :after AND is_client = 0 ORDER BY id LIMIT :limit"
 
 
 def list_oldest(tx: Transaction, after: str, limit: int) -> list[AccountRow]:
-    return [AccountRow(*row) for row in tx.all(OLDEST, after=after, limit=limit)]
+    return many(tx, OLDEST, after=after, limit=limit)
 
 
 def set_email_verified(tx: Transaction, account_id: str) -> None:

@@ -88,7 +88,7 @@ def digest_of(secret: str) -> str:
 
 
 FIND = f"""
-SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}, client_secret.used_at
+SELECT {accounts.COLUMNS}, client_secret.used_at
 FROM client_secret JOIN account ON account.id = client_secret.account_id
 WHERE client_secret.digest = :digest AND account.id = :id AND account.is_disabled = 0
 """
@@ -138,10 +138,4 @@ def secrets_of(tx: Transaction, client_id: str) -> list[SecretRow]:
 
 
 def by_name(tx: Transaction, name: str) -> AccountRow | None:
-    row = tx.one(f"SELECT {accounts.COLUMNS} FROM account WHERE username_key = :key", key=_key(name))
-    return AccountRow(*row) if row else None
-
-
-def list_newest(tx: Transaction, limit: int) -> list[AccountRow]:
-    sql = f"SELECT {accounts.COLUMNS} FROM account WHERE is_client = 1 ORDER BY id DESC LIMIT :limit"
-    return [AccountRow(*row) for row in tx.all(sql, limit=limit)]
+    return accounts.one(tx, f"SELECT {accounts.COLUMNS} FROM account WHERE username_key = :key", key=_key(name))

@@ -39,7 +39,7 @@ class Room(NamedTuple):
 # coalesce hides the owner from the planner, which may prefer the owner's index to the primary key.
 MINE = "id = :id AND coalesce(account_id, '') = :owner"
 
-COLUMNS = "id, data, version, created_at, updated_at, change"
+COLUMNS = ", ".join(ItemRow._fields)
 
 # The sums are columns of the account, so that a write costs the same beside ten thousand items. Answers kept for
 # idempotency keys count too.

@@ -224,7 +224,7 @@ def end_others(tx: Transaction, account_id: str, keep: str = "") -> None:
 
 
 HOLDER = f"""
-SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}
+SELECT {accounts.COLUMNS}
 FROM account JOIN session ON session.account_id = account.id
 WHERE account.id = :sub AND account.version = :ver AND account.is_disabled = 0
     AND session.id = :sid AND session.expires_at > :now
@@ -242,10 +242,8 @@ def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
     """The account of an access token, None when the token does not work any more: a user's by its session, or a
     machine's."""
     if claims.is_machine:
-        row = tx.one(MACHINE, sub=claims.sub, ver=claims.ver, jti=claims.jti)
-    else:
-        row = tx.one(HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
-    return AccountRow(*row) if row else None
+        return accounts.one(tx, MACHINE, sub=claims.sub, ver=claims.ver, jti=claims.jti)
+    return accounts.one(tx, HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
 
 
 def need_holder(tx: Transaction, claims: Claims) -> AccountRow:

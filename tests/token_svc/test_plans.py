@@ -163,7 +163,7 @@ PLANS = {
         | {"session_pkey", "refresh_token_pkey", "revoked_token_pkey"},
     ),
     "client": Plan(lambda tx: clients.find(tx, "machine-1", "secret-1"), {"client_secret_pkey", "account_pkey"}),
-    "clients": Plan(lambda tx: clients.list_newest(tx, 10), {"account_client"}),
+    "clients": Plan(lambda tx: accounts.list_newest(tx, 10, is_client=True), {"account_client"}),
     "client by name": Plan(lambda tx: clients.by_name(tx, "none"), NAMES),
     "client's secrets": Plan(lambda tx: clients.secrets_of(tx, "machine-1"), {"client_secret_account"}),
     "machine": Plan(lambda tx: sessions.holder(tx, MACHINE), {"account_pkey", "account_client", "revoked_token_pkey"}),

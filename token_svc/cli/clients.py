@@ -21,7 +21,7 @@ SECRETS_HEAD = ("SECRET MADE", "LAST USED")
 
 
 async def list_clients(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    found = await database.query(lambda tx: clients.list_newest(tx, options.limit))
+    found = await database.query(lambda tx: accounts.list_newest(tx, options.limit, is_client=True))
     if options.json:
         print(encode({"items": [_described(one) for one in found]}))
     else:

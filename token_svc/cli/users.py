@@ -26,7 +26,7 @@ SHOWN_EVENTS = 20
 
 
 async def list_users(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    found = await database.query(lambda tx: accounts.list_newest(tx, options.limit))
+    found = await database.query(lambda tx: accounts.list_newest(tx, options.limit, is_client=False))
     if options.json:
         print(encode({"items": [_described(one) for one in found]}))
     else:

@@ -29,7 +29,7 @@ class MailRow(NamedTuple):
     created_at: int  # milliseconds since 1970
 
 
-COLUMNS = "id, kind, account_id, email, version, language, attempts, created_at"
+COLUMNS = ", ".join(MailRow._fields)
 
 INSERT = """
 INSERT INTO mail (id, kind, account_id, email, version, language, attempts, created_at, due_at)

@@ -40,7 +40,7 @@ def digest_of(token: str) -> str:
 
 
 HOLDER = f"""
-SELECT {", ".join(f"account.{name}" for name in accounts.COLUMNS.split(", "))}
+SELECT {accounts.COLUMNS}
 FROM mail_token JOIN account ON account.id = mail_token.account_id
 WHERE mail_token.digest = :digest AND mail_token.kind = :kind AND mail_token.expires_at > :now
     AND account.email = mail_token.email AND account.version = mail_token.version AND account.is_disabled = 0
@@ -49,8 +49,7 @@ WHERE mail_token.digest = :digest AND mail_token.kind = :kind AND mail_token.exp
 
 def holder(tx: Transaction, kind: str, token: str) -> AccountRow | None:
     """The account that a token is good for."""
-    row = tx.one(HOLDER, kind=kind, digest=digest_of(token), now=tx.now)
-    return AccountRow(*row) if row else None
+    return accounts.one(tx, HOLDER, kind=kind, digest=digest_of(token), now=tx.now)
 
 
 def use(tx: Transaction, kind: str, token: str) -> AccountRow | None:

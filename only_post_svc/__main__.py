@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import signal
+from functools import partial
 from typing import get_args
 
 import uvloop
@@ -57,14 +58,13 @@ def parser() -> argparse.ArgumentParser:
     types.set_defaults(
         run=lambda options: asyncio.run(tasks.list_types(server.settings_or_fail(Settings, makes_files=False), options))
     )
-    for action, verb, meaning in (
-        ("pause", tasks.pause_type, "claim no task of a type until it is resumed"),
-        ("resume", tasks.resume_type, "claim tasks of a type again"),
+    pause, resume = (partial(tasks.set_paused, is_paused=is_paused) for is_paused in (True, False))
+    for one in (
+        SERVICE.add_verb(subparsers, "pause", pause, "claim no task of a type until it is resumed"),
+        SERVICE.add_verb(subparsers, "resume", resume, "claim tasks of a type again"),
     ):
-        one = subparsers.add_parser(action, help=meaning)
         one.add_argument("type", metavar="TYPE", type=text)
         add_json(one)
-        one.set_defaults(run=SERVICE.over_database(verb))
     _add_run(subparsers.add_parser("run", help="run one task here and now, without a service"))
     document = subparsers.add_parser("openapi", help="print the OpenAPI document")
     document.set_defaults(run=lambda options: print_document())
@@ -82,78 +82,66 @@ def moment(text: str) -> int:
 
 def _add_tasks(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the newest tasks of all callers")
+    add = partial(SERVICE.add_verb, actions)
+    listing = add("list", tasks.list_tasks, "the newest tasks of all callers")
     listing.add_argument("--status", choices=(*get_args(Status), "scheduled"))
     listing.add_argument("--type", type=text)
     listing.add_argument("--caller", type=text, help="a user's id, '' for tasks sent without a token")
     listing.add_argument("--limit", type=positive, default=50)
-    listing.set_defaults(run=SERVICE.over_database(tasks.list_tasks))
-    for action, verb, meaning in (
-        ("show", tasks.show_task, "all there is to a task"),
-        ("cancel", tasks.cancel_task, "stop a task, waiting or running"),
-        ("retry", tasks.retry_task, "queue a failed or cancelled task again"),
+    show = add("show", tasks.show_task, "all there is to a task")
+    show.add_argument("task_id", metavar="ID", type=text, help="or its first characters")
+    for some in (
+        add("cancel", tasks.cancel_task, "stop a task, waiting or running"),
+        add("retry", tasks.retry_task, "queue a failed or cancelled task again"),
     ):
-        one = actions.add_parser(action, help=meaning)
-        one.add_argument(
-            "task_id", metavar="ID", type=text, nargs=None if action == "show" else "?", help="or its first characters"
-        )
-        one.set_defaults(run=SERVICE.over_database(verb))
-    for action in ("cancel", "retry"):
-        some = actions.choices[action]
+        some.add_argument("task_id", metavar="ID", type=text, nargs="?", help="or its first characters")
         some.add_argument("--type", type=text, help="all of this type")
         some.add_argument("--status", choices=get_args(Status), help="all with this status")
         some.add_argument("--key", type=text, help="all with this key")
         some.add_argument("--caller", type=text, help="all of this caller, '' for those sent without a token")
         some.add_argument("--submitted-before", type=moment, metavar="TIME", help="all from before (RFC 3339)")
-    watch = actions.add_parser("watch", help="the newest tasks, live")
+    watch = add("watch", tasks.watch_tasks, "the newest tasks, live")
     watch.add_argument("--limit", type=positive, default=20)
-    watch.set_defaults(run=SERVICE.over_database(tasks.watch_tasks))
-    submit = actions.add_parser("submit", help="submit a task to this database, as no caller")
+    submit = add("submit", tasks.submit_task, "submit a task to this database, as no caller", may_create=True)
     submit.add_argument("type", metavar="TYPE", type=text)
     submit.add_argument("arguments", metavar="NAME=VALUE", type=tasks.argument, nargs="*", help="VALUE is JSON or text")
-    submit.set_defaults(run=SERVICE.over_database(tasks.submit_task, may_create=True))
-    prune = actions.add_parser("prune", help="delete tasks that ended long ago")
+    prune = add("prune", tasks.prune_tasks, "delete tasks that ended long ago")
     prune.add_argument(
         "--older-than", type=commands.seconds, metavar="TIME", help="since their end (RESULT_TTL), such as 3d"
     )
-    prune.set_defaults(run=SERVICE.over_database(tasks.prune_tasks))
     add_json(*actions.choices.values())
 
 
 def _add_schedules(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the schedules of all callers, and of the code")
+    add = partial(SERVICE.add_verb, actions)
+    listing = add("list", schedules.list_schedules, "the schedules of all callers, and of the code")
     listing.add_argument("--limit", type=positive, default=200)
-    listing.set_defaults(run=SERVICE.over_database(schedules.list_schedules))
-    for action, verb, meaning in (
-        ("add", schedules.add_schedule, "make a schedule, or replace the one of that name"),
-        ("remove", schedules.remove_schedule, "take a schedule back"),
-        ("run", schedules.run_schedule, "make one task of it now, beside those of its ticks"),
-    ):
-        one = actions.add_parser(action, help=meaning)
-        one.add_argument("name", metavar="NAME", type=text)
-        one.add_argument("--caller", type=text, default="", help="a user's id; left out, the one of no caller")
-        one.set_defaults(run=SERVICE.over_database(verb))
-    add = actions.choices["add"]
-    add.add_argument("type", metavar="TYPE", type=text)
-    add.add_argument("payload", metavar="PAYLOAD", type=run.payload, nargs="?", default={}, help="JSON, - for stdin")
-    when = add.add_mutually_exclusive_group(required=True)
+    adding = add("add", schedules.add_schedule, "make a schedule, or replace the one of that name")
+    add("remove", schedules.remove_schedule, "take a schedule back")
+    add("run", schedules.run_schedule, "make one task of it now, beside those of its ticks")
+    for one in actions.choices.values():
+        if one is not listing:
+            one.add_argument("name", metavar="NAME", type=text)
+            one.add_argument("--caller", type=text, default="", help="a user's id; left out, the one of no caller")
+    adding.add_argument("type", metavar="TYPE", type=text)
+    adding.add_argument("payload", metavar="PAYLOAD", type=run.payload, nargs="?", default={}, help="JSON, - for stdin")
+    when = adding.add_mutually_exclusive_group(required=True)
     when.add_argument("--cron", type=text, help="five fields, such as '0 3 * * MON'")
     when.add_argument("--every", type=positive, metavar="SECONDS")
-    add.add_argument("--timezone", type=text, metavar="ZONE", help="of the cron expression (UTC)")
-    add.add_argument("--overlap", action="store_true", help="tick also while the task before has not ended")
+    adding.add_argument("--timezone", type=text, metavar="ZONE", help="of the cron expression (UTC)")
+    adding.add_argument("--overlap", action="store_true", help="tick also while the task before has not ended")
     add_json(*actions.choices.values())
 
 
 def _add_webhooks(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the webhooks of the newest tasks, and how they went")
+    add = partial(SERVICE.add_verb, actions)
+    listing = add("list", webhooks.list_webhooks, "the webhooks of the newest tasks, and how they went")
     listing.add_argument("--status", choices=("pending", "sent", "failed"))
     listing.add_argument("--limit", type=positive, default=50)
-    listing.set_defaults(run=SERVICE.over_database(webhooks.list_webhooks))
-    retry = actions.add_parser("retry", help="send the news of a task's end once more")
+    retry = add("retry", webhooks.retry_webhook, "send the news of a task's end once more")
     retry.add_argument("task_id", metavar="ID", type=text)
-    retry.set_defaults(run=SERVICE.over_database(webhooks.retry_webhook))
     add_json(*actions.choices.values())
     secret = actions.add_parser("secret", help="print what receivers verify signatures with")
     secret.set_defaults(run=lambda options: webhooks.show_secrets(server.settings_or_fail(Settings)))

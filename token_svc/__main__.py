@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from shared import VERSION, logs
@@ -11,6 +12,8 @@ from shared.cli.commands import CommonCommands, add_json, add_serve, positive, t
 from shared.http import server
 from token_svc import metrics, scopes
 from token_svc.cli import checks, clients, keys, transfer, users
+from token_svc.cli.clients import CLIENTS
+from token_svc.cli.users import USERS
 from token_svc.document import document as written_document
 from token_svc.main import SCHEMA, start_server
 from token_svc.settings import Settings
@@ -36,62 +39,53 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_users(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the newest users")
+    add = partial(SERVICE.add_verb, actions)
+    change = partial(add, stream=sys.stdout)  # the audit line
+    listing = add("list", USERS.list_newest, "the newest users")
     listing.add_argument("--limit", type=positive, default=50)
-    listing.set_defaults(run=SERVICE.over_database(users.list_users))
-    show = actions.add_parser("show", help="all there is to a user but their data")
-    show.set_defaults(run=SERVICE.over_database(users.show_user))
-    take = actions.add_parser("import", help="make users of another system, with their password hashes")
-    take.set_defaults(run=SERVICE.over_database(transfer.import_users, may_create=True))
+    add("show", users.show_user, "all there is to a user but their data")
+    take = add(
+        "import", transfer.import_users, "make users of another system, with their password hashes", may_create=True
+    )
     take.add_argument("file", metavar="FILE", help="JSON, one user a line; - for stdin")
-    export = actions.add_parser("export", help="print all users with their password hashes, one a line")
-    export.set_defaults(run=SERVICE.over_database(transfer.export_users))
-    create = actions.add_parser("create", help="make a user; the password is asked for, or read from stdin")
-    create.set_defaults(run=SERVICE.over_database(users.create_user, may_create=True, stream=sys.stdout))
-    for action, verb, meaning in (
-        ("disable", users.disable_user, "end all sessions, refuse logins"),
-        ("enable", users.enable_user, "the other way round"),
-        ("grant", users.grant_scope, "set the scopes that a user may have"),
-        ("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin"),
-        ("end-sessions", users.end_sessions, "log out everywhere"),
-        ("delete", users.delete_user, "delete a user with all their data"),
-    ):
-        actions.add_parser(action, help=meaning).set_defaults(
-            run=SERVICE.over_database(verb, stream=sys.stdout)  # the audit line
-        )
+    export = add("export", transfer.export_users, "print all users with their password hashes, one a line")
+    create = change(
+        "create", users.create_user, "make a user; the password is asked for, or read from stdin", may_create=True
+    )
+    change("disable", USERS.disable, "end all sessions, refuse logins")
+    change("enable", USERS.enable, "the other way round")
+    grant = change("grant", USERS.grant, "set the scopes that a user may have")
+    change("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin")
+    change("end-sessions", users.end_sessions, "log out everywhere")
+    delete = change("delete", USERS.delete, "delete a user with all their data")
     for one in actions.choices.values():
         if one not in (listing, take, export):
-            one.add_argument("username", metavar="USER", type=text, help="a username, or id:ID")
+            one.add_argument("name", metavar="USER", type=text, help="a username, or id:ID")
     create.add_argument("email", metavar="EMAIL", type=text)
-    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
-    actions.choices["delete"].add_argument("--yes", action="store_true", help="ask nothing")
+    grant.add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
+    delete.add_argument("--yes", action="store_true", help="ask nothing")
     add_json(*actions.choices.values())
 
 
 def _add_clients(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="the newest clients")
+    add = partial(SERVICE.add_verb, actions)
+    listing = add("list", CLIENTS.list_newest, "the newest clients")
     listing.add_argument("--limit", type=positive, default=50)
-    listing.set_defaults(run=SERVICE.over_database(clients.list_clients))
-    show = actions.add_parser("show", help="all there is to a client but its data and its secrets")
-    show.set_defaults(run=SERVICE.over_database(clients.show_client))
-    create = actions.add_parser("create", help="make a client; its secret is printed this once")
-    create.set_defaults(run=SERVICE.over_database(clients.create_client, may_create=True))
+    add("show", clients.show_client, "all there is to a client but its data and its secrets")
+    create = add("create", clients.create_client, "make a client; its secret is printed this once", may_create=True)
     create.add_argument("--scope", metavar="SCOPE", type=scope, default="", help=f'such as "tasks work"; {KNOWN}')
-    for action, verb, meaning in (
-        ("rotate", clients.rotate_client, "make another secret, beside which the one before works on"),
-        ("grant", clients.grant_scope, "set the scopes that a client may have"),
-        ("disable", clients.disable_client, "end all its tokens, give it no other"),
-        ("enable", clients.enable_client, "the other way round"),
-        ("delete", clients.delete_client, "delete a client with all its data"),
-    ):
-        actions.add_parser(action, help=meaning).set_defaults(run=SERVICE.over_database(verb))
+    rotate = add("rotate", clients.rotate_client, "make another secret, beside which the one before works on")
+    grant = add("grant", CLIENTS.grant, "set the scopes that a client may have")
+    add("disable", CLIENTS.disable, "end all its tokens, give it no other")
+    add("enable", CLIENTS.enable, "the other way round")
+    delete = add("delete", CLIENTS.delete, "delete a client with all its data")
     for one in actions.choices.values():
         if one is not listing:
             one.add_argument("name", metavar="NAME", type=text, help="its name, or id:ID")
-    actions.choices["rotate"].add_argument("--finish", action="store_true", help="make none, end the one before")
-    actions.choices["grant"].add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
-    actions.choices["delete"].add_argument("--yes", action="store_true", help="ask nothing")
+    rotate.add_argument("--finish", action="store_true", help="make none, end the one before")
+    grant.add_argument("scopes", metavar="SCOPE", nargs="+", type=scope, help=KNOWN)
+    delete.add_argument("--yes", action="store_true", help="ask nothing")
     add_json(*actions.choices.values())
 
 

@@ -167,15 +167,7 @@ async def _retry_all(database: Database, selection: Selection, options: argparse
     print(encode({"queued": done}) if options.json else f"{done} tasks queued again")
 
 
-async def pause_type(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    await _set_paused(database, options, is_paused=True)
-
-
-async def resume_type(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    await _set_paused(database, options, is_paused=False)
-
-
-async def _set_paused(database: Database, options: argparse.Namespace, *, is_paused: bool) -> None:
+async def set_paused(database: Database, settings: Settings, options: argparse.Namespace, *, is_paused: bool) -> None:
     change = shares.pause if is_paused else shares.resume
     await database.write(lambda tx: change(tx, options.type))
     database.publish(hints.LANES)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from shared import logs
 from shared.cli import backup, doctor, probe, terminal
@@ -37,6 +37,7 @@ def find_modules_here() -> None:
         sys.path.append(os.getcwd())  # last: a package of one's own called `shared` must not take the place of ours
 
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Command = Callable[[argparse.Namespace], None]
 Verb = Callable[[Database, Any, argparse.Namespace], Awaitable[None]]
 
@@ -69,19 +70,29 @@ class CommonCommands:
     families: Families
     health_method: str
 
-    def over_database(self, verb: Verb, *, may_create: bool = False, stream: TextIO | None = None) -> Command:
-        """The verb as a command. What it logs goes to `stream` (stderr)."""
+    def add_verb(
+        self,
+        commands: Commands,
+        name: str,
+        verb: Verb,
+        meaning: str,
+        *,
+        may_create: bool = False,
+        stream: TextIO | None = None,
+    ) -> argparse.ArgumentParser:
+        """A command that does the verb over the database. What it logs goes to `stream` (stderr)."""
+        parser = commands.add_parser(name, help=meaning)
+        parser.set_defaults(run=partial(self._do, verb=verb, may_create=may_create, stream=stream))
+        return parser
 
-        def command(options: argparse.Namespace) -> None:
-            settings = server.settings_or_fail(self.settings, makes_files=False)
-            is_for_script = getattr(options, "json", False)
-            logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
-            file = connection.file_of(settings.database_url)
-            if file is not None and not file.exists() and not may_create:
-                raise Failure("there is no database yet where DATABASE_URL says")  # started in another directory?
-            asyncio.run(self._over(settings, verb, options))
-
-        return command
+    def _do(self, options: argparse.Namespace, *, verb: Verb, may_create: bool, stream: TextIO | None) -> None:
+        settings = server.settings_or_fail(self.settings, makes_files=False)
+        is_for_script = getattr(options, "json", False)
+        logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
+        file = connection.file_of(settings.database_url)
+        if file is not None and not file.exists() and not may_create:
+            raise Failure("there is no database yet where DATABASE_URL says")  # started in another directory?
+        asyncio.run(self._over(settings, verb, options))
 
     async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace) -> None:
         database = await connection.connect(settings.database_url, self.schemas)
@@ -90,10 +101,11 @@ class CommonCommands:
         finally:
             await database.close()
 
-    def add(self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def add(self, commands: Commands) -> None:
         """metrics, doctor, probe, backup and restore."""
-        numbers = commands.add_parser("metrics", help="print what the database knows, for a collector of text files")
-        numbers.set_defaults(run=self.over_database(self._show_metrics))
+        self.add_verb(
+            commands, "metrics", self._show_metrics, "print what the database knows, for a collector of text files"
+        )
         examine = commands.add_parser("doctor", help="look at the settings, the database and the machine")
         add_json(examine)
         examine.set_defaults(run=self._examine)
@@ -147,7 +159,7 @@ class CommonCommands:
 
 def add_serve(
     parser: argparse.ArgumentParser,
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: Commands,
     start: Callable[[str | None, int | None], None],
     meaning: str,
 ) -> None:

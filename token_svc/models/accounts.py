@@ -127,3 +127,8 @@ def holder_json(account: AccountRow) -> dict[str, Any]:
     if account.is_client:
         return machine_json(account)
     return account_json(account) | {"email_verified": bool(account.email_verified)}
+
+
+def stored_json(account: AccountRow) -> dict[str, Any]:
+    """What is stored about an account, its secrets apart: for its export, and for the operator."""
+    return holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)}

@@ -7,7 +7,7 @@ from shared import times
 from shared.openapi import Id, Time, left_out
 from shared.strict_json import encode
 from token_svc.accounts import AccountRow
-from token_svc.models.accounts import Machine, Me, holder_json
+from token_svc.models.accounts import Machine, Me, stored_json
 from token_svc.models.items import Item
 
 
@@ -66,7 +66,7 @@ def export_head(
 ) -> str:
     """The export up to its items, which follow one by one."""
     head = {
-        "user": holder_json(account) | {"scope": account.scope, "is_disabled": bool(account.is_disabled)},
+        "user": stored_json(account),
         "sessions": [session_json(session) for session in sessions],
         "events": events,
         "attempts": attempts,

@@ -1,7 +1,8 @@
 """Other people's software against the service: an OAuth 2 client, and a JWT library that verifies by JWKS."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from requests_oauthlib import OAuth2Session
 from only_post_svc.settings import Settings
 from shared.auth import TokenDoor
 from shared.keys import load_keys
-from tests.commands import refused
+from shared.settings import SettingsError
+from tests.commands import EXIT_FAILURE, refused
 from tests.databases import ON_A_FILE
 from tests.processes import HTTPService, TokenService
 from tests.token_svc.answers import is_bad_token
 from tests.token_svc.users import User
 from tests.tokens import sign
+from token_svc import settings as token_settings
 
 CLIENT = "an-app"
 
@@ -121,49 +124,44 @@ def test_keys_may_be_given_as_text_in_one_line(start_tokens: Callable[..., Token
     assert door.check(user.pair["access_token"]).subject == user.profile["id"]
 
 
-@ON_A_FILE
-@pytest.mark.parametrize("algorithm", KEYS)
-def test_another_library_verifies_a_token_by_the_published_key(
-    start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
-) -> None:
-    (tmp_path / "key.pem").write_bytes(KEYS[algorithm]())
-    service = start_tokens(SIGNING_KEY_FILE="key.pem")
-    user = User(service)
+@pytest.fixture(scope="module", params=KEYS)
+def signer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, User]]:
+    """The algorithm of a service's key, and a user there."""
+    directory = tmp_path_factory.mktemp("signer")
+    (directory / "key.pem").write_bytes(KEYS[request.param]())
+    service = TokenService(directory, {"SIGNING_KEY_FILE": "key.pem"})
+    yield request.param, User(service)
+    service.kill()
+
+
+def test_another_library_verifies_a_token_by_the_published_key(signer: tuple[str, User]) -> None:
+    algorithm, user = signer
     assert jwt.get_unverified_header(user.pair["access_token"]) == {
         "alg": algorithm,
         "typ": "at+jwt",
-        "kid": published(service)[0]["kid"],
+        "kid": published(user.service)[0]["kid"],
     }
-    claims = verified(service, user.pair["access_token"])
+    claims = verified(user.service, user.pair["access_token"])
     assert (claims["sub"], claims["scope"]) == (user.profile["id"], "data tasks")
     assert user.get("/me").status_code == 200
 
 
-@ON_A_FILE
-@pytest.mark.parametrize("algorithm", KEYS)
-def test_of_a_key_only_its_public_members_are_published(
-    start_tokens: Callable[..., TokenService], tmp_path: Path, algorithm: str
-) -> None:
-    (tmp_path / "key.pem").write_bytes(KEYS[algorithm]())
-    (entry,) = published(start_tokens(SIGNING_KEY_FILE="key.pem"))
+def test_of_a_key_only_its_public_members_are_published(signer: tuple[str, User]) -> None:
+    algorithm, user = signer
+    (entry,) = published(user.service)
     assert entry.keys() == PUBLIC[algorithm] | {"kid", "use", "alg"}
     assert (entry["alg"], entry["use"]) == (algorithm, "sig")
 
 
-@ON_A_FILE
-def test_a_token_signed_with_the_published_key_as_a_secret_is_refused(
-    start_tokens: Callable[..., TokenService], tmp_path: Path
-) -> None:
-    (tmp_path / "key.pem").write_bytes(rsa_key())
-    service = start_tokens(SIGNING_KEY_FILE="key.pem")
-    user = User(service)
-    (entry,) = published(service)
+def test_a_token_signed_with_the_published_key_as_a_secret_is_refused(signer: tuple[str, User]) -> None:
+    _, user = signer
+    (entry,) = published(user.service)
     claims = jwt.decode(user.pair["access_token"], options={"verify_signature": False})
     public = jwt.PyJWK(entry).key
     text = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
-    for secret in (text, text.strip(), json.dumps(entry), entry["n"]):
+    for secret in (text, text.strip(), json.dumps(entry), entry.get("n") or entry["x"]):
         forged = sign({"alg": "HS256", "typ": "at+jwt", "kid": entry["kid"]}, claims, secret)
-        assert is_bad_token(service.get("/me", headers={"Authorization": f"Bearer {forged}"}))
+        assert is_bad_token(user.service.get("/me", headers={"Authorization": f"Bearer {forged}"}))
 
 
 OLD, NEW = (f"{age} secret of this test that is as long as it has to be" for age in ("old", "new"))
@@ -259,27 +257,41 @@ def bad_files() -> dict[str, tuple[str, bytes]]:
     }
 
 
-def refusal(directory: Path, **env: str) -> str:
+BAD_FILES = bad_files()
+
+
+def with_bad_file(directory: Path, name: str) -> tuple[str, dict[str, str]]:
+    """The variable of a bad file, and the environment that has it."""
+    variable, content = BAD_FILES[name]
+    (directory / "file").write_bytes(content)
+    (directory / "good.pem").write_bytes(ec_key())
+    others = {"SIGNING_KEY_FILE": str(directory / "good.pem")} if variable == "JWKS_FILE" else {}
+    return variable, {**others, "STATE_DIR": str(directory), variable: str(directory / "file")}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_weak_or_broken_key_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
+    variable, env = with_bad_file(tmp_path, name)
+    with pytest.raises(SettingsError) as caught:
+        load_keys(token_settings.Settings.from_env(env))
+    assert re.fullmatch(f"{variable}: .+", str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["no PEM", "JWKS of nothing", "short secret"])
+def test_that_line_is_all_that_a_start_says(tmp_path: Path, name: str) -> None:
+    variable, env = with_bad_file(tmp_path, name)
+    assert refusal(tmp_path, env).startswith(f"{variable}: ")
+
+
+def refusal(directory: Path, env: dict[str, str], port: int = 0) -> str:
     """The one line that a start ends with."""
-    process = TokenService(directory, env, wait=False)
+    process = TokenService(directory, env, port, wait=False)
     try:
-        assert process.wait(20) == 3
+        assert process.wait(20) == EXIT_FAILURE
     finally:
         process.kill()
     (line,) = process.log.read_text().splitlines()
     return line
-
-
-BAD_FILES = bad_files()
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_a_weak_or_broken_key_file_ends_the_start_with_one_line(tmp_path: Path, name: str) -> None:
-    variable, content = BAD_FILES[name]
-    (tmp_path / "file").write_bytes(content)
-    (tmp_path / "good.pem").write_bytes(ec_key())
-    others = {"SIGNING_KEY_FILE": "good.pem"} if variable == "JWKS_FILE" else {}
-    assert refusal(tmp_path, **others, **{variable: "file"}).startswith(f"{variable}: ")
 
 
 @ON_A_FILE
@@ -290,7 +302,8 @@ def test_a_key_set_without_a_signing_key_ends_the_start(
     service = start_tokens(SIGNING_KEY_FILE="key.pem")
     (tmp_path / "jwks.json").write_bytes(service.get("/.well-known/jwks.json").content)
     # What it would sign with its secret it would refuse itself.
-    assert refusal(tmp_path / "b", JWKS_FILE=str(tmp_path / "jwks.json"), SECRET_KEY=NEW).startswith("SIGNING_KEY_FILE")
+    env = {"JWKS_FILE": str(tmp_path / "jwks.json"), "SECRET_KEY": NEW}
+    assert refusal(tmp_path / "b", env).startswith("SIGNING_KEY_FILE")
 
 
 SETTINGS = {
@@ -329,7 +342,6 @@ def test_production_needs_a_secret(tmp_path: Path) -> None:
     assert refused(tmp_path, "token_svc", APP_ENV="production").startswith("SECRET_KEY: ")
 
 
+@ON_A_FILE
 def test_a_port_in_use_is_one_line(tokens: HTTPService, tmp_path: Path) -> None:
-    process = TokenService(tmp_path, port=tokens.port, wait=False)
-    assert process.wait(20) == 3
-    assert process.log.read_text().startswith("PORT: ")
+    assert refusal(tmp_path, {}, tokens.port).startswith("PORT: ")

@@ -1,7 +1,7 @@
 """Guessing passwords: how often, from where, and what it does to the owner."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +10,7 @@ import requests
 
 from shared.errors import TooManyRequests
 from shared.rate_limits import wider_networks
-from tests.databases import ON_A_FILE
+from tests.databases import ON_A_FILE, rows, settings_of
 from tests.processes import TokenService
 from tests.token_svc.answers import oauth_error, problem
 from tests.token_svc.tables import Tables
@@ -195,9 +195,20 @@ def statuses(service: TokenService, username: str, times: int, **headers: str) -
     return [guess(service, username, **headers).status_code for _ in range(times)]
 
 
+@pytest.fixture(scope="module")
+def limited(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    with settings_of(storage) as database:
+        env = {"RATE_LIMITS": "login=3/minute,register=1000/minute", **database}
+        service = TokenService(tmp_path_factory.mktemp("limited"), env)
+        yield service
+        service.kill()
+
+
 @pytest.fixture
-def strict(start_tokens: Callable[..., TokenService]) -> TokenService:
-    return start_tokens(RATE_LIMITS="login=3/minute,register=1000/minute")
+def strict(limited: TokenService) -> TokenService:
+    """One where nothing was tried yet."""
+    rows(limited, "DELETE FROM attempt")
+    return limited
 
 
 def test_too_many_failures_are_a_429_with_retry_after(strict: TokenService) -> None:

@@ -62,7 +62,8 @@ def _as_a_process(
     with (
         contextlib.chdir(directory),
         mock.patch.dict(os.environ, env, clear=True),
-        mock.patch.multiple(sys, argv=argv, stdin=io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")),
+        mock.patch.multiple(sys, argv=argv, path=sys.path[:]),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):

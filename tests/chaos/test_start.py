@@ -1,5 +1,6 @@
 """Processes that start before their PostgreSQL, or with a DATABASE_URL that leads nowhere."""
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -10,6 +11,8 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from shared.database import connection
+from shared.settings import SettingsError
 from tests.postgres import Cluster, execute, new_cluster
 from tests.processes import START_SECONDS, Process, eventually, free_port
 from tests.proxy import proxied
@@ -19,6 +22,7 @@ EXIT_SECONDS = 5  # foreman and overmind kill then
 PASSWORD = "open/se:s@me? %41"
 PASSWORD_FORMS = (PASSWORD, quote(PASSWORD), quote(PASSWORD, safe=""))
 SET_PASSWORD = "ALTER ROLE ada PASSWORD '{}'".format(PASSWORD.replace("%", "%%"))
+NAMES = ("ada", "eve", "hers", "nowhere", "127.0.0.1")
 COMMANDS = {
     "web": ["only_post_svc", "--port", "0"],
     "worker": ["only_post_svc", "worker"],
@@ -152,15 +156,24 @@ def test_a_signal_ends_a_start_that_waits(start: Start, number: signal.Signals) 
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_waiting_does_not_mend_ends_the_start_with_one_line(
-    guarded: Cluster, start: Start, wrong: dict[str, str], reason: str
+def test_what_waiting_does_not_mend_is_told_at_once_without_names(
+    guarded: Cluster, caplog: pytest.LogCaptureFixture, wrong: dict[str, str], reason: str
 ) -> None:
-    for process in [start(command, url_of(guarded, **wrong)) for command in COMMANDS]:
+    with caplog.at_level("DEBUG", "shared"), pytest.raises(SettingsError, match=f"^DATABASE_URL: .*{reason}") as caught:
+        asyncio.run(connection.connect(url_of(guarded, **wrong), {}, waits=True))
+    assert caplog.messages == []
+    assert "\n" not in (said := str(caught.value))
+    assert not [value for value in (*PASSWORD_FORMS, *NAMES) if value in said]
+
+
+def test_a_start_ends_with_that_line(guarded: Cluster, start: Start) -> None:
+    for process in [start(command, url_of(guarded, password="x" + PASSWORD)) for command in COMMANDS]:
         assert process.wait(START_SECONDS) == EXIT_FAILURE, process.log.read_text()
         said = process.log.read_text()
         lines = [line for line in said.splitlines() if not line.startswith("INFO:")]  # uvicorn's own
-        assert len(lines) == 1 and lines[0].startswith("DATABASE_URL: ") and reason in lines[0], said
-        assert not [value for value in ("ada", "eve", "hers", "nowhere", "127.0.0.1") if value in lines[0]]
+        assert len(lines) == 1 and lines[0].startswith("DATABASE_URL: "), said
+        assert "password authentication failed" in lines[0]
+        assert not [value for value in NAMES if value in lines[0]]
 
 
 def test_a_role_that_may_make_no_tables_is_told_why(guarded: Cluster, start: Start) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.commands import refused
+from tests.commands import EXIT_FAILURE, command, refused, said
 from tests.databases import ON_A_FILE
 from tests.processes import ROOT, START_SECONDS, Process, Service, eventually, family, free_port
 
-EXIT_FAILURE = 3
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2"
 
 
@@ -96,9 +95,9 @@ def test_a_start_says_where_its_database_and_its_secret_are(
     port = free_port()
     for how in ("made", "found"):
         process = start("-m", service, STATE_DIR="state", PORT=str(port))
-        said = eventually(partial(said_at_start, process), START_SECONDS)
-        assert f"database={tmp_path}/state/" in said
-        assert f'secret="{how} in {tmp_path}/state/secret_key"' in said
+        line = eventually(partial(said_at_start, process), START_SECONDS)
+        assert f"database={tmp_path}/state/" in line
+        assert f'secret="{how} in {tmp_path}/state/secret_key"' in line
         process.terminate()
         process.log.unlink()
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "state").iterdir()} == {0o600}
@@ -147,17 +146,17 @@ def test_help_names_the_commands(tmp_path: Path) -> None:
 def complaint(process: Process) -> str:
     """The one line that a start which failed has said."""
     assert process.wait(START_SECONDS) == EXIT_FAILURE, process.log.read_text()
-    said = process.log.read_text()
-    assert said.endswith("\n") and said.count("\n") == 1, said
-    return said
+    log = process.log.read_text()
+    assert log.endswith("\n") and log.count("\n") == 1, log
+    return log
 
 
 @ON_A_FILE
 def test_a_port_that_is_taken_is_named_and_its_owner_is_not_disturbed(
     service: Service, start: Callable[..., Process]
 ) -> None:
-    said = complaint(start("-m", "only_post_svc", "--port", str(service.port)))
-    assert said.startswith("PORT: ") and str(service.port) in said and "in use" in said
+    told = complaint(start("-m", "only_post_svc", "--port", str(service.port)))
+    assert told.startswith("PORT: ") and str(service.port) in told and "in use" in told
     assert service.run("echo", {"n": 1})["status"] == "succeeded"
 
 
@@ -212,18 +211,21 @@ def test_a_process_ends_with_that_line(start: Callable[..., Process], variable: 
     told_of(variable, value, complaint(start("-m", "only_post_svc", **{"PORT": str(free_port()), variable: value})))
 
 
-@pytest.mark.parametrize(
-    ("env", "variable"),
-    [
-        ({"APP_ENV": "production"}, "SECRET_KEY"),
-        ({"DYNO": "web.1", "SECRET_KEY": SECRET}, "DATABASE_URL"),
-        ({"APP_ENV": "production", "SECRET_KEY": SECRET, "FORWARDED_ALLOW_IPS": "*"}, "FORWARDED_ALLOW_IPS"),
-    ],
-)
-@pytest.mark.parametrize(
-    "arguments", [["only_post_svc"], ["only_post_svc", "worker"], ["uvicorn", "only_post_svc.main:app"]]
-)
-def test_settings_that_can_not_go_together_are_named(
+NOT_TOGETHER = [
+    ({"APP_ENV": "production"}, "SECRET_KEY"),
+    ({"DYNO": "web.1", "SECRET_KEY": SECRET}, "DATABASE_URL"),
+    ({"APP_ENV": "production", "SECRET_KEY": SECRET, "FORWARDED_ALLOW_IPS": "*"}, "FORWARDED_ALLOW_IPS"),
+]
+
+
+@pytest.mark.parametrize(("env", "variable"), NOT_TOGETHER)
+def test_settings_that_can_not_go_together_are_named(tmp_path: Path, env: dict[str, str], variable: str) -> None:
+    assert refused(tmp_path, "only_post_svc", **env).startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(("env", "variable"), NOT_TOGETHER)
+@pytest.mark.parametrize("arguments", [["only_post_svc", "worker"], ["uvicorn", "only_post_svc.main:app"]])
+def test_they_are_by_the_other_ways_to_start_it_too(
     start: Callable[..., Process], arguments: list[str], env: dict[str, str], variable: str
 ) -> None:
     assert complaint(start("-m", *arguments, **env)).startswith(f"{variable}: ")
@@ -233,8 +235,8 @@ def test_settings_that_can_not_go_together_are_named(
 def test_uvicorn_s_own_command_is_not_left_to_believe_every_peer(start: Callable[..., Process], service: str) -> None:
     """By its own start the service sorts that out; uvicorn has read the variable before anyone is asked."""
     dyno = {"DYNO": "web.1", "SECRET_KEY": SECRET, "DATABASE_URL": "sqlite:///x.db", "FORWARDED_ALLOW_IPS": "*"}
-    said = complaint(start("-m", "uvicorn", f"{service}.main:app", "--port", str(free_port()), **dyno))
-    assert said.startswith("FORWARDED_ALLOW_IPS: ")
+    told = complaint(start("-m", "uvicorn", f"{service}.main:app", "--port", str(free_port()), **dyno))
+    assert told.startswith("FORWARDED_ALLOW_IPS: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -256,8 +258,8 @@ def test_web_concurrency_is_not_its_business(start: Callable[..., Process]) -> N
 
 def test_a_jwks_file_that_is_none_is_named(start: Callable[..., Process], tmp_path: Path) -> None:
     (tmp_path / "keys").write_text('{"hunter2": 1}')
-    said = complaint(start("-m", "only_post_svc", PORT=str(free_port()), JWKS_FILE="keys"))
-    assert said.startswith("JWKS_FILE: ") and "hunter2" not in said
+    told = complaint(start("-m", "only_post_svc", PORT=str(free_port()), JWKS_FILE="keys"))
+    assert told.startswith("JWKS_FILE: ") and "hunter2" not in told
 
 
 @pytest.mark.parametrize(
@@ -274,14 +276,18 @@ def test_a_jwks_file_that_is_none_is_named(start: Callable[..., Process], tmp_pa
     ],
     ids=["missing", "raises", "syntax", "exits", "vanishes", "taken name", "no shape", "too large"],
 )
-@pytest.mark.parametrize("command", ["serve", "worker"])
-def test_task_modules_that_can_not_be_loaded_are_named(
-    start: Callable[..., Process], tmp_path: Path, command: str, source: str | None
-) -> None:
+def test_task_modules_that_can_not_be_loaded_are_named(tmp_path: Path, source: str | None) -> None:
     if source is not None:
         (tmp_path / "jobs.py").write_text(source)
-    said = complaint(start("-m", "only_post_svc", command, PORT=str(free_port()), TASK_MODULES="jobs"))
-    assert said.startswith("TASK_MODULES: ")
+    listed = command(tmp_path, "only_post_svc", "types", TASK_MODULES="jobs")
+    assert said(listed, EXIT_FAILURE).startswith("TASK_MODULES: ")
+
+
+@pytest.mark.parametrize("name", ["serve", "worker"])
+def test_a_start_ends_with_that_line(start: Callable[..., Process], tmp_path: Path, name: str) -> None:
+    (tmp_path / "jobs.py").write_text("raise ValueError('one line\\nand another')")
+    told = complaint(start("-m", "only_post_svc", name, PORT=str(free_port()), TASK_MODULES="jobs"))
+    assert told.startswith("TASK_MODULES: ")
 
 
 def test_a_start_that_fails_leaves_no_process(start: Callable[..., Process], tmp_path: Path) -> None:

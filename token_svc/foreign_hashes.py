@@ -23,7 +23,8 @@ Check = Callable[[bytes], bool]
 
 RADIX64 = "[./A-Za-z0-9]"
 BCRYPT = rf"(\$2[aby]\$(\d\d)\${RADIX64}{{53}})"
-DIGESTS = "sha1|sha256|sha512"
+DIGEST, ROUNDS, SALT = "(?P<digest>sha1|sha256|sha512)", r"(?P<rounds>\d{1,8})", "(?P<salt>[^$]{1,128})"
+N, R, P = r"(?P<n>\d{1,8})", r"(?P<r>\d{1,4})", r"(?P<p>\d{1,4})"
 
 
 class Scrypt(NamedTuple):
@@ -89,40 +90,25 @@ def _passlib_bcrypt(found: re.Match[str]) -> Check | None:
     return check
 
 
-def _django_pbkdf2(found: re.Match[str]) -> Check | None:
-    digest, rounds, salt, written = found.groups()
-    return _pbkdf2(digest, int(rounds), salt, base64.b64decode(written, validate=True))
+def _expected(found: re.Match[str]) -> bytes:
+    """The digest, which Django writes in base64 and Werkzeug in hex. Raises ValueError."""
+    written = found.groupdict()
+    return base64.b64decode(written["base64"], validate=True) if "base64" in written else bytes.fromhex(written["hex"])
 
 
-def _werkzeug_pbkdf2(found: re.Match[str]) -> Check | None:
-    digest, rounds, salt, written = found.groups()
-    return _pbkdf2(digest, int(rounds), salt, bytes.fromhex(written))
-
-
-def _pbkdf2(digest: str, rounds: int, salt: str, expected: bytes) -> Check | None:
+def _pbkdf2(found: re.Match[str]) -> Check | None:
+    digest, rounds, salt, expected = found["digest"], int(found["rounds"]), found["salt"].encode(), _expected(found)
     if not 0 < rounds <= MAX_ROUNDS:
         return None
-
-    def check(password: bytes) -> bool:
-        return hmac.compare_digest(hashlib.pbkdf2_hmac(digest, password, salt.encode(), rounds), expected)
-
-    return check
+    return lambda password: hmac.compare_digest(hashlib.pbkdf2_hmac(digest, password, salt, rounds), expected)
 
 
-def _django_scrypt(found: re.Match[str]) -> Check | None:
-    cost, salt, block_size, parallelism, written = found.groups()
-    return _scrypt(Scrypt(int(cost), int(block_size), int(parallelism)), salt, base64.b64decode(written, validate=True))
-
-
-def _werkzeug_scrypt(found: re.Match[str]) -> Check | None:
-    cost, block_size, parallelism, salt, written = found.groups()
-    return _scrypt(Scrypt(int(cost), int(block_size), int(parallelism)), salt, bytes.fromhex(written))
-
-
-def _scrypt(scrypt: Scrypt, salt: str, expected: bytes) -> Check | None:
+def _scrypt(found: re.Match[str]) -> Check | None:
+    scrypt = Scrypt(int(found["n"]), int(found["r"]), int(found["p"]))
+    salt, expected = found["salt"].encode(), _expected(found)
     if not scrypt.is_bounded or len(expected) != 64:
         return None
-    return lambda password: hmac.compare_digest(scrypt.hash(password, salt.encode(), len(expected)), expected)
+    return lambda password: hmac.compare_digest(scrypt.hash(password, salt, len(expected)), expected)
 
 
 FORMS = [
@@ -135,9 +121,9 @@ FORMS = [
             rf"\$bcrypt-sha256\$v=2,t=(2[ab]),r=(\d{{1,2}})\$({RADIX64}{{22}})\$({RADIX64}{{31}})",
             _passlib_bcrypt,
         ),
-        (rf"pbkdf2_({DIGESTS})\$(\d{{1,8}})\$([^$]{{1,128}})\$([A-Za-z0-9+/=]{{28,88}})", _django_pbkdf2),
-        (rf"pbkdf2:({DIGESTS}):(\d{{1,8}})\$([^$]{{1,128}})\$([0-9a-f]{{40,128}})", _werkzeug_pbkdf2),
-        (r"scrypt\$(\d{1,8})\$([^$]{1,128})\$(\d{1,4})\$(\d{1,4})\$([A-Za-z0-9+/=]{88})", _django_scrypt),
-        (r"scrypt:(\d{1,8}):(\d{1,4}):(\d{1,4})\$([^$]{1,128})\$([0-9a-f]{128})", _werkzeug_scrypt),
+        (rf"pbkdf2_{DIGEST}\${ROUNDS}\${SALT}\$(?P<base64>[A-Za-z0-9+/=]{{28,88}})", _pbkdf2),
+        (rf"pbkdf2:{DIGEST}:{ROUNDS}\${SALT}\$(?P<hex>[0-9a-f]{{40,128}})", _pbkdf2),
+        (rf"scrypt\${N}\${SALT}\${R}\${P}\$(?P<base64>[A-Za-z0-9+/=]{{88}})", _scrypt),
+        (rf"scrypt:{N}:{R}:{P}\${SALT}\$(?P<hex>[0-9a-f]{{128}})", _scrypt),
     )
 ]

@@ -33,10 +33,6 @@ class Secret:
     value: bytes = dataclasses.field(repr=False)
 
 
-def text(raw: str) -> str:
-    return raw
-
-
 def integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(raw: str) -> int:
         if not (raw.isascii() and raw.isdigit() and len(raw) < 20) or not minimum <= int(raw) <= maximum:
@@ -219,7 +215,7 @@ def rate_limits(raw: str) -> RateLimits:
     return RateLimits(**limits)
 
 
-def setting(default: Any, parse: Callable[[str], Any] = text) -> Any:
+def setting(default: Any, parse: Callable[[str], Any] = str) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse})
 
 
@@ -238,7 +234,7 @@ class Settings:
     jwks: Secret | None = setting(None, pem_or_jwks)
     jwks_file: Secret | None = setting(None, pem_or_jwks_file)
     issuer: str = setting("http://localhost:9004", http_url)  # of all tokens: the same for both services
-    audience: str = setting("only_post", text)
+    audience: str = setting("only_post")
     public_url: str = setting("", public_url)  # what clients are told; as the request has it when unset
     rate_limits: RateLimits = setting(RateLimits(), rate_limits)
     max_body_bytes: int = setting(1024 * 1024, integer(1024, 1024**3))

@@ -7,17 +7,13 @@ the GIL, so it runs in a few threads of its own, behind a bounded queue.
 import os
 import re
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from passlib.context import CryptContext
 
 from shared import cpus
 from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, check_of, own_form
 from token_svc.turns import Asker, Turns
-
-T = TypeVar("T")
 
 MAX_LENGTH = 1024  # in NFC
 MAX_SENT_LENGTH = 3 * MAX_LENGTH  # NFC composes at most three code points into one
@@ -71,16 +67,13 @@ class Passwords:
 
     async def hash(self, password: str, asker: Asker = OPERATOR) -> str:
         """Raises Unavailable when too many wait already."""
-        return str(await self._aside(asker, CONTEXT.hash, normal(password)))
+        return str(await self.turns.run(asker, CONTEXT.hash, normal(password)))
 
     async def verify(self, password: str, stored: str | None, asker: Asker = OPERATOR) -> bool:
         """Whether it is the password of `stored`. With None the work is the same, and the answer False."""
         if len(password) > MAX_SENT_LENGTH or len(normal(password)) > MAX_LENGTH:
             return False
-        return await self._aside(asker, _verify, normal(password), stored or self._decoy) and stored is not None
-
-    async def _aside(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
-        return await self.turns.run(asker, work, *arguments)
+        return await self.turns.run(asker, _verify, normal(password), stored or self._decoy) and stored is not None
 
     def close(self) -> None:
         self.turns.close()

@@ -14,25 +14,25 @@ from token_svc.main import SCHEMA
 from token_svc.models.accounts import RegisterRequest
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
-from token_svc.turns import Asker
+from token_svc.turns import Asker, Turns
 
 T = TypeVar("T")
 ADDRESS = "192.0.2.1"
 PASSWORD = "correct horse battery staple"
 
 
-class CountingPasswords(Passwords):
-    computed = 0
+class CountingTurns(Turns):
+    taken = 0
 
-    async def _aside(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
-        self.computed += 1
-        return await super()._aside(asker, work, *arguments)
+    async def run(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
+        self.taken += 1
+        return await super().run(asker, work, *arguments)
 
 
 @dataclass
 class Inside:
     database: Database
-    passwords: CountingPasswords
+    turns: CountingTurns
     grants: Grants
 
     async def register(self, username: str = "ada") -> str:
@@ -50,10 +50,10 @@ class Inside:
 
     async def counted(self, work: Coroutine[Any, Any, Any]) -> int:
         """How many hashes `work` computes."""
-        before = self.passwords.computed
+        before = self.turns.taken
         with suppress(Problem):
             await work
-        return self.passwords.computed - before
+        return self.turns.taken - before
 
     async def stored(self) -> str:
         row = await self.database.read(lambda tx: tx.one("SELECT password_hash FROM account"))
@@ -71,9 +71,10 @@ def run(work: Callable[[Inside], Coroutine[Any, Any, T]], **env: str) -> T:
     async def inside() -> T:
         settings = Settings.from_env({"SECRET_KEY": SECRET, "RATE_LIMITS": "off", **env})
         database = await connection.connect("sqlite:///:memory:", {"token": SCHEMA})
-        passwords = CountingPasswords(settings.password_min_length)
+        passwords = Passwords(settings.password_min_length)
+        passwords.turns = turns = CountingTurns(2, 32, "passwords")
         try:
-            return await work(Inside(database, passwords, Grants(database, passwords, settings)))
+            return await work(Inside(database, turns, Grants(database, passwords, settings)))
         finally:
             passwords.close()
             await database.close()

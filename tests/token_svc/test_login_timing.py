@@ -70,7 +70,7 @@ def test_a_password_that_nobody_can_have_computes_none_whoever_is_named(username
 def test_the_hash_for_an_unknown_user_costs_what_a_stored_one_does() -> None:
     async def work(inside: Inside) -> tuple[str, str]:
         await inside.register()
-        return inside.passwords._decoy, await inside.stored()
+        return inside.grants.passwords._decoy, await inside.stored()
 
     nobodys, stored = run(work)
     assert nobodys.split("$")[:4] == stored.split("$")[:4]  # scheme, version, memory, passes

@@ -222,6 +222,13 @@ def test_it_is_in_the_audit_trail(tokens: TokenService) -> None:
     eventually(lambda: told.findall(tokens.log.read_text()) == ["client_login", "client_login_failed"])
 
 
+def test_its_export_has_nothing_of_a_user_of_its_name(tokens: TokenService) -> None:
+    user = User(tokens)
+    assert user.get("/me/export").json()["attempts"]
+    machine = Machine(tokens, name=user.username)
+    assert tokens.request("GET", "/me/export", headers=machine.bearer()).json()["attempts"] == []
+
+
 def test_a_token_an_hour_is_a_row_and_not_every_token(tokens: TokenService) -> None:
     machine = Machine(tokens)
     for _ in range(3):

@@ -183,7 +183,7 @@ async def export(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
 
     def unit(tx: Transaction) -> str:
-        known = attempts.of(tx, names.fold(account.username))
+        known = [] if account.is_client else attempts.of(tx, names.fold(account.username))
         return export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
 
     head = await request.state["database"].query(unit)

@@ -66,11 +66,15 @@ def user_address(request: Request[State], client: AccountRow | None) -> str:
     return rate_limits.named_address(request) if client and "logins" in client.scopes else address(request)
 
 
+async def counted_client(request: Request[State], given: Credentials | None) -> AccountRow | None:
+    """The machine that sends the request, if one does. Counts the request for it, or else for its address. Raises 401
+    and 429."""
+    if given is not None:
+        return await client_of(request, given)
+    count(request)
+    return None
+
+
 async def counted_address(request: Request[State]) -> str:
-    """The address of a user's request that needs no token. Counts the request, for the client or else for the address.
-    Raises 401 and 429."""
-    given = of_header(request)
-    client = await client_of(request, given) if given else None
-    if client is None:
-        count(request)
-    return user_address(request, client)
+    """The address of a user's request that needs no token. Counts the request, and raises, as `counted_client` does."""
+    return user_address(request, await counted_client(request, of_header(request)))

@@ -222,7 +222,9 @@ class Grants:
             if email is not None:
                 self._set_email(tx, current, email, address, language)
             if password_hash is not None:
-                self._set_password(tx, current, claims.sid, password_hash, address)
+                replace_password(tx, current, password_hash, keep=claims.sid)
+                attempts.remember(tx, names.fold(current.username), address)
+                events.record(tx, current.id, "password_changed", address)
             changed = accounts.by_id(tx, current.id) or current
             return changed, sessions.renew(tx, changed, claims.sid) if password_hash else None
 
@@ -240,14 +242,12 @@ class Grants:
         self._ask_for_proof(tx, accounts.by_id(tx, account.id) or account, language)
         events.record(tx, account.id, "email_changed", address)
 
-    def _set_password(
-        self, tx: Transaction, account: AccountRow, session_id: str, password_hash: str, address: str
-    ) -> None:
-        accounts.set_password(tx, account.id, password_hash)
-        sessions.end_others(tx, account.id, keep=session_id)
-        attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
-        attempts.remember(tx, names.fold(account.username), address)
-        events.record(tx, account.id, "password_changed", address)
+
+def replace_password(tx: Transaction, account: AccountRow, password_hash: str, keep: str = "") -> None:
+    """Sets a password. Ends every session but `keep`; addresses known by the old password are strangers again."""
+    accounts.set_password(tx, account.id, password_hash)
+    sessions.end_others(tx, account.id, keep=keep)
+    attempts.forget(tx, names.fold(account.username))
 
 
 def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:

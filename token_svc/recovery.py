@@ -6,7 +6,7 @@ from shared.database import Database, Transaction
 from shared.errors import BadRequest, Forbidden
 from token_svc import accounts, attempts, events, names, sessions
 from token_svc.accounts import AccountRow
-from token_svc.grants import need_good
+from token_svc.grants import need_good, replace_password
 from token_svc.mail import outbox, tokens
 from token_svc.passwords import Passwords
 from token_svc.sessions import Pair
@@ -54,10 +54,8 @@ class Recovery:
             account = tokens.use(tx, outbox.RESET, token)
             if account is None:
                 raise BadMailToken
-            accounts.set_password(tx, account.id, password_hash)
+            replace_password(tx, account, password_hash)
             accounts.set_email_verified(tx, account.id)  # the token was sent to that address
-            sessions.end_others(tx, account.id)
-            attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
             attempts.remember(tx, names.fold(account.username), address)
             events.record(tx, account.id, "password_reset", address)
             current = accounts.by_id(tx, account.id) or account

@@ -12,11 +12,11 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jose import jwt
 
-from shared import ids, pruning
+from shared import ids, pruning, times
 from shared.auth import TOKEN_TYPE, Claims, bad_token
 from shared.database import Transaction
 from shared.keys import load_signing_key
@@ -275,10 +275,14 @@ def revoke_machine_token(tx: Transaction, claims: Claims) -> AccountRow | None:
     return account
 
 
-def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
-    names = ("id", "scope", "created_at", "expires_at")
-    rows = tx.all(f"SELECT {', '.join(names)} FROM session WHERE account_id = :id ORDER BY id", id=account_id)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+OF = "SELECT id, scope, created_at, expires_at FROM session WHERE account_id = :account_id ORDER BY id"
+
+
+def of(tx: Transaction, account_id: str) -> list[dict[str, str]]:
+    return [
+        {"id": id, "scope": scope, "created_at": times.to_text(created_at), "expires_at": times.to_text(expires_at)}
+        for id, scope, created_at, expires_at in tx.all(OF, account_id=account_id)
+    ]
 
 
 def prune(tx: Transaction) -> int:

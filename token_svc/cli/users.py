@@ -1,19 +1,20 @@
 """The operator's commands over users."""
 
 import argparse
+from functools import partial
 from typing import Any
 
 from shared import times
 from shared.cli.terminal import Failure, fields, read_password
 from shared.database import Database, Transaction
 from shared.strict_json import encode
-from token_svc import accounts, attempts, emails, events, items, names, sessions
+from token_svc import accounts, emails, events, items, names, sessions
 from token_svc.accounts import AccountRow
 from token_svc.cli.holders import Holders, latest, print_changed
 from token_svc.events import OPERATOR
+from token_svc.grants import replace_password
 from token_svc.mail import outbox
 from token_svc.models.accounts import stored_json
-from token_svc.models.exports import session_json
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
 
@@ -33,7 +34,7 @@ async def show_user(database: Database, settings: Settings, options: argparse.Na
         account = USERS.need(tx, options.name)
         return account, {
             "items": items.count(tx, account.id),
-            "sessions": [session_json(session) for session in sessions.of(tx, account.id)],
+            "sessions": sessions.of(tx, account.id),
             "events": events.of(tx, account.id),
         }
 
@@ -85,11 +86,7 @@ async def set_password(database: Database, settings: Settings, options: argparse
     account = await database.read(lambda tx: USERS.need(tx, options.name))
     password_hash = await _new_hash(settings, account.username, account.email)
 
-    def change(tx: Transaction, account: AccountRow) -> None:
-        accounts.set_password(tx, account.id, password_hash)
-        sessions.end_others(tx, account.id)
-        attempts.forget(tx, names.fold(account.username))  # addresses known by the old password are strangers again
-
+    change = partial(replace_password, password_hash=password_hash)
     await USERS.change(database, options, "password_changed", change)
 
 

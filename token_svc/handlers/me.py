@@ -13,6 +13,7 @@ from shared.errors import Forbidden
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import MAX_LIMIT
 from shared.rate_limits import AtOnce, address
+from shared.strict_json import encode
 from token_svc import accounts, attempts, events, items, names, sessions
 from token_svc.credentials import counted_address
 from token_svc.models.accounts import (
@@ -30,8 +31,9 @@ from token_svc.models.accounts import (
     Verified,
     account_json,
     holder_json,
+    stored_json,
 )
-from token_svc.models.exports import Export, export_head
+from token_svc.models.exports import Export
 from token_svc.models.items import item_json
 from token_svc.models.tokens import Tokens, pair_json
 from token_svc.state import Holder, State, holder_of, json_response, language_of
@@ -183,8 +185,13 @@ async def export(request: Request[State]) -> Response:
     account, _ = await holder_of(request)
 
     def unit(tx: Transaction) -> str:
-        known = [] if account.is_client else attempts.of(tx, names.fold(account.username))
-        return export_head(account, sessions.of(tx, account.id), events.of(tx, account.id), known)
+        head = {
+            "user": stored_json(account),
+            "sessions": sessions.of(tx, account.id),
+            "events": events.of(tx, account.id),
+            "attempts": [] if account.is_client else attempts.of(tx, names.fold(account.username)),
+        }
+        return encode(head)[:-1] + ',"items":['  # which follow one by one
 
     head = await request.state["database"].query(unit)
     return ExportResponse(_export(request.state["database"], account.id, head), request.state["exports"], account.id)

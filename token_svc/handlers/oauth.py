@@ -82,10 +82,7 @@ async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any
     if isinstance(grant_type, str) and grant_type not in GRANT_TYPES:
         raise BadRequest("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
     wanted = TOKEN_REQUEST.parse(body)
-    given = credentials.of_request(request, body)
-    client = await credentials.client_of(request, given) if given else None
-    if client is None:
-        count(request)
+    client = await credentials.counted_client(request, credentials.of_request(request, body))
     if wanted.grant_type == "client_credentials":
         if client is None:
             raise InvalidClient

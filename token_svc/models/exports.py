@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from shared import times
 from shared.openapi import Id, Time, left_out
-from shared.strict_json import encode
-from token_svc.accounts import AccountRow
-from token_svc.models.accounts import Machine, Me, stored_json
+from token_svc.models.accounts import Machine, Me
 from token_svc.models.items import Item
 
 
@@ -59,20 +56,3 @@ class Export:
     items: list[Item]
     schedules: list[dict[str, Any]] = left_out()
     tasks: list[dict[str, Any]] = left_out()
-
-
-def export_head(
-    account: AccountRow, sessions: list[dict[str, Any]], events: list[dict[str, str]], attempts: list[dict[str, Any]]
-) -> str:
-    """The export up to its items, which follow one by one."""
-    head = {
-        "user": stored_json(account),
-        "sessions": [session_json(session) for session in sessions],
-        "events": events,
-        "attempts": attempts,
-    }
-    return encode(head)[:-1] + ',"items":['
-
-
-def session_json(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {name: times.to_text(row[name]) for name in ("created_at", "expires_at")}

@@ -5,6 +5,7 @@ import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -66,6 +67,14 @@ def has_logged(process: Process, event: str) -> bool:
     return event in process.log.read_text()
 
 
+def has_discarded(process: Process, task_id: str) -> bool:
+    return has_logged(process, f"run.discarded task_id={task_id}")
+
+
+def progress_of(web: Service, task_id: str) -> Any:
+    return web.result(task_id)["progress"]
+
+
 def freeze(worker: Worker, web: Service) -> None:
     """SIGSTOP, though on a file not in the middle of a commit: it has one writer, and nobody else can write until the
     one that was stopped there goes on or is killed."""
@@ -91,22 +100,27 @@ def is_free(lock: TextIO) -> bool:
     return True
 
 
-@pytest.mark.parametrize("word", ["return", "raise"])
-def test_a_late_result_or_failure_changes_nothing(web: Service, start: Start, gate: Path, word: str) -> None:
-    zombie = start("zombie")
-    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=3)["task_id"]
-    wait_for_start(gate, 1)
+def test_a_late_result_or_failure_changes_nothing(web: Service, start: Start, tmp_path: Path) -> None:
+    gates = {word: tmp_path / word for word in ("return", "raise")}
+    zombie = start("zombie", processes=2)
+    ids = {word: web.submit("gate", {"path": str(gate)}, max_attempts=3)["task_id"] for word, gate in gates.items()}
+    for gate in gates.values():
+        wait_for_start(gate, 1)
     freeze(zombie, web)
-    start("other")
-    wait_for_start(gate, 2, AGAIN_SECONDS)
-    open_gate(gate, 2)
-    final = web.ended(task_id)
-    assert (final["status"], final["attempt"], final["result"]) == ("succeeded", 2, 2)
+    start("other", processes=2)
+    for gate in gates.values():
+        wait_for_start(gate, 2, AGAIN_SECONDS)
+        open_gate(gate, 2)
+    finals = {word: web.ended(task_id) for word, task_id in ids.items()}
+    for final in finals.values():
+        assert (final["status"], final["attempt"], final["result"]) == ("succeeded", 2, 2)
 
-    open_gate(gate, 1, word)
+    for word, gate in gates.items():
+        open_gate(gate, 1, word)
     zombie.send(signal.SIGCONT)
-    eventually(lambda: has_logged(zombie, "run.discarded"), STOPPED_SECONDS)
-    assert web.result(task_id) == final
+    for word, task_id in ids.items():
+        eventually(partial(has_discarded, zombie, task_id), STOPPED_SECONDS)
+        assert web.result(task_id) == finals[word]
 
 
 TAKE = """
@@ -114,21 +128,28 @@ UPDATE task SET lease = 'another', lease_until = lease_until + 3600000, attempt 
 """
 
 
-@pytest.mark.parametrize("word", ["return", "raise", "wait"])
 def test_a_run_writes_nothing_between_the_loss_of_its_lease_and_the_moment_it_is_noticed(
-    web: Service, start: Start, gate: Path, word: str
+    web: Service, start: Start, tmp_path: Path
 ) -> None:
-    worker = start("worker")
-    task_id = web.submit("gate", {"path": str(gate)}, max_attempts=2)["task_id"]
-    late = wait_for_start(gate, 1)
-    eventually(lambda: web.result(task_id)["progress"])
-    rows(web, TAKE, task_id)
-    if word != "wait":
-        open_gate(gate, 1, word)
-    eventually(lambda: has_logged(worker, "run.discarded") or not is_alive(late), STOPPED_SECONDS)
-    task = web.result(task_id)
-    assert (task["status"], task["attempt"]) == ("running", 2)
-    assert (task["progress"], task["result"], task["error"]) == (None, None, None)
+    gates = {word: tmp_path / word for word in ("return", "raise", "wait")}
+    worker = start("worker", processes=3)
+    ids = {word: web.submit("gate", {"path": str(gate)}, max_attempts=2)["task_id"] for word, gate in gates.items()}
+    late = {word: wait_for_start(gate, 1) for word, gate in gates.items()}
+    assert len(set(late.values())) == len(late)  # each in a child of its own
+    for task_id in ids.values():
+        eventually(partial(progress_of, web, task_id))
+        rows(web, TAKE, task_id)
+    for word in ("return", "raise"):
+        open_gate(gates[word], 1, word)
+
+    def is_over(word: str) -> bool:
+        return has_discarded(worker, ids[word]) or not is_alive(late[word])
+
+    for word, task_id in ids.items():
+        eventually(partial(is_over, word), STOPPED_SECONDS)
+        task = web.result(task_id)
+        assert (task["status"], task["attempt"]) == ("running", 2)
+        assert (task["progress"], task["result"], task["error"]) == (None, None, None)
 
 
 def test_a_run_that_comes_back_is_stopped_and_neither_reports_nor_renews(
@@ -246,17 +267,35 @@ def has_signals_blocked(pid: int) -> bool:
 
 
 @ON_A_FILE
-@pytest.mark.parametrize("type", ["zoo.hold", "zoo.blocked_signals", "zoo.spin", "zoo.spin.async"])
-def test_a_killed_coordinator_leaves_no_child_behind(web: Service, start: Start, tmp_path: Path, type: str) -> None:
-    worker = start("killed")
-    (child,) = eventually(lambda: has_logged(worker, "worker.started") and worker.children())
-    task_id = web.submit(type)["task_id"]
-    eventually(lambda: web.result(task_id)["status"] == "running", every=0.01)
-    if "spin" in type:
-        before = cpu_seconds(child)
-        eventually(lambda: cpu_seconds(child) > before + 0.1)
-    else:
-        eventually(lambda: has_signals_blocked(child), every=0.01)
+@pytest.mark.parametrize("types", [["zoo.hold", "zoo.blocked_signals"], ["zoo.spin"], ["zoo.spin.async"]], ids=" ".join)
+def test_a_killed_coordinator_leaves_no_child_behind(
+    web: Service, start: Start, tmp_path: Path, types: list[str]
+) -> None:
+    worker = start("killed", processes=len(types))
+    children = eventually(lambda: has_logged(worker, "worker.started") and worker.children())
+    assert len(children) == len(types)
+    ids = [web.submit(type)["task_id"] for type in types]
+    for task_id in ids:
+        eventually(partial(is_running, web, task_id), every=0.01)
+    for child in children:
+        if "zoo.hold" in types:
+            eventually(partial(has_signals_blocked, child), every=0.01)
+        else:
+            spent = cpu_seconds(child) + 0.1
+            eventually(partial(has_spent, child, spent))
     worker.kill()
-    eventually(lambda: not is_alive(child), ORPHAN_SECONDS)
+    for child in children:
+        eventually(partial(is_dead, child), ORPHAN_SECONDS)
     assert not runners_in(tmp_path)
+
+
+def is_running(web: Service, task_id: str) -> bool:
+    return bool(web.result(task_id)["status"] == "running")
+
+
+def has_spent(pid: int, seconds: float) -> bool:
+    return cpu_seconds(pid) > seconds
+
+
+def is_dead(pid: int) -> bool:
+    return not is_alive(pid)

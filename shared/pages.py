@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from secrets import token_urlsafe
 
 from shared.database import Database, Transaction
@@ -66,10 +66,12 @@ def list_json(items: Iterable[str], **more: object) -> str:
     return f'{{"items":[{",".join(items)}]{"," if more else ""}{encode(more)[1:]}'
 
 
-def limit_of(text: str | None) -> int:
-    """A `limit` from the query. Raises 422."""
+def number_of(query: Mapping[str, str], name: str, numbers: range, default: int) -> int:
+    """A whole number of the query. Raises 422 for one that is not among `numbers`."""
+    text = query.get(name)
     if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) < 4) or not 1 <= int(text) <= MAX_LIMIT:
-        raise Invalid([Fault("/limit", f"must be a whole number from 1 to {MAX_LIMIT}")])
+        return default
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(numbers[-1]))
+    if not is_number or int(text) not in numbers:
+        raise Invalid([Fault(f"/{name}", f"must be a whole number from {numbers[0]} to {numbers[-1]}")])
     return int(text)

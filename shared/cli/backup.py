@@ -12,12 +12,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from shared import files
-from shared.cli.terminal import Failure, Progress
+from shared.cli.terminal import Failure, Progress, failing
 from shared.database.connection import SHARED_SCHEMA, file_of, is_sqlite
 from shared.database.sqlite_files import make_file, open_lock
 
 STEP_PAGES = 1000
 LOCKED_SECONDS = 5
+ERRORS = (OSError, sqlite3.Error)
 DAMAGED = "stop the services, move it and its -wal and -shm files away, and restore again"
 
 
@@ -31,7 +32,7 @@ def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
         raise Failure("there is no database yet")
     if file.exists() and not force:
         raise Failure(f"{file} is there already; --force writes over it")
-    with _failing(f"{file} can't be written"), _draft_of(file) as draft:
+    with failing(f"{file} can't be written", *ERRORS), _draft_of(file) as draft:
         with _snapshot(source) as connection, closing(_open(draft)) as copy:
             _copy(connection, copy, progress)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
@@ -46,10 +47,10 @@ def restore(url: str, file: Path, schemas: Mapping[str, Path], progress: Progres
     """
     target = _need_file(url, 'pg_restore --clean --if-exists --single-transaction --dbname="$DATABASE_URL" FILE')
     file = _need_apart(file, target)
-    with _failing(f"{file} is no copy of a database"), closing(_open(file)) as source:
+    with failing(f"{file} is no copy of a database", *ERRORS), closing(_open(file)) as source:
         _need_intact(source, str(file))
         _need_ours(source, schemas, str(file))
-        with _failing("the database can't be restored"), _turn(target):
+        with failing("the database can't be restored", *ERRORS), _turn(target):
             if target.exists() and target.stat().st_size and not force:
                 raise Failure("there is a database already; --force puts the copy in its place")
             _overwrite(target, source, progress)
@@ -83,14 +84,6 @@ def _need_apart(file: Path, database: Path) -> Path:
     if file in [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm", "-lock", "-journal")]:
         raise Failure("FILE is a part of the database itself")
     return file
-
-
-@contextmanager
-def _failing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as error:
-        raise Failure(f"{what} ({getattr(error, 'strerror', None) or error})") from None
 
 
 @contextmanager

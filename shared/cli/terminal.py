@@ -35,6 +35,15 @@ class Failure(Exception):
     """What was asked for is not there or can't be done: one line on stderr, and exit status 1."""
 
 
+@contextmanager
+def failing(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raises Failure in place of these errors: `what` failed, and why."""
+    try:
+        yield
+    except errors as error:
+        raise Failure(f"{what} ({getattr(error, 'strerror', None) or error})") from None
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns as wide as they need to be, under `head`."""
     cells = [[_cell(value) for value in row] for row in (head, *rows)]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared import files, times
-from shared.cli.terminal import Failure
+from shared.cli.terminal import Failure, failing
 from shared.keys import Given, SigningKey, given_signing_key, published_keys, signing_key
 from shared.settings import Secret, SettingsError
 from token_svc import events
@@ -53,7 +53,7 @@ def new(options: argparse.Namespace) -> None:
     """Raises Failure, and writes nothing, where the file is there already."""
     pem = _generate(options.algorithm)
     file: Path = options.file
-    with _failing(f"{file} can't be made"):
+    with failing(f"{file} can't be made", OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.create(file, pem)
     key = _key_of(pem)
@@ -78,7 +78,7 @@ def rotate(settings: Settings, environ: Mapping[str, str], options: argparse.Nam
     jwks = options.jwks or (Path(environ["JWKS_FILE"]) if environ.get("JWKS_FILE") else None)
     if jwks is None:
         raise Failure("JWKS_FILE: not set; say with --jwks FILE where the public keys are to be kept")
-    with _failing("the keys can't be rotated"), _alone(file):
+    with failing("the keys can't be rotated", OSError, ValueError, KeyError, TypeError, SettingsError), _alone(file):
         key = _rotate(file, jwks, options.algorithm, is_announced=options.announce)
     if options.announce:
         print(ANNOUNCED.format(key_id=key.key_id, jwks=jwks))
@@ -130,16 +130,6 @@ def _generate(algorithm: str) -> bytes:
     )
     pem: bytes = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return pem
-
-
-@contextmanager
-def _failing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Failure(f"{what} ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, SettingsError) as error:
-        raise Failure(f"{what} ({error})") from None
 
 
 @contextmanager

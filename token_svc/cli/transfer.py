@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from shared import strict_json, times
 from shared.bodies import Shape
-from shared.cli.terminal import Failure
+from shared.cli.terminal import Failure, failing
 from shared.database import Database, Transaction
 from shared.errors import Invalid
 from shared.strict_json import NotJSON, encode
@@ -63,11 +63,8 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
     if path == "-":
         yield sys.stdin.buffer
         return
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except OSError as error:
-        raise Failure(f"{path} can't be read ({error.strerror})") from None
+    with failing(f"{path} can't be read", OSError), open(path, "rb") as file:
+        yield file
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from shared.database import Transaction
 from shared.errors import Invalid, Problem
 from shared.openapi import Operation, Parameter, Reply
-from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, limit_of, list_json
+from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, list_json, number_of
 from shared.schemas import Fault, Limits
 from token_svc import filters, items, sessions
 from token_svc.items import Deleted, ItemRow, Page
@@ -61,7 +61,7 @@ async def list_all(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     account = holder.account
     query = request.query_params
-    limit = limit_of(query.get("limit"))
+    limit = number_of(query, "limit", range(1, MAX_LIMIT + 1), DEFAULT_LIMIT)
     if "since" in query:
         return await _list_changes(request, holder, query["since"], limit)
     if query.get("wait"):
@@ -88,7 +88,7 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
     query, cursors = request.query_params, request.state["cursors"]
     if "where" in query:
         raise Invalid([Fault("/where", "is not for since: an item that no longer fits would never be reported")])
-    seconds = _wait_of(query.get("wait"))
+    seconds = number_of(query, "wait", range(MAX_WAIT_SECONDS + 1), 0)
     bound = ("changes", owner, since)
     start = int(cursors.read(since, "since", owner))
     position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
@@ -112,12 +112,3 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
     next_cursor = cursors.write(f"{upto} {more}", *bound) if more is not None else None
     next_since = cursors.write(str(upto), "since", owner)
     return written_response(list_json(map(change_json, found), next_cursor=next_cursor, since=next_since))
-
-
-def _wait_of(text: str | None) -> int:
-    """Seconds. Raises 422."""
-    if text is None:
-        return 0
-    if not (text.isascii() and text.isdigit() and len(text) < 3) or int(text) > MAX_WAIT_SECONDS:
-        raise Invalid([Fault("/wait", f"must be a whole number from 0 to {MAX_WAIT_SECONDS}")])
-    return int(text)

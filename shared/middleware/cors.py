@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.middleware.added_headers import adding
 from shared.middleware.single_headers import single_header
 
 EXPOSED = b"ETag, Location, Retry-After, WWW-Authenticate, X-Request-ID, Idempotency-Replayed"
@@ -30,13 +31,7 @@ class CORS:
             headers += [(b"access-control-allow-origin", origin.encode()), (b"access-control-expose-headers", EXPOSED)]
             if scope["method"] == "OPTIONS" and single_header(scope, b"access-control-request-method"):
                 return await self._answer_preflight(headers, send)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive, adding(send, headers))
 
     async def _answer_preflight(self, headers: list[tuple[bytes, bytes]], send: Send) -> None:
         allowed = [

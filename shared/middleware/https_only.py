@@ -1,8 +1,9 @@
 """Refuses requests without TLS."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import errors
+from shared.middleware.added_headers import adding
 from shared.urls import routed_path
 
 OPEN_PATHS = frozenset({"/health"})  # the host's own probes do not come through the proxy
@@ -26,17 +27,8 @@ class HTTPSOnly:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if scope["scheme"] == "https":
-            return await self.app(scope, receive, _strict(send))
+            return await self.app(scope, receive, adding(send, [STRICT_TRANSPORT]))
         if routed_path(scope) in OPEN_PATHS:
             return await self.app(scope, receive, send)
         problem = errors.Forbidden("https_required", "this service is to be reached by https:// only")
         await errors.response(problem, scope)(scope, receive, send)
-
-
-def _strict(send: Send) -> Send:
-    async def send_strict(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], STRICT_TRANSPORT]
-        await send(message)
-
-    return send_strict

@@ -4,7 +4,9 @@ import random
 import re
 from contextvars import ContextVar
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.middleware.added_headers import adding
 
 ACCEPTED = re.compile(rb"[A-Za-z0-9._+/=-]{8,200}")
 
@@ -41,11 +43,4 @@ class RequestId:
             return await self.app(scope, receive, send)
         request_id = scope["request_id"] = _choose(scope)
         current.set(request_id)
-        headers = standard_headers(request_id)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *headers]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive, adding(send, standard_headers(request_id)))

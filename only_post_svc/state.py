@@ -1,4 +1,4 @@
-"""What handlers share: the state, who sent a request, and JSON answers."""
+"""What handlers share: the state, who sent a request, and the answer that is a task."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypedDict
@@ -19,6 +19,7 @@ from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
 from shared.rate_limits import RateLimit, count
+from shared.responses import written_response
 
 SCOPE = "tasks"  # of callers
 OPERATE = "operate"  # of operators, who pause types
@@ -84,12 +85,8 @@ async def caller_of(request: Request[State], scope: str = SCOPE) -> str:
     return (await requester_of(request, scope)).id
 
 
-def json_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body.encode(), status, headers, media_type="application/json")
-
-
 def task_response(task: TaskRow, headers: dict[str, str] | None = None) -> Response:
     """200 with a task that has ended, else 202 and when to ask again."""
     if task.is_final:
-        return json_response(task_json(task), 200, headers)
-    return json_response(task_json(task), 202, {"Retry-After": "1", **(headers or {})})
+        return written_response(task_json(task), 200, headers)
+    return written_response(task_json(task), 202, {"Retry-After": "1", **(headers or {})})

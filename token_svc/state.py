@@ -1,10 +1,9 @@
-"""What handlers share: the state, the holder of a request's token, and JSON answers."""
+"""What handlers share: the state, and the holder of a request's token."""
 
 import asyncio
 from typing import Any, NamedTuple, TypedDict
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from shared import auth
 from shared.auth import Caller, TokenDoor
@@ -12,7 +11,6 @@ from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
 from shared.rate_limits import AtOnce, RateLimit, count
-from shared.strict_json import encode
 from token_svc import sessions
 from token_svc.accounts import AccountRow
 from token_svc.changes import Watchers
@@ -66,12 +64,3 @@ async def holder_of(request: Request[State], scope: str = "") -> Holder:
 def language_of(request: Request[State]) -> str:
     """The Accept-Language header, for mails."""
     return request.headers.get("accept-language", "")[:MAX_LANGUAGE]
-
-
-def written_response(body: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An answer that is JSON already."""
-    return Response(body.encode(), status, headers, media_type="application/json")
-
-
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return written_response(encode(value), status, headers)

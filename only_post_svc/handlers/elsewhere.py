@@ -13,10 +13,11 @@ from only_post_svc.models.elsewhere import (
     held_json,
     held_of,
 )
-from only_post_svc.state import WORK, State, caller_of, json_response
+from only_post_svc.state import WORK, State, caller_of
 from shared.bodies import read_json
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import list_json
+from shared.responses import written_response
 from shared.strict_json import encode
 
 CLAIM = Operation(
@@ -34,7 +35,7 @@ async def claim(request: Request[State]) -> Response:
     request.state["types"].check_elsewhere(wanted.types)
     runs = await request.state["claimants"].claim(wanted.types, wanted.limit, wanted.wait, request.is_disconnected)
     request.state["note_claims"](len(runs))
-    return json_response(list_json(map(claimed_json, runs)))
+    return written_response(list_json(map(claimed_json, runs)))
 
 
 RENEW = Operation(
@@ -50,7 +51,7 @@ async def renew(request: Request[State]) -> Response:
     await caller_of(request, WORK)
     runs = [held_of(run) for run in RENEW_REQUEST.parse(await read_json(request)).runs]
     leases = await request.state["claimants"].renew(runs)
-    return json_response(list_json(map(held_json, leases)))
+    return written_response(list_json(map(held_json, leases)))
 
 
 FINISH = Operation(
@@ -67,4 +68,4 @@ async def finish(request: Request[State]) -> Response:
     runs = FINISH_REQUEST.parse(await read_json(request)).endings()
     ended = await request.state["claimants"].finish(runs)
     items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
-    return json_response(list_json(items))
+    return written_response(list_json(items))

@@ -15,12 +15,13 @@ from only_post_svc.models.schedules import (
     schedule_json,
 )
 from only_post_svc.schedules import ScheduleRow
-from only_post_svc.state import SCOPE, State, caller_of, json_response, requester_of
+from only_post_svc.state import SCOPE, State, caller_of, requester_of
 from shared.bodies import read_json
 from shared.database import Transaction
 from shared.errors import NotFound
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import list_json
+from shared.responses import written_response
 from shared.strict_json import encode
 
 SCHEDULE = Operation(
@@ -44,7 +45,7 @@ async def schedule(request: Request[State]) -> Response:
 
     row, is_new = await database.write(unit)
     database.publish(hints.SCHEDULED)
-    return json_response(schedule_json(row), 201 if is_new else 200)
+    return written_response(schedule_json(row), 201 if is_new else 200)
 
 
 SCHEDULES = Operation(
@@ -67,7 +68,7 @@ async def list_schedules(request: Request[State]) -> Response:
     cursor = None
     if rows[limit:]:
         cursor = cursors.write(encode([items[-1].name, items[-1].in_code]), "schedules", caller)
-    return json_response(list_json(map(schedule_json, items), next_cursor=cursor))
+    return written_response(list_json(map(schedule_json, items), next_cursor=cursor))
 
 
 def _position(cursor: str) -> tuple[str, int]:
@@ -91,4 +92,4 @@ async def unschedule(request: Request[State]) -> Response:
     row = await request.state["database"].write(lambda tx: schedules.remove(tx, caller, name))
     if row is None:
         raise NotFound("schedule_not_found", "there is no such schedule")
-    return json_response(schedule_json(row))
+    return written_response(schedule_json(row))

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from only_post_svc import metrics
 from only_post_svc.models.health import BriefHealth, Health
-from only_post_svc.state import State, json_response, known_requester
+from only_post_svc.state import State, known_requester
 from shared import metrics_endpoint
 from shared.bodies import read_optional_json
 from shared.errors import Unauthorized
 from shared.openapi import JSON, Operation, Reply
+from shared.responses import health_response, written_response
 from shared.schemas import Schema
-from shared.strict_json import encode
 
 ANY_OBJECT: Schema = {"type": "object"}
 ANY_HEALTH = Health | BriefHealth
@@ -33,12 +33,10 @@ GET_HEALTH = replace(HEALTH, name="get_health", body={})
 
 async def health(request: Request[State]) -> Response:
     await read_optional_json(request)
-    is_ok, report = await request.state["health"].report()
+    report = await request.state["health"].report()
     if not await _may_see_all(request):
-        report = {name: report[name] for name in ("status", "version")}
-    if not is_ok:
-        return json_response(encode(report), 503, {"Retry-After": "5"})
-    return json_response(encode(report))
+        report = report._replace(body={name: report.body[name] for name in ("status", "version")})
+    return health_response(report)
 
 
 async def _may_see_all(request: Request[State]) -> bool:
@@ -72,4 +70,4 @@ OPENAPI = Operation(
 async def show_document(request: Request[State]) -> Response:
     who = await known_requester(request, "")
     await read_optional_json(request)
-    return json_response(request.state["document"](request.state["types"].scopes(who.has_scope)))
+    return written_response(request.state["document"](request.state["types"].scopes(who.has_scope)))

@@ -12,7 +12,7 @@ from only_post_svc import hints, queue
 from only_post_svc.backlog import Place
 from only_post_svc.models.tasks import BATCH_REQUEST, SUBMIT_REQUEST, TASK_REQUEST, Batch, Task, task_json
 from only_post_svc.queue import NewTask, TaskRow
-from only_post_svc.state import SCOPE, Requester, State, json_response, requester_of, task_response
+from only_post_svc.state import SCOPE, Requester, State, requester_of, task_response
 from only_post_svc.task_types import Types
 from only_post_svc.tracing import traceparent_of
 from shared.bodies import read_json
@@ -21,6 +21,7 @@ from shared.errors import Invalid, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Reply
 from shared.pages import list_json
+from shared.responses import written_response
 from shared.schemas import Fault
 
 SUBMIT_HEADERS = ("Idempotency-Replayed", "Task-Existing")
@@ -50,7 +51,7 @@ async def submit(request: Request[State]) -> Response:
             task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds, is_new=is_new)
             if task is not None:
                 return task_response(task, headers)
-    return json_response(answer.body, answer.status, headers)
+    return written_response(answer.body, answer.status, headers)
 
 
 async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, dict[str, str], float]:
@@ -80,7 +81,7 @@ async def submit_batch(request: Request[State]) -> Response:
     body = await read_json(request)
     new = _batch(BATCH_REQUEST.parse(body).tasks, request.state["types"], who, traceparent_of(request))
     answer, headers = await _submit_once(request, "POST /api/batch", who, body, new, _items)
-    return json_response(answer.body, answer.status, headers)
+    return written_response(answer.body, answer.status, headers)
 
 
 def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, traceparent: str | None) -> list[NewTask]:

@@ -1,19 +1,16 @@
 """Task types: list, pause, resume."""
 
-from collections.abc import Callable
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from only_post_svc import hints, shares
 from only_post_svc.models.task_types import EMPTY_REQUEST, TYPE_REQUEST, PausedType, TaskTypes
-from only_post_svc.state import OPERATE, SCOPE, State, json_response, requester_of
+from only_post_svc.state import OPERATE, SCOPE, State, requester_of
 from shared.bodies import read_json, read_optional_json
-from shared.database import Transaction
 from shared.errors import Invalid
 from shared.openapi import JSON, Operation, Reply
+from shared.responses import json_response
 from shared.schemas import Fault
-from shared.strict_json import encode
 
 TYPES = Operation(
     name="list_types",
@@ -29,7 +26,7 @@ async def list_types(request: Request[State]) -> Response:
     who = await requester_of(request)
     EMPTY_REQUEST.parse(await read_optional_json(request))
     paused = await request.state["database"].read(shares.paused)
-    return json_response(encode({"items": request.state["types"].listing(paused, who.has_scope)}))
+    return json_response({"items": request.state["types"].listing(paused, who.has_scope)})
 
 
 PAUSE = Operation(
@@ -42,7 +39,7 @@ PAUSE = Operation(
 
 
 async def pause(request: Request[State]) -> Response:
-    return await _set_paused(request, shares.pause, is_paused=True)
+    return await _set_paused(request, is_paused=True)
 
 
 RESUME = Operation(
@@ -55,16 +52,15 @@ RESUME = Operation(
 
 
 async def resume(request: Request[State]) -> Response:
-    return await _set_paused(request, shares.resume, is_paused=False)
+    return await _set_paused(request, is_paused=False)
 
 
-async def _set_paused(
-    request: Request[State], change: Callable[[Transaction, str], None], *, is_paused: bool
-) -> Response:
+async def _set_paused(request: Request[State], *, is_paused: bool) -> Response:
     await requester_of(request, OPERATE)
     type = TYPE_REQUEST.parse(await read_json(request)).type
     if type not in request.state["types"]:
         raise Invalid([Fault("/type", "unknown task type; POST /api/types lists them")])
+    change = shares.pause if is_paused else shares.resume
     await request.state["database"].write(lambda tx: change(tx, type))
     request.state["database"].publish(hints.LANES)
-    return json_response(encode({"type": type, "paused": is_paused}))
+    return json_response({"type": type, "paused": is_paused})

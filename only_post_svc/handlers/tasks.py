@@ -20,13 +20,13 @@ from only_post_svc.models.tasks import (
     status_of,
 )
 from only_post_svc.queue import MAX_SWEPT, TaskRow
-from only_post_svc.state import SCOPE, Requester, State, caller_of, json_response, requester_of, task_response
+from only_post_svc.state import SCOPE, Requester, State, caller_of, requester_of, task_response
 from shared.bodies import read_json
 from shared.database import Transaction
 from shared.errors import Conflict, NotFound
 from shared.openapi import JSON, Codes, Operation, Reply
 from shared.pages import list_json
-from shared.strict_json import encode
+from shared.responses import json_response, written_response
 
 MAX_CHANGED = 10_000  # tasks, by one request with a filter
 NOT_FOUND: Codes = {404: "task_not_found"}
@@ -51,7 +51,7 @@ async def result(request: Request[State]) -> Response:
     failed = await state["database"].read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
     is_development = state["settings"].app_env == "development"
     body = fetched_json(task, failed, with_traceback=is_development)
-    return json_response(body) if task.is_final else json_response(body, 202, {"Retry-After": "1"})
+    return written_response(body) if task.is_final else written_response(body, 202, {"Retry-After": "1"})
 
 
 LIST = Operation(
@@ -83,7 +83,7 @@ async def list_tasks(request: Request[State]) -> Response:
     )
     items = tasks[:limit]
     cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None
-    return json_response(list_json(map(listed_json, items), next_cursor=cursor))
+    return written_response(list_json(map(listed_json, items), next_cursor=cursor))
 
 
 CANCEL = Operation(
@@ -191,7 +191,7 @@ async def _retry_all(request: Request[State], who: Requester, selection: Selecti
 
 
 def _changed(count: int, *, has_more: bool) -> Response:
-    return json_response(encode({"count": count, "has_more": has_more}))
+    return json_response({"count": count, "has_more": has_more})
 
 
 def _found(task: TaskRow | None) -> TaskRow:

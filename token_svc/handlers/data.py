@@ -11,11 +11,12 @@ from shared.database import Transaction
 from shared.errors import Conflict, NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
+from shared.responses import written_response
 from token_svc import items, sessions
 from token_svc.conditions import IF_MATCH, IF_NONE_MATCH, UNWANTED, check_conditions, etag, is_among, tags_of
 from token_svc.items import ItemRow, Room
 from token_svc.models.items import CREATE_REQUEST, ITEM_REQUEST, PATCH_REQUEST, Item, id_of, item_json
-from token_svc.state import Holder, State, holder_of, written_response
+from token_svc.state import Holder, State, holder_of
 
 MERGE_PATCH = "application/merge-patch+json"
 MERGE_TRIES = 20  # a try fails only when another writer succeeds: twenty writers at once all get through

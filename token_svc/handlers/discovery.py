@@ -5,10 +5,11 @@ from starlette.responses import Response
 
 from shared import urls
 from shared.openapi import Operation, Reply
+from shared.responses import json_response
 from token_svc import scopes
 from token_svc.handlers.oauth import GRANT_TYPES
 from token_svc.models.tokens import PublicKeys, ServerMetadata
-from token_svc.state import State, json_response
+from token_svc.state import State
 
 AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 

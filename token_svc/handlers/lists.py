@@ -10,11 +10,12 @@ from shared.database import Transaction
 from shared.errors import Invalid, Problem
 from shared.openapi import Operation, Parameter, Reply
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, list_json, number_of
+from shared.responses import written_response
 from shared.schemas import Fault, Limits
 from token_svc import filters, items, sessions
 from token_svc.items import Deleted, ItemRow, Page
 from token_svc.models.items import ItemPage, change_json, item_json
-from token_svc.state import Holder, State, holder_of, written_response
+from token_svc.state import Holder, State, holder_of
 
 MAX_WAIT_SECONDS = 25  # Heroku's router gives up at 30
 LIMIT = Parameter(

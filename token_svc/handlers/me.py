@@ -13,6 +13,7 @@ from shared.errors import Forbidden
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import MAX_LIMIT
 from shared.rate_limits import AtOnce, address
+from shared.responses import json_response
 from shared.strict_json import encode
 from token_svc import accounts, attempts, events, items, names, sessions
 from token_svc.credentials import counted_address
@@ -36,7 +37,7 @@ from token_svc.models.accounts import (
 from token_svc.models.exports import Export
 from token_svc.models.items import item_json
 from token_svc.models.tokens import Tokens, pair_json
-from token_svc.state import Holder, State, holder_of, json_response, language_of
+from token_svc.state import Holder, State, holder_of, language_of
 
 EXPORT_BYTES = 128 * 1024  # in memory at once, or one item that is larger
 

@@ -17,6 +17,7 @@ from shared.errors import BadRequest, Forbidden, Invalid, Problem
 from shared.middleware.single_headers import single_header
 from shared.openapi import JSON, Operation, Reply
 from shared.rate_limits import address, count
+from shared.responses import json_response
 from shared.schemas import Fault
 from shared.strict_json import NotJSON
 from token_svc import accounts, credentials, events, scopes, sessions
@@ -42,7 +43,7 @@ from token_svc.models.tokens import (
     pair_json,
 )
 from token_svc.sessions import Pair
-from token_svc.state import State, holder_of, json_response, language_of
+from token_svc.state import State, holder_of, language_of
 
 GRANT_TYPES = ("password", "refresh_token", "client_credentials")
 FORM = "application/x-www-form-urlencoded"

@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from shared import metrics_endpoint
 from shared.openapi import Operation, Reply
+from shared.responses import health_response, written_response
 from token_svc import metrics
 from token_svc.models.health import Health
-from token_svc.state import State, json_response, written_response
+from token_svc.state import State
 
 HEALTH = Operation(
     name="health",
@@ -20,8 +21,7 @@ HEALTH = Operation(
 
 
 async def health(request: Request[State]) -> Response:
-    is_ok, report = await request.state["health"].report()
-    return json_response(report) if is_ok else json_response(report, 503, {"Retry-After": "5"})
+    return health_response(await request.state["health"].report())
 
 
 METRICS = metrics_endpoint.OPERATION

@@ -36,6 +36,10 @@ class Recurrence:
     every_ms: int | None = None
     timezone: str = "UTC"
 
+    @classmethod
+    def of(cls, cron: str | None, every_seconds: float | None, timezone: str) -> "Recurrence":
+        return cls(cron, None if every_seconds is None else int(every_seconds * 1000), timezone)
+
     def after(self, moment: int, tick: int | None = None) -> int:
         """The first tick after `moment`; `every` counts from `tick`, an earlier one. Raises NeverTicks."""
         if self.every_ms is None:
@@ -89,9 +93,5 @@ def zone(name: str) -> ZoneInfo:
     """Raises NeverTicks."""
     try:
         return ZoneInfo(name)
-    except (
-        KeyError,
-        ValueError,
-        OSError,
-    ):  # ZoneInfo opens a path made of the name: not there, outside, a directory, too long
+    except (KeyError, ValueError, OSError):  # of a path made of the name: not there, outside, a directory, too long
         raise NeverTicks(name) from None

@@ -102,6 +102,12 @@ class TaskType:
     max_running: int | None = None  # over all workers
     max_running_per_key: int | None = None
 
+    @property
+    def recurrence(self) -> Recurrence | None:
+        """When it runs by itself, None where it does not."""
+        is_scheduled = self.cron is not None or self.every is not None
+        return Recurrence.of(self.cron, self.every, self.timezone) if is_scheduled else None
+
 
 @dataclass(frozen=True)
 class Handler:
@@ -156,65 +162,67 @@ def task(
     def register(function: F) -> F:
         if name in handlers:
             raise DefinitionError(f"task {name!r} is defined twice")
-        if not name or not 0 < timeout <= MAX_TIMEOUT_SECONDS or not 1 <= max_attempts <= MAX_ATTEMPTS:
-            raise DefinitionError(
-                f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
-            )
-        if min(max_running or 1, max_running_per_key or 1) < 1 or 0 in (max_running, max_running_per_key):
-            raise DefinitionError(f"task {name!r}: max_running and max_running_per_key are 1 or more; POST /api/pause")
-        if not SCOPE.fullmatch(scope):
-            raise DefinitionError(f"task {name!r}: a scope is one word of visible ASCII")
-        handler = _handler(function, name, timeout, max_attempts)
-        task_type = dataclasses.replace(
-            handler.task_type,
+        type = TaskType(
+            type=name,
+            description=inspect.getdoc(function) or "",
+            payload_schema={},
+            timeout=timeout,
+            max_attempts=max_attempts,
+            # What runs elsewhere needs no child of this service to itself.
+            is_async=inspect.iscoroutinefunction(function) or elsewhere,
             cron=cron,
             every=every,
             timezone=timezone,
             elsewhere=elsewhere,
-            # What runs elsewhere needs no child of this service to itself.
-            is_async=handler.task_type.is_async or elsewhere,
             scope=scope,
             max_running=max_running,
             max_running_per_key=max_running_per_key,
         )
-        _check_schedule(task_type)
-        handlers[name] = dataclasses.replace(handler, task_type=task_type)
+        _check_bounds(type)
+        handler = _handler(function, type)
+        _check_schedule(handler.task_type)
+        handlers[name] = handler
         return function
 
     return register
 
 
+def _check_bounds(type: TaskType) -> None:
+    name, bounds = type.type, (type.max_running, type.max_running_per_key)
+    if not name or not 0 < type.timeout <= MAX_TIMEOUT_SECONDS or not 1 <= type.max_attempts <= MAX_ATTEMPTS:
+        raise DefinitionError(
+            f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
+        )
+    if any(bound is not None and bound < 1 for bound in bounds):
+        raise DefinitionError(f"task {name!r}: max_running and max_running_per_key are 1 or more; POST /api/pause")
+    if not SCOPE.fullmatch(type.scope):
+        raise DefinitionError(f"task {name!r}: a scope is one word of visible ASCII")
+
+
 def _check_schedule(type: TaskType) -> None:
-    if type.cron is None and type.every is None:
-        return
     if type.every is not None and not MIN_EVERY_SECONDS <= type.every <= MAX_EVERY_SECONDS:
         raise DefinitionError(f"task {type.type!r}: every must be from {MIN_EVERY_SECONDS} to {MAX_EVERY_SECONDS} s")
-    recurrence = Recurrence(type.cron, None if type.every is None else int(type.every * 1000), type.timezone)
-    for fault in recurrence.faults(int(time.time() * 1000)):
+    if type.recurrence is None:
+        return
+    for fault in type.recurrence.faults(int(time.time() * 1000)):
         raise DefinitionError(f"task {type.type!r}: {fault.pointer.removeprefix('/')}: {fault.detail}")
     if type.payload_schema.get("required"):
         raise DefinitionError(f"task {type.type!r}: a schedule sends no payload, so every parameter needs a default")
 
 
-def _handler(function: Callable[..., Any], name: str, timeout: float, max_attempts: int) -> Handler:
+def _handler(function: Callable[..., Any], type: TaskType) -> Handler:
+    """The function with its type, whose payload's schema its signature makes."""
     try:
         _check_kind(function)
         parameters = inspect.signature(function).parameters
         annotations = _hints(function, parameters)
         schema = _payload_schema(parameters.values(), annotations)
     except (TypeError, NameError, ValueError) as error:
-        raise DefinitionError(f"task {name!r}: {error}") from None
-    task_type = TaskType(
-        type=name,
-        description=inspect.getdoc(function) or "",
-        payload_schema=schema,
-        timeout=timeout,
-        max_attempts=max_attempts,
-        is_async=inspect.iscoroutinefunction(function),
-    )
+        raise DefinitionError(f"task {type.type!r}: {error}") from None
     builders = {name: builder(hint) for name, hint in annotations.items() if name in schema["properties"]}
     collector = next((name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD), "")
-    return Handler(function, task_type, builders, CONTEXT in parameters, builder(annotations.get(collector, Any)))
+    others = builder(annotations.get(collector, Any))
+    return Handler(function, dataclasses.replace(type, payload_schema=schema), builders, CONTEXT in parameters, others)
 
 
 def _name_of(function: Any) -> str:

@@ -72,16 +72,14 @@ class NewSchedule:
 
 def declared(types: Iterable[TaskType]) -> list[NewSchedule]:
     """The schedules of the code, each under its type's name."""
-    return [_declared(type) for type in types if type.cron is not None or type.every is not None]
+    return [_declared(type, recurrence) for type in types if (recurrence := type.recurrence)]
 
 
-def _declared(type: TaskType) -> NewSchedule:
-    every_ms = None if type.every is None else int(type.every * 1000)
+def _declared(type: TaskType, recurrence: Recurrence) -> NewSchedule:
     timeout_ms, is_alone = int(type.timeout * 1000), not type.is_async
     lane = type.type if type.elsewhere else ""
     task = NewTask(type.type, "{}", timeout_ms, type.max_attempts, is_alone=is_alone, lane=lane)
-    recurrence = Recurrence(type.cron, every_ms, type.timezone)
-    said = encode([type.type, type.cron, every_ms, type.timezone, task._asdict()])
+    said = encode([type.type, type.cron, recurrence.every_ms, type.timezone, task._asdict()])
     return NewSchedule(type.type, recurrence, task, mark=hashlib.sha256(said.encode()).hexdigest()[:16])
 
 

@@ -76,8 +76,7 @@ class Types:
 
     def new_schedule(self, request: ScheduleRequest, now: int, *, is_person: bool = False) -> NewSchedule:
         """The schedule that a request asks for at `now`. Raises Invalid."""
-        every_ms = None if request.every is None else int(request.every * 1000)
-        recurrence = Recurrence(request.cron, every_ms, request.timezone)
+        recurrence = Recurrence.of(request.cron, request.every, request.timezone)
         faults = recurrence.faults(now)
         try:
             new = self.new_task(request.of_task())

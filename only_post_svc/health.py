@@ -27,7 +27,7 @@ async def look(database: Database, types: Collection[str]) -> Report:
         "queued": found.queued,
         "scheduled": found.scheduled,
         "running": found.running,
-        "oldest_queued_seconds": _age_seconds(found),
+        "oldest_queued_seconds": found.oldest_queued_seconds,
         **({"unknown_types": sorted(unknown)} if unknown else {}),
     }
     told = {"held": found.held, "paused": found.paused, "unclaimed": found.unclaimed}
@@ -51,6 +51,10 @@ class Condition(NamedTuple):
     unclaimed: list[str]  # types that no worker here has, says the time that their tasks have waited
     workers: list[dict[str, Any]]
 
+    @property
+    def oldest_queued_seconds(self) -> float | None:
+        return None if self.oldest_queued_at is None else max(0, self.now - self.oldest_queued_at) / 1000
+
 
 # A task that any worker could take does not wait long in a lane of its own type.
 APART = """
@@ -67,9 +71,9 @@ def condition(tx: Transaction) -> Condition:
     since = {type: since for type, _, since in apart if type not in paused}
     late = tx.now - STALLED_SECONDS * 1000
     unclaimed = sorted(type for type in since if since[type] < late)
-    (held,) = tx.all("SELECT count(*) FROM task WHERE status = 'held'")[0]
-    (scheduled,) = tx.all("SELECT count(*) FROM task WHERE status = 'scheduled'")[0]
-    (running,) = tx.all("SELECT count(*) FROM task WHERE status = 'running'")[0]
+    # Statuses are written out, since only so a partial index fits.
+    sql = "SELECT count(*) FROM task WHERE status = '{status}'"
+    scheduled, held, running = (tx.all(sql.format(status=one))[0][0] for one in ("scheduled", "held", "running"))
     names = ("id", "host", "pid", "processes", "running", "started_at", "seen_at", "claimed_at")
     rows = tx.all(f"SELECT {', '.join(names)} FROM worker ORDER BY started_at, id")
     found = [dict(zip(names, row, strict=True)) for row in rows]
@@ -86,16 +90,10 @@ def unknown_types(tx: Transaction, types: Collection[str]) -> dict[str, int]:
     return {type: count for type, count in tx.all(BY_TYPE) if type not in types}
 
 
-def _age_seconds(condition: Condition) -> float | None:
-    if condition.oldest_queued_at is None:
-        return None
-    return max(0, condition.now - condition.oldest_queued_at) / 1000
-
-
 def _is_stalled(condition: Condition) -> bool:
     claims = [row["claimed_at"] for row in condition.workers if row["claimed_at"] is not None]
     claimed_lately = bool(claims) and condition.now - max(claims) < STALLED_SECONDS * 1000
-    return (_age_seconds(condition) or 0) >= STALLED_SECONDS and not claimed_lately
+    return (condition.oldest_queued_seconds or 0) >= STALLED_SECONDS and not claimed_lately
 
 
 def _worker(row: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _condition(tx: Transaction) -> list[str]:
     now = condition(tx)
     counted = ("queued", "scheduled", "held", "running")
     states: dict[Labels, float] = {(state,): getattr(now, state) for state in counted}
-    age = 0 if now.oldest_queued_at is None else max(0, now.now - now.oldest_queued_at) / 1000
+    age = now.oldest_queued_seconds or 0
     processes = [worker["processes"] for worker in now.workers if worker["processes"]]
     return [
         family("gauge", "only_post_tasks", "Tasks that have not ended.", ("state",), states),
@@ -89,15 +89,10 @@ def _condition(tx: Transaction) -> list[str]:
 
 def _counts(tx: Transaction) -> list[str]:
     values: dict[str, dict[Labels, float]] = {}
-    for worker_id, counts in _stored_counts(tx):
+    for worker_id, counts in tx.all("SELECT id, counts FROM worker ORDER BY started_at, id"):
         for event, *labels, count in json.loads(counts):
             values.setdefault(event, {})[(worker_id, *labels)] = count
     return [
         family("counter", name, meaning, ("worker", *labels), values.get(event, {}))
         for event, (name, meaning, labels) in COUNTERS.items()
     ]
-
-
-def _stored_counts(tx: Transaction) -> list[tuple[str, str]]:
-    """The id of each worker, and what it has counted."""
-    return [(id, counts) for id, counts in tx.all("SELECT id, counts FROM worker ORDER BY started_at, id")]

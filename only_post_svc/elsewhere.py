@@ -222,7 +222,8 @@ class Claimants:
         self._is_stopping = True
         for waiting in self._waiting.values():
             for turn in waiting:
-                _wake(turn)
+                if not turn.done():
+                    turn.set_result(None)
 
     async def claim(self, types: Iterable[str], limit: int, seconds: float, is_gone: IsGone) -> list[RunElsewhere]:
         """Up to `limit`; none when there are none for that long, or this process stops. A client that `is_gone` gets
@@ -275,10 +276,8 @@ class Claimants:
                 self._wake_first(types)
 
     def _wake_first(self, types: tuple[str, ...]) -> None:
-        for turn in self._waiting.get(types, ()):
-            if not turn.done():
-                turn.set_result(None)
-                return
+        if turn := next((turn for turn in self._waiting.get(types, ()) if not turn.done()), None):
+            turn.set_result(None)
 
     async def renew(self, runs: Sequence[Held]) -> list[Lease]:
         return await self._database.write(lambda tx: renew(tx, runs, self._lease_seconds))
@@ -296,8 +295,3 @@ class Claimants:
         if any(ending.error is not None for _, ending in ended):
             self._database.publish(hints.SCHEDULED)
         return {claim.lease for claim, _ in ended}
-
-
-def _wake(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)

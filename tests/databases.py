@@ -5,12 +5,14 @@ import fcntl
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests import postgres
 from tests.processes import HTTPService
+
+S = TypeVar("S", bound=HTTPService)
 
 ENGINES = ("sqlite", "postgres")
 ON_A_FILE = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)  # where the engine can make no difference
@@ -24,6 +26,15 @@ def settings_of(engine: str) -> Iterator[dict[str, str]]:
         return
     with postgres.new_database() as url:
         yield {"DATABASE_URL": url}
+
+
+@contextlib.contextmanager
+def shared_by_tests(make: type[S], storage: str, directory: Path, **env: str) -> Iterator[S]:
+    """A service with settings of its own on an empty database, for the tests of a module that break nothing."""
+    with settings_of(storage) as database:
+        service = make(directory, {**env, **database})
+        yield service
+        service.kill()
 
 
 def rows(service: HTTPService, sql: str, *values: Any) -> list[tuple[Any, ...]]:

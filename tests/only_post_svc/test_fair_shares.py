@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import ON_A_FILE, rows
+from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
@@ -290,9 +290,15 @@ def test_a_timeout_from_outside_is_a_second_at_least(ann: Caller) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/timeout")
 
 
-def test_the_bound_of_what_waits_is_each_callers_own(start_service: Callable[..., Service]) -> None:
-    service = start_service(**SETTINGS, MAX_QUEUED_PER_CALLER="5", WORKER_PROCESSES="0")
-    ann, bob = Caller(service), Caller(service, is_machine=True)
+@pytest.fixture(scope="module")
+def bounded(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {**SETTINGS, "MAX_QUEUED_PER_CALLER": "5", "WORKER_PROCESSES": "0"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("bounded"), **env) as service:
+        yield service
+
+
+def test_the_bound_of_what_waits_is_each_callers_own(bounded: Service) -> None:
+    ann, bob = Caller(bounded), Caller(bounded, is_machine=True)
     for caller in (ann, bob):
         caller.batch([{"type": "who"}] * 5)
         refused = caller.post("/api/task", {"type": "who"})
@@ -301,9 +307,8 @@ def test_the_bound_of_what_waits_is_each_callers_own(start_service: Callable[...
         assert int(refused.headers["Retry-After"]) >= 1
 
 
-def test_what_is_queued_again_waits_within_the_bound_too(start_service: Callable[..., Service]) -> None:
-    service = start_service(**SETTINGS, MAX_QUEUED_PER_CALLER="5", WORKER_PROCESSES="0")
-    ann = Caller(service)
+def test_what_is_queued_again_waits_within_the_bound_too(bounded: Service) -> None:
+    ann = Caller(bounded)
     four = {"tasks": [{"type": "who"}] * 4}
     for _ in range(2):
         eventually(lambda: ann.post("/api/batch", four).status_code == 202)

@@ -1,15 +1,15 @@
 """POST /health."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 
 from shared import VERSION
-from tests.databases import ON_A_FILE, rows
+from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.only_post_svc.answers import problem
-from tests.processes import Service, Worker, eventually
+from tests.processes import TASKS, Service, Worker, eventually
 
 
 def health(service: Service) -> requests.Response:
@@ -64,11 +64,27 @@ def test_health_get_opens_that_one_path(start_service: Callable[..., Service]) -
     assert health(service).status_code == 200
 
 
-def test_the_queue_is_counted(start_service: Callable[..., Service]) -> None:
-    service = start_service(WORKER_PROCESSES="0")
+@pytest.fixture(scope="module")
+def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that runs nothing."""
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("idle"), **env) as service:
+        yield service
+
+
+@pytest.fixture
+def empty(idle: Service) -> Service:
+    """One where nothing waits, as far as it knows."""
+    idle.post("/api/cancel", {"filter": {}})
+    nothing = {"queued": 0, "scheduled": 0, "running": 0, "oldest_queued_seconds": None}
+    eventually(lambda: health(idle).json()["queue"] == nothing)
+    return idle
+
+
+def test_the_queue_is_counted(empty: Service) -> None:
     tasks = [{"type": "echo"}, {"type": "echo"}, {"type": "echo", "delay": 3600}]
-    service.post("/api/batch", {"tasks": tasks})
-    counted = eventually(lambda: (queue := health(service).json()["queue"])["queued"] and queue)
+    empty.post("/api/batch", {"tasks": tasks})
+    counted = eventually(lambda: (queue := health(empty).json()["queue"])["queued"] and queue)
     oldest = counted.pop("oldest_queued_seconds")
     assert counted == {"queued": 2, "scheduled": 1, "running": 0}
     assert 0 <= oldest < 10
@@ -93,15 +109,13 @@ def test_it_is_degraded_while_tasks_wait_that_nobody_claims(
     eventually(lambda: health(service).status_code == 200)
 
 
-def test_tasks_that_are_not_due_degrade_nothing(start_service: Callable[..., Service]) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    service.submit("echo", delay=3600)
-    report = eventually(lambda: (seen := health(service).json())["queue"]["scheduled"] and seen)
+def test_tasks_that_are_not_due_degrade_nothing(empty: Service) -> None:
+    empty.submit("echo", delay=3600)
+    report = eventually(lambda: (seen := health(empty).json())["queue"]["scheduled"] and seen)
     assert (report["status"], report["queue"]["oldest_queued_seconds"]) == ("ok", None)
 
 
-def test_a_past_run_at_does_not_look_like_a_long_wait(start_service: Callable[..., Service]) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    service.submit("echo", run_at="2001-01-01T00:00:00Z")
-    report = eventually(lambda: (seen := health(service).json())["queue"]["queued"] and seen)
+def test_a_past_run_at_does_not_look_like_a_long_wait(empty: Service) -> None:
+    empty.submit("echo", run_at="2001-01-01T00:00:00Z")
+    report = eventually(lambda: (seen := health(empty).json())["queue"]["queued"] and seen)
     assert report["status"] == "ok"

@@ -8,9 +8,9 @@ import requests
 
 from tests import numbers
 from tests.commands import command
-from tests.databases import ON_A_FILE, rows
+from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.only_post_svc.answers import problem
-from tests.processes import Service, Worker, eventually
+from tests.processes import TASKS, Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
 TOKEN = "a-token-of-the-collector"
@@ -39,6 +39,14 @@ def fresh(start_service: Callable[..., Service]) -> Service:
     return start_service(WORKER_PROCESSES="1", LEASE_SECONDS="3")
 
 
+@pytest.fixture(scope="module")
+def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that runs nothing."""
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0", "HEALTH_GET": "true"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("idle"), **env) as service:
+        yield service
+
+
 @ON_A_FILE
 def test_it_is_the_text_format_of_prometheus(service: Service) -> None:
     answer = ask(service)
@@ -49,34 +57,36 @@ def test_it_is_the_text_format_of_prometheus(service: Service) -> None:
 
 @ON_A_FILE
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
-def test_it_is_no_exception_from_post_only(start_service: Callable[..., Service], method: str) -> None:
-    service = start_service(WORKER_PROCESSES="0", HEALTH_GET="true")
-    answer = requests.request(method, f"{service.url}/metrics", timeout=9)
+def test_it_is_no_exception_from_post_only(idle: Service, method: str) -> None:
+    answer = requests.request(method, f"{idle.url}/metrics", timeout=9)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 
 @ON_A_FILE
-def test_requests_are_counted_by_route_and_status(fresh: Service) -> None:
-    before = shown(fresh)
-    fresh.post("/api/task", {"type": "echo"})
-    fresh.post("/api/task", {"type": "nothing of the kind"})
-    fresh.post("/api/tasks/0190a0b0-secret")
-    after = shown(fresh)
+def test_requests_are_counted_by_route_and_status(idle: Service) -> None:
+    before = shown(idle)
+    idle.post("/api/task", {"type": "echo"})
+    idle.post("/api/task", {"type": "nothing of the kind"})
+    idle.post("/api/tasks/0190a0b0-secret")
+    after = shown(idle)
     for route, status in (("/api/task", 202), ("/api/task", 422), ("-", 404)):
         key = f'http_requests_total{{method="POST",route="{route}",status="{status}"}}'
         assert after[key] == before.get(key, 0) + 1
-    assert after['http_request_duration_seconds_count{route="/api/task"}'] == 2
-    assert after['http_request_duration_seconds_bucket{route="/api/task",le="+Inf"}'] == 2
+    for name in ('count{route="/api/task"}', 'bucket{route="/api/task",le="+Inf"}'):
+        key = f"http_request_duration_seconds_{name}"
+        assert after[key] == before.get(key, 0) + 2
     assert after['http_request_duration_seconds_sum{route="/api/task"}'] > 0
     assert "secret" not in str(after)
 
 
 @ON_A_FILE
-def test_a_method_that_a_caller_made_up_makes_no_series(fresh: Service) -> None:
-    requests.request("PROPFIND", f"{fresh.url}/api/task", timeout=9)  # one that the parser knows
-    requests.request("HUNTER", f"{fresh.url}/api/task", timeout=9)  # one that it refuses itself
-    after = shown(fresh)
-    assert after['http_requests_total{method="-",route="-",status="405"}'] == 2
+def test_a_method_that_a_caller_made_up_makes_no_series(idle: Service) -> None:
+    key = 'http_requests_total{method="-",route="-",status="405"}'
+    before = shown(idle).get(key, 0)
+    requests.request("PROPFIND", f"{idle.url}/api/task", timeout=9)  # one that the parser knows
+    requests.request("HUNTER", f"{idle.url}/api/task", timeout=9)  # one that it refuses itself
+    after = shown(idle)
+    assert after[key] == before + 2
     assert not any("PROPFIND" in key or "HUNTER" in key for key in after)
 
 

@@ -284,8 +284,7 @@ def test_one_slow_receiver_delays_no_other(start_service: Callable[..., Service]
     assert len(receiver.of("/hang")) < 50
 
 
-def test_a_failure_is_shown_and_tried_again(start_service: Callable[..., Service], receiver: Receiver) -> None:
-    service = start_service(WORKER_PROCESSES="1")
+def test_a_failure_is_shown_and_tried_again(service: Service, receiver: Receiver) -> None:
     task_id = service.submit("echo", notify=f"{receiver.url}/first/500")["task_id"]
     gone = service.submit("echo", notify=f"{receiver.url}/answer/410")["task_id"]
     failed = eventually(lambda: one if (one := service.result(task_id)["notify"])["attempts"] == 1 else None)
@@ -297,6 +296,7 @@ def test_a_failure_is_shown_and_tried_again(start_service: Callable[..., Service
     assert second.at - first.at >= AGAIN_SECONDS[0]
 
 
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
 def test_in_production_a_receiver_inside_is_not_asked(
     start_service: Callable[..., Service], receiver: Receiver
 ) -> None:

@@ -13,11 +13,11 @@ import pytest
 import requests
 
 from only_post_svc.worker.upkeep import LOOK_SECONDS
-from tests.databases import ON_A_FILE, rows
+from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
 StartService = Callable[..., Service]
-StartWorker = Callable[..., Worker]
+StartWorker = Callable[[], Worker]
 ROUNDS = 12
 
 
@@ -33,15 +33,35 @@ def batch(service: Service, count: int, path: Path, seconds: float = 0.01) -> li
     return [item["task_id"] for item in service.post("/api/batch", {"tasks": tasks}).json()["items"]]
 
 
-def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(
-    start_service: StartService, start_worker: StartWorker
-) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    assert service.children() == []
-    task_id = service.submit("text.stats", {"text": "a b"})["task_id"]
-    assert service.result(task_id, wait=0.3)["status"] == "queued"
-    start_worker(WORKER_PROCESSES="1")
-    assert service.ended(task_id)["result"]["words"] == 2
+@pytest.fixture(scope="module")
+def web(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A web process that runs no tasks."""
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("web"), **env) as web:
+        yield web
+
+
+@pytest.fixture
+def start_beside(web: Service, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts a worker process beside it."""
+    started: list[Worker] = []
+
+    def start() -> Worker:
+        started.append(Worker(web.log.parent, {**web.env, "WORKER_PROCESSES": "1"}, name=tmp_path.name))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.is_running:
+            worker.terminate()
+
+
+def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(web: Service, start_beside: StartWorker) -> None:
+    assert web.children() == []
+    task_id = web.submit("text.stats", {"text": "a b"})["task_id"]
+    assert web.result(task_id, wait=0.3)["status"] == "queued"
+    start_beside()
+    assert web.ended(task_id)["result"]["words"] == 2
 
 
 @ON_A_FILE
@@ -53,35 +73,31 @@ def test_a_task_that_no_hint_tells_of_is_found(start_service: StartService) -> N
     assert service.ended(task_id)["status"] == "succeeded"
 
 
-def test_news_travel_between_the_processes_faster_than_they_poll(
-    start_service: StartService, start_worker: StartWorker
-) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    start_worker(WORKER_PROCESSES="1")
-    service.run("echo")
+def test_news_travel_between_the_processes_faster_than_they_poll(web: Service, start_beside: StartWorker) -> None:
+    start_beside()
+    web.run("echo")
     taken = []
     for _ in range(5):
         started = time.monotonic()
-        assert service.submit("echo", wait=20)["status"] == "succeeded"
+        assert web.submit("echo", wait=20)["status"] == "succeeded"
         taken.append(time.monotonic() - started)
     assert sorted(taken)[2] < 0.4  # two polls would take a second on average
 
 
 def test_a_cancelled_task_is_stopped_in_the_other_process(
-    start_service: StartService, start_worker: StartWorker, tmp_path: Path
+    web: Service, start_beside: StartWorker, tmp_path: Path
 ) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    worker = start_worker(WORKER_PROCESSES="1")
+    worker = start_beside()
     path = tmp_path / "gate"
-    task_id = service.submit("gate", {"path": str(path), "stubborn": 1})["task_id"]
+    task_id = web.submit("gate", {"path": str(path), "stubborn": 1})["task_id"]
     eventually(path.exists)
     (child,) = worker.children()
-    assert service.post("/api/cancel", {"task_id": task_id}).status_code == 200
+    assert web.post("/api/cancel", {"task_id": task_id}).status_code == 200
     eventually(lambda: child not in worker.children(), 2.5)
 
 
 def test_web_and_worker_share_the_tasks_and_run_each_once(
-    start_service: StartService, start_worker: StartWorker, tmp_path: Path
+    start_service: StartService, start_worker: Callable[..., Worker], tmp_path: Path
 ) -> None:
     service = start_service(WORKER_PROCESSES="1")
     start_worker(WORKER_PROCESSES="1")
@@ -91,34 +107,37 @@ def test_web_and_worker_share_the_tasks_and_run_each_once(
     assert starts(path) == Counter(ids)
 
 
+@pytest.fixture(scope="module")
+def hands(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with two children."""
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "2", "TASK_CONCURRENCY": "2"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("hands"), **env) as service:
+        yield service
+
+
 @pytest.mark.parametrize("types", [["note"], ["note.async"], ["note", "note.async"]], ids=" ".join)
-def test_a_hand_that_gets_free_takes_what_is_queued(
-    start_service: StartService, tmp_path: Path, types: list[str]
-) -> None:
-    service = start_service(WORKER_PROCESSES="2", TASK_CONCURRENCY="2")
+def test_a_hand_that_gets_free_takes_what_is_queued(hands: Service, tmp_path: Path, types: list[str]) -> None:
     payload = {"path": str(tmp_path / "notes"), "seconds": 0.001}
     started = time.monotonic()
     for count in range(1, ROUNDS + 1):
         tasks = [{"type": type, "payload": payload} for type in types] * count
-        ids = [item["task_id"] for item in service.post("/api/batch", {"tasks": tasks}).json()["items"]]
-        assert {service.ended(task_id)["status"] for task_id in ids} == {"succeeded"}
+        ids = [item["task_id"] for item in hands.post("/api/batch", {"tasks": tasks}).json()["items"]]
+        assert {hands.ended(task_id)["status"] for task_id in ids} == {"succeeded"}
     # Whoever waits for a look waits for half of its interval, and every round would.
     assert time.monotonic() - started < ROUNDS * LOOK_SECONDS * 0.4
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(
-    start_service: StartService, start_worker: StartWorker
-) -> None:
-    service = start_service(WORKER_PROCESSES="0")
-    worker = start_worker(WORKER_PROCESSES="1")
-    task_id = service.submit("sleep", {"seconds": 60})["task_id"]
-    eventually(lambda: service.result(task_id)["status"] == "running")
+def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(web: Service, start_beside: StartWorker) -> None:
+    worker = start_beside()
+    task_id = web.submit("sleep", {"seconds": 60})["task_id"]
+    eventually(lambda: web.result(task_id)["status"] == "running")
     child = worker.children()[0]
     started = time.monotonic()
     worker.terminate()
     assert time.monotonic() - started < 5
-    task = service.result(task_id)
+    task = web.result(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
+    web.post("/api/cancel", {"task_id": task_id})
     assert not Path(f"/proc/{child}/cmdline").exists()
 
 
@@ -194,26 +213,32 @@ def test_sigterm_ends_all_four_and_their_children(four: tuple[str, Process]) -> 
     eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in (*webs, *children)), 3)
 
 
+@pytest.fixture(scope="module")
+def one_child(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", "TASK_CONCURRENCY": "4"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("one"), **env) as service:
+        yield service
+
+
 @pytest.mark.parametrize(("stream", "other"), [("note.async", "note"), ("note", "note.async")])
-def test_a_stream_of_one_kind_does_not_starve_the_other(start_service: StartService, stream: str, other: str) -> None:
-    """One child, and never a moment without a task of the stream waiting for it."""
-    service = start_service(WORKER_PROCESSES="1", TASK_CONCURRENCY="4")
+def test_a_stream_of_one_kind_does_not_starve_the_other(one_child: Service, stream: str, other: str) -> None:
+    """Never a moment without a task of the stream waiting for the child."""
     stop = threading.Event()
 
     def flow() -> None:
         session = requests.Session()
         body = {"type": stream, "payload": {"path": "/dev/null", "seconds": 0.1}, "wait": 20}
         while not stop.is_set():
-            session.post(f"{service.url}/api/task", json=body, timeout=60)
+            session.post(f"{one_child.url}/api/task", json=body, timeout=60)
 
     threads = [threading.Thread(target=flow) for _ in range(6)]
     for thread in threads:
         thread.start()
     try:
-        eventually(lambda: service.post("/api/tasks", {"type": stream, "status": "succeeded"}).json()["items"])
+        eventually(lambda: one_child.post("/api/tasks", {"type": stream, "status": "succeeded"}).json()["items"])
         for _ in range(3):
             started = time.monotonic()
-            assert service.submit(other, {"path": "/dev/null"}, wait=20)["status"] == "succeeded"
+            assert one_child.submit(other, {"path": "/dev/null"}, wait=20)["status"] == "succeeded"
             assert time.monotonic() - started < 3
     finally:
         stop.set()

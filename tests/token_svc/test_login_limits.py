@@ -10,7 +10,7 @@ import requests
 
 from shared.errors import TooManyRequests
 from shared.rate_limits import wider_networks
-from tests.databases import ON_A_FILE, rows, settings_of
+from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import TokenService
 from tests.token_svc.answers import oauth_error, problem
 from tests.token_svc.tables import Tables
@@ -197,11 +197,17 @@ def statuses(service: TokenService, username: str, times: int, **headers: str) -
 
 @pytest.fixture(scope="module")
 def limited(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
-    with settings_of(storage) as database:
-        env = {"RATE_LIMITS": "login=3/minute,register=1000/minute", **database}
-        service = TokenService(tmp_path_factory.mktemp("limited"), env)
+    limits = "login=3/minute,register=1000/minute"
+    with shared_by_tests(TokenService, storage, tmp_path_factory.mktemp("limited"), RATE_LIMITS=limits) as service:
         yield service
-        service.kill()
+
+
+@pytest.fixture(scope="module")
+def beside(limited: TokenService) -> Iterator[TokenService]:
+    """Another process on its database."""
+    service = TokenService(limited.log.parent, limited.env)
+    yield service
+    service.kill()
 
 
 @pytest.fixture
@@ -283,16 +289,16 @@ def test_bad_tokens_count_against_the_limit_of_their_address(start_tokens: Calla
     assert user.get("/me").status_code == 200  # a good one counts for its user
 
 
-def test_counts_hold_across_the_processes_of_one_database(start_tokens: Callable[..., TokenService]) -> None:
-    both = [start_tokens(RATE_LIMITS="login=3/minute") for _ in range(2)]
+def test_counts_hold_across_the_processes_of_one_database(strict: TokenService, beside: TokenService) -> None:
+    both = (strict, beside)
     name = fresh_name()
     assert [guess(both[n % 2], name).status_code for n in range(5)] == [401, 401, 401, 429, 429]
 
 
 def test_of_simultaneous_attempts_exactly_the_allowed_number_gets_through(
-    start_tokens: Callable[..., TokenService],
+    strict: TokenService, beside: TokenService
 ) -> None:
-    both = [start_tokens(RATE_LIMITS="login=3/minute") for _ in range(2)]
+    both = (strict, beside)
     name = fresh_name()
     with ThreadPoolExecutor(12) as pool:
         found = Counter(pool.map(lambda n: guess(both[n % 2], name).status_code, range(12)))

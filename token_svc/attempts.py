@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shared import pruning, times
+from shared.addresses import wider_networks
 from shared.database import Transaction
 from shared.errors import TooManyRequests
-from shared.rate_limits import wider_networks
 from shared.settings import Rate
 
 MAX_DELAY_SECONDS = 900

@@ -8,10 +8,10 @@ from urllib.parse import unquote_plus
 
 from starlette.requests import Request
 
-from shared import rate_limits
+from shared.addresses import address, named_address
 from shared.errors import BadRequest
 from shared.middleware.single_headers import single_header
-from shared.rate_limits import address, count
+from shared.rate_limits import count
 from token_svc.accounts import AccountRow
 from token_svc.clients import Credentials, InvalidClient
 from token_svc.state import State
@@ -63,7 +63,7 @@ async def client_of(request: Request[State], given: Credentials) -> AccountRow:
 def user_address(request: Request[State], client: AccountRow | None) -> str:
     """The address that a user's request comes from. A client with the scope `logins` (an app's server) names its
     user's."""
-    return rate_limits.named_address(request) if client and "logins" in client.scopes else address(request)
+    return named_address(request) if client and "logins" in client.scopes else address(request)
 
 
 async def counted_client(request: Request[State], given: Credentials | None) -> AccountRow | None:

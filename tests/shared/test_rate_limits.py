@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from shared.addresses import address
 from shared.errors import TooManyRequests
-from shared.rate_limits import MAX_BUCKETS, RateLimit, address
+from shared.rate_limits import MAX_BUCKETS, RateLimit
 
 
 class Clock:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from shared.addresses import wider_networks
 from shared.errors import TooManyRequests
-from shared.rate_limits import wider_networks
 from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import TokenService
 from tests.token_svc.answers import oauth_error, problem

@@ -8,11 +8,12 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared import bodies, exports
+from shared.addresses import address
 from shared.database import Database, Transaction
 from shared.errors import Forbidden
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import MAX_LIMIT
-from shared.rate_limits import AtOnce, address
+from shared.rate_limits import AtOnce
 from shared.responses import json_response
 from shared.strict_json import encode
 from token_svc import accounts, attempts, events, items, names, sessions

@@ -10,13 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared import auth, bodies, strict_json
+from shared.addresses import address
 from shared.auth import BadToken, Claims
 from shared.bodies import Shape
 from shared.database import Transaction
 from shared.errors import BadRequest, Forbidden, Invalid, Problem
 from shared.middleware.single_headers import single_header
 from shared.openapi import JSON, Operation, Reply
-from shared.rate_limits import address, count
+from shared.rate_limits import count
 from shared.responses import json_response
 from shared.schemas import Fault
 from shared.strict_json import NotJSON

@@ -51,32 +51,25 @@ class Issuer:
         so that a repeated refresh gives it again."""
         about = f"{refresh_token} {session.scope} {account.version}"
         jti = hashlib.sha256(about.encode()).hexdigest()[:32]
-        return self.token(account.id, FIRST_PARTY, session.scope, account.version, session.id, jti, at // 1000)
+        return self._signed(account, session.scope, FIRST_PARTY, jti, at // 1000, session.id)
 
-    def token(
-        self,
-        subject: str,
-        client_id: str,
-        scope: str,
-        version: int,
-        session_id: str = "",
-        jti: str = "",
-        now: int = 0,
-    ) -> str:
-        """An access token; `now` in seconds. A machine's has its client's id as `subject` and as `client_id`, and no
-        session."""
-        now = now or int(time.time())
+    def machine_token(self, client: AccountRow, scope: str) -> str:
+        """A machine speaks for itself, without a session."""
+        return self._signed(client, scope, client.id, uuid.uuid4().hex, int(time.time()))
+
+    def _signed(self, account: AccountRow, scope: str, client_id: str, jti: str, now: int, session_id: str = "") -> str:
+        """`now` in seconds."""
         claims = Claims(
             iss=self._issuer,
             aud=self._audience,
-            sub=subject,
+            sub=account.id,
             client_id=client_id,
             iat=now - BACK_SECONDS,
             nbf=now - BACK_SECONDS,
             exp=now + self.seconds,
-            jti=jti or uuid.uuid4().hex,
+            jti=jti,
             scope=scope,
-            ver=version,
+            ver=account.version,
             sid=session_id,
         )
         headers = {"typ": TOKEN_TYPE, "kid": self._key.key_id}

@@ -178,5 +178,5 @@ def pair_json(issuer: Issuer, pair: Pair) -> dict[str, Any]:
 
 def machine_token_json(issuer: Issuer, client: AccountRow, scope: str) -> dict[str, Any]:
     """A machine client gets no refresh token (RFC 6749 §4.4.3)."""
-    access_token = issuer.token(client.id, client.id, scope, client.version)
+    access_token = issuer.machine_token(client, scope)
     return {"access_token": access_token, "token_type": "Bearer", "expires_in": issuer.seconds, "scope": scope}

@@ -1,11 +1,12 @@
 """Cancel and retry of all tasks that fit a filter, some in each transaction."""
 
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from only_post_svc import checkpoints, queue
+from only_post_svc import checkpoints, hints, queue
 from only_post_svc.gates import Permits, give_back
 from only_post_svc.queue import MAX_SWEPT
-from shared.database import Transaction, listed
+from shared.database import Database, Transaction, listed
 
 # Held tasks first: the permits of cancelled runs would let them in.
 UNFINISHED = ("held", "scheduled", "queued", "running")
@@ -70,6 +71,17 @@ def cancel(tx: Transaction, selection: Selection, most: int = MAX_SWEPT) -> list
     give_back(tx, [Permits(*row[1:]) for row in rows])
     checkpoints.drop(tx, [row[0] for row in rows])
     return [row[0] for row in rows]
+
+
+async def cancel_all(database: Database, selection: Selection) -> AsyncIterator[int]:
+    """Cancels them in small transactions, so that others go on meanwhile: how many in each."""
+    some = MAX_SWEPT
+    while some >= MAX_SWEPT:
+        cancelled = await database.write(lambda tx: cancel(tx, selection), is_long=True)
+        for task_id in cancelled:
+            database.publish(hints.cancelled(task_id))
+        some = len(cancelled)
+        yield some
 
 
 def is_any_left(tx: Transaction, selection: Selection, among: tuple[str, ...], after: str = "") -> bool:

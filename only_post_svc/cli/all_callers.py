@@ -1,5 +1,6 @@
 """Tasks of all callers, for the operator. Changes are the queue's own, in the name of the task's caller."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from only_post_svc import queue
@@ -57,18 +58,13 @@ def find(tx: Transaction, task_id: str) -> Overseen | None:
     return Overseen(row[0], task, row[1]) if row and task else None
 
 
-def cancel(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
-    """Whether it was cancelled now, and the task after that."""
+def change(
+    tx: Transaction, task_id: str, change: Callable[[Transaction, str, str], bool]
+) -> tuple[bool, Overseen | None]:
+    """Whether it was changed (by `queue.cancel`, say), and the task after that."""
     found = find(tx, task_id)
-    is_cancelled = found is not None and queue.cancel(tx, found.caller, found.task.id)
-    return is_cancelled, find(tx, task_id)
-
-
-def retry(tx: Transaction, task_id: str) -> tuple[bool, Overseen | None]:
-    """False unless it had failed or been cancelled."""
-    found = find(tx, task_id)
-    is_queued = found is not None and queue.retry(tx, found.caller, found.task.id)
-    return is_queued, find(tx, task_id)
+    is_changed = found is not None and change(tx, found.caller, found.task.id)
+    return is_changed, find(tx, task_id)
 
 
 COUNT_ENDED = "SELECT count(*) FROM task WHERE finished_at IS NOT NULL AND finished_at < :before"

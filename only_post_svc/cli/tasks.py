@@ -137,15 +137,10 @@ def _selection(options: argparse.Namespace) -> Selection | None:
 
 
 async def _cancel_all(database: Database, selection: Selection, options: argparse.Namespace) -> None:
-    """In small transactions, so that services go on meanwhile."""
     total = await database.query(lambda tx: selection.number(tx, bulk.UNFINISHED))
-    done, some = 0, queue.MAX_SWEPT
+    done = 0
     with bar("cancelling") as progress:
-        while some >= queue.MAX_SWEPT:
-            ids = await database.write(lambda tx: bulk.cancel(tx, selection), is_long=True)
-            for task_id in ids:
-                database.publish(hints.cancelled(task_id))
-            some = len(ids)
+        async for some in bulk.cancel_all(database, selection):
             done += some
             progress(done, max(total, done))
     database.publish(hints.QUEUED)
@@ -179,7 +174,7 @@ async def cancel_task(database: Database, settings: Settings, options: argparse.
     if selection := _selection(options):
         await _cancel_all(database, selection, options)
         return
-    is_cancelled, found = await database.write(lambda tx: all_callers.cancel(tx, options.task_id))
+    is_cancelled, found = await database.write(lambda tx: all_callers.change(tx, options.task_id, queue.cancel))
     one = _need(found, options)
     if one.task.status != "cancelled":
         raise Failure(f"the task has {one.task.status} already")
@@ -193,7 +188,7 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
     if selection := _selection(options):
         await _retry_all(database, selection, options)
         return
-    is_queued, found = await database.write(lambda tx: all_callers.retry(tx, options.task_id))
+    is_queued, found = await database.write(lambda tx: all_callers.change(tx, options.task_id, queue.retry))
     one = _need(found, options)
     if not is_queued:
         raise Failure(f"the task is {status_of(one.task)}; only a failed or cancelled one can be tried again")

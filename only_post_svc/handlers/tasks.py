@@ -117,13 +117,11 @@ async def cancel(request: Request[State]) -> Response:
 
 
 async def _cancel_all(request: Request[State], selection: Selection) -> Response:
-    database, count, some = request.state["database"], 0, MAX_SWEPT
-    while some >= MAX_SWEPT and count < MAX_CHANGED:
-        cancelled = await database.write(lambda tx: bulk.cancel(tx, selection), is_long=True)
-        for task_id in cancelled:
-            database.publish(hints.cancelled(task_id))
-        some = len(cancelled)
+    database, count = request.state["database"], 0
+    async for some in bulk.cancel_all(database, selection):
         count += some
+        if count >= MAX_CHANGED:
+            break
     database.publish(hints.QUEUED)
     is_any_left = partial(bulk.is_any_left, selection=selection, among=bulk.UNFINISHED)
     return _changed(count, has_more=count >= MAX_CHANGED and await database.query(is_any_left))

@@ -14,7 +14,7 @@ from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
 from only_post_svc.task_types import Types
 from only_post_svc.waiters import Waiters
-from shared.auth import Caller, TokenDoor, need_scope, require
+from shared.auth import Claims, TokenDoor, need_scope, require
 from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
@@ -46,25 +46,25 @@ class State(TypedDict):
 
 
 class Requester(NamedTuple):
-    """Who sent the request. `caller` is None where no token is asked for."""
+    """Who sent the request. `claims` is None where no token is asked for."""
 
-    caller: Caller | None
+    claims: Claims | None
 
     @property
     def id(self) -> str:
-        return self.caller.subject if self.caller else ANYONE
+        return self.claims.sub if self.claims else ANYONE
 
     @property
     def is_person(self) -> bool:
-        return self.caller is not None and not self.caller.is_machine
+        return self.claims is not None and not self.claims.is_machine
 
     def has_scope(self, scope: str) -> bool:
-        return self.caller is None or not scope or scope in self.caller.scopes
+        return self.claims is None or not scope or scope in self.claims.scopes
 
     def need_scope(self, scope: str) -> None:
         """Raises 403."""
-        if self.caller is not None and scope:
-            need_scope(self.caller, scope)
+        if self.claims is not None and scope:
+            need_scope(self.claims, scope)
 
 
 async def requester_of(request: Request[State], scope: str = SCOPE) -> Requester:

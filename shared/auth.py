@@ -1,4 +1,4 @@
-"""The bearer dependency: `caller = await require(request, "tasks")`.
+"""The bearer dependency: `claims = await require(request, "tasks")`.
 
 python-jose is called by TokenDoor alone. Its version 3.5.0 accepts tokens whose `exp` is missing, whose signature has
 junk in it or whose header nests 3,000 lists, and raises exceptions that are not its own. So length, alphabet, the
@@ -38,7 +38,7 @@ NUMBER_CLAIMS = ("iat", "nbf", "exp", "ver")
 @dataclass(frozen=True)
 class Claims:
     """RFC 9068 §2.2, and `ver`, the account's version, which grows when tokens issued before must stop working. Times
-    in seconds since 1970. `sid` is the session; a machine has none, ''."""
+    in seconds since 1970. `sub` is the user's id, or the machine client's; `sid` the session, '' for a machine."""
 
     iss: str
     aud: str
@@ -60,18 +60,9 @@ class Claims:
     def is_machine(self) -> bool:
         return self.sub == self.client_id  # RFC 9068 §2.2: no resource owner is involved
 
-
-@dataclass(frozen=True)
-class Caller:
-    """Whom a valid token stands for. `subject` is the user's id, or the machine client's."""
-
-    subject: str
-    scopes: frozenset[str]
-    claims: Claims
-
     @property
-    def is_machine(self) -> bool:
-        return self.claims.is_machine
+    def scopes(self) -> list[str]:
+        return self.scope.split()
 
 
 class BadToken(Exception):
@@ -88,15 +79,15 @@ class TokenDoor:
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
-        self._verified: dict[str, Caller] = {}
+        self._verified: dict[str, Claims] = {}
 
-    def check(self, token: str) -> Caller:
+    def check(self, token: str) -> Claims:
         """Raises BadToken for anything but the byte-exact token that was issued."""
-        caller = self._verified.get(token) or self._verify(token)
-        self._check_times(caller.claims)
-        return caller
+        claims = self._verified.get(token) or self._verify(token)
+        self._check_times(claims)
+        return claims
 
-    def _verify(self, token: str) -> Caller:
+    def _verify(self, token: str) -> Claims:
         """The checks that do not depend on the time. Valid tokens are cached: each is sent many times."""
         try:
             key = self._keys.get(_header(token)["kid"])
@@ -115,8 +106,8 @@ class TokenDoor:
             raise BadToken(type(error).__name__) from None
         if len(self._verified) >= MAX_VERIFIED:
             self._verified.clear()
-        caller = self._verified[token] = Caller(claims.sub, frozenset(claims.scope.split()), claims)
-        return caller
+        self._verified[token] = claims
+        return claims
 
     def _check_times(self, claims: Claims) -> None:
         now = self._clock()
@@ -183,21 +174,21 @@ def bearer_token(request: Request[Any]) -> str:
     return token
 
 
-async def require(request: Request[Any], scope: str = "") -> Caller:
-    """The caller of a request that needs `scope`, '' for any. Raises 401 and 403 as RFC 6750 §3.1 has them."""
+async def require(request: Request[Any], scope: str = "") -> Claims:
+    """The claims of the token of a request that needs `scope`, '' for any. Raises 401 and 403 (RFC 6750 §3.1)."""
     token = bearer_token(request)
     try:
-        caller: Caller = request.state["token_door"].check(token)
+        claims: Claims = request.state["token_door"].check(token)
     except BadToken as error:
         raise bad_token(str(error)) from None
     if scope:
-        need_scope(caller, scope)
-    return caller
+        need_scope(claims, scope)
+    return claims
 
 
-def need_scope(caller: Caller, scope: str) -> None:
+def need_scope(claims: Claims, scope: str) -> None:
     """Raises 403 unless the caller's token has the scope."""
-    if scope not in caller.scopes:
+    if scope not in claims.scopes:
         challenge = f'Bearer realm="{REALM}", error="insufficient_scope", scope="{scope}"'
         raise Forbidden(
             "insufficient_scope", f"the token lacks the scope {scope}", headers={"WWW-Authenticate": challenge}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 from starlette.requests import Request
 
 from shared import auth
-from shared.auth import Caller, TokenDoor
+from shared.auth import Claims, TokenDoor
 from shared.database import Database
 from shared.health import Health
 from shared.pages import Cursors
@@ -48,17 +48,17 @@ class Holder(NamedTuple):
     arrive long after the headers."""
 
     account: AccountRow
-    caller: Caller
+    claims: Claims
 
 
 async def holder_of(request: Request[State], scope: str = "") -> Holder:
     """The account that sent the request, as it is now. Raises 401, 403 and 429."""
-    caller = await auth.require(request)
-    account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, caller.claims))
+    claims = await auth.require(request)
+    account = await request.state["database"].read(lambda tx: sessions.need_holder(tx, claims))
     if scope:
-        auth.need_scope(caller, scope)
+        auth.need_scope(claims, scope)
     count(request, account.id)
-    return Holder(account, caller)
+    return Holder(account, claims)
 
 
 def language_of(request: Request[State]) -> str:

@@ -121,7 +121,7 @@ def test_keys_may_be_given_as_text_in_one_line(start_tokens: Callable[..., Token
     assert verified(user.service, user.pair["access_token"])["sub"] == user.profile["id"]
     settings = Settings.from_env({"JWKS": key_set})
     door = TokenDoor(load_keys(settings), settings.issuer, settings.audience)
-    assert door.check(user.pair["access_token"]).subject == user.profile["id"]
+    assert door.check(user.pair["access_token"]).sub == user.profile["id"]
 
 
 @pytest.fixture(scope="module", params=KEYS)

@@ -50,7 +50,7 @@ async def create(request: Request[State]) -> Response:
         return Answer(201, item_json(item))
 
     def unit(tx: Transaction) -> Answer:
-        sessions.hold(tx, holder.caller.claims)
+        sessions.hold(tx, holder.claims)
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
@@ -96,7 +96,7 @@ async def replace(request: Request[State]) -> Response:
     ITEM_REQUEST.parse(body)
 
     def unit(tx: Transaction) -> ItemRow:
-        owner = sessions.hold(tx, holder.caller.claims).id
+        owner = sessions.hold(tx, holder.claims).id
         item = _item_of(tx, request, holder)
         check_conditions(request, item)
         return _replace(tx, request, owner, item, written["data"])
@@ -149,7 +149,7 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
 
 def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
     """None when the item has changed since it was read."""
-    owner = sessions.hold(tx, holder.caller.claims).id
+    owner = sessions.hold(tx, holder.claims).id
     current = items.find(tx, owner, item.id)
     return _replace(tx, request, owner, current, data) if current == item else None
 
@@ -167,7 +167,7 @@ async def delete(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
 
     def unit(tx: Transaction) -> None:
-        sessions.hold(tx, holder.caller.claims)
+        sessions.hold(tx, holder.claims)
         item = _item_of(tx, request, holder)
         check_conditions(request, item)
         items.delete(tx, holder.account.id, item)

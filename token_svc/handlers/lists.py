@@ -95,7 +95,7 @@ async def _list_changes(request: Request[State], holder: Holder, since: str, lim
     position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
 
     def unit(tx: Transaction) -> tuple[int, list[ItemRow | Deleted], int | None]:
-        sessions.need_holder(tx, holder.caller.claims)  # it may have ended while the request waited
+        sessions.need_holder(tx, holder.claims)  # it may have ended while the request waited
         upto, after = map(int, position.split(" ")) if position else (items.latest_change(tx, owner), start)
         found, more = items.changes(tx, owner, after, upto, limit)
         if start < items.forgotten(tx, owner):  # last: pruning may run between two statements

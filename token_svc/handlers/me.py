@@ -83,12 +83,12 @@ CHANGE_ME = Operation(
 
 
 async def change(request: Request[State]) -> Response:
-    account, caller = await _user_of(request)
+    account, claims = await _user_of(request)
     wanted = CHANGE_REQUEST.parse(await bodies.read_json(request))
     grants = request.state["grants"]
     await grants.confirm(account, wanted.current_password, address(request))
     changed, pair = await grants.change(
-        account, caller.claims, wanted.email, wanted.password, address(request), language_of(request)
+        account, claims, wanted.email, wanted.password, address(request), language_of(request)
     )
     tokens = pair_json(request.state["issuer"], pair) if pair else {}
     return json_response(holder_json(changed) | tokens)
@@ -105,12 +105,12 @@ DELETE_ME = Operation(
 
 
 async def delete(request: Request[State]) -> Response:
-    account, caller = await _user_of(request)
+    account, claims = await _user_of(request)
     wanted = PASSWORD_REQUEST.parse(await bodies.read_json(request))
     await request.state["grants"].confirm(account, wanted.current_password, address(request))
 
     def unit(tx: Transaction) -> None:
-        current = sessions.hold(tx, caller.claims)
+        current = sessions.hold(tx, claims)
         accounts.delete(tx, current.id)
         attempts.forget(tx, names.fold(current.username))
 

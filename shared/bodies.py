@@ -81,19 +81,15 @@ async def read_json(request: Request[Any]) -> dict[str, Any]:
 
     Raises 415 for another media type, 400 `invalid_json` for what is not JSON, 422 for what is no object.
     """
-    return (await _read_object(request, "application/json"))[0]
+    check_media_type(request)
+    return parse_object(await read(request))
 
 
 async def read_json_as_written(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The body as a JSON object, and the text of each member as it was written. Raises as `read_json` does."""
-    value, body = await _read_object(request, *(accepted or ("application/json",)))
-    return value, strict_json.members(body.decode())
-
-
-async def _read_object(request: Request[Any], *accepted: str) -> tuple[dict[str, Any], bytes]:
     check_media_type(request, *accepted)
     body = await read(request)
-    return _object(body), body
+    return parse_object(body), strict_json.members(body.decode())
 
 
 async def read_optional_json(request: Request[Any]) -> dict[str, Any]:
@@ -101,19 +97,13 @@ async def read_optional_json(request: Request[Any]) -> dict[str, Any]:
     body = await read(request)
     if not body:
         return {}
-    check_media_type(request, "application/json")
-    return _object(body)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        raise Invalid([Fault("", "must be an object")])
-    return value
+    check_media_type(request)
+    return parse_object(body)
 
 
 def check_media_type(request: Request[Any], *accepted: str) -> None:
-    """Raises 415. A missing Content-Type is taken as the first of `accepted`; a charset other than UTF-8 is refused."""
+    """Raises 415 unless the Content-Type is one of `accepted` (JSON's), in UTF-8, or missing."""
+    accepted = accepted or ("application/json",)
     sent = single_header(request.scope, b"content-type")
     is_accepted = sent is None or sent in accepted or _is_accepted(sent, accepted)
     if not is_accepted or _is_encoded(request):
@@ -129,6 +119,14 @@ def _is_accepted(sent: str, accepted: tuple[str, ...]) -> bool:
     media_type, *parameters = (part.strip() for part in sent.lower().split(";"))
     charsets = [one.partition("=")[2].strip('"') for one in parameters if one.startswith("charset=")]
     return media_type in accepted and all(charset in ("utf-8", "utf8") for charset in charsets)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises 400 `invalid_json`, and 422 for any other value."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise Invalid([Fault("", "must be an object")])
+    return value
 
 
 def parse_json(body: bytes) -> Any:

@@ -9,16 +9,15 @@ from functools import partial
 from itertools import islice
 from typing import IO, Any
 
-from shared import strict_json, times
-from shared.bodies import Shape
+from shared.bodies import Shape, parse_object
 from shared.cli.terminal import Failure, failing
 from shared.database import Database, Transaction
-from shared.errors import Invalid
-from shared.strict_json import NotJSON, encode
+from shared.errors import BadRequest, Invalid
+from shared.strict_json import encode
 from token_svc import accounts, emails, events, foreign_hashes, names, passwords, scopes
 from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
-from token_svc.models.accounts import account_json
+from token_svc.models.accounts import stored_json
 from token_svc.settings import Settings
 
 MAX_LINE = 64 * 1024
@@ -100,9 +99,9 @@ def _parsed(line: bytes) -> ImportedUser:
     if len(line) > MAX_LINE:
         raise ValueError(f"longer than {MAX_LINE} bytes")
     try:
-        user = LINE.parse(_object(strict_json.decode(line)))
-    except NotJSON as error:
-        raise ValueError(f"not JSON ({error})") from None
+        user = LINE.parse(parse_object(line))
+    except BadRequest as problem:
+        raise ValueError(f"not JSON ({problem.detail})") from None
     except Invalid as problem:
         raise ValueError(problem.detail) from None
     faults = {
@@ -113,12 +112,6 @@ def _parsed(line: bytes) -> ImportedUser:
     if said := "; ".join(f"{name}: {fault}" for name, fault in faults.items() if fault):
         raise ValueError(said)
     return user
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("must be an object")
-    return value
 
 
 def _create(tx: Transaction, user: ImportedUser, scope: str) -> None:
@@ -140,10 +133,4 @@ async def export_users(database: Database, settings: Settings, options: argparse
 
 
 def _exported(account: AccountRow) -> dict[str, Any]:
-    return account_json(account) | {
-        "email_verified": bool(account.email_verified),
-        "password_hash": account.password_hash,
-        "scope": account.scope,
-        "is_disabled": bool(account.is_disabled),
-        "created_at": times.to_text(account.created_at),
-    }
+    return stored_json(account) | {"password_hash": account.password_hash}

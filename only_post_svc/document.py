@@ -33,9 +33,8 @@ def document(settings: Settings, types: dict[str, TaskType], scopes: frozenset[s
 
 def describe(*, health_get: bool, has_tokens: bool) -> Schema:
     """The document without the types of tasks."""
-    paths = routes(health_get=health_get)
-    described = TITLE, DESCRIPTION, operations_of(paths)
-    return openapi.document(*described, has_tokens=has_tokens, headers=HEADERS)
+    operations = operations_of(routes(health_get=health_get))
+    return openapi.document(TITLE, DESCRIPTION, operations, has_tokens=has_tokens, headers=HEADERS)
 
 
 def typed_schemas(types: Iterable[TaskType]) -> dict[str, Schema]:

@@ -167,11 +167,10 @@ def bearer_token(request: Request[Any]) -> str:
     credentials = single_header(request.scope, b"authorization")
     if credentials is None:
         raise Unauthorized("unauthorized", "a bearer token is needed", CHALLENGE["WWW-Authenticate"])
-    scheme, _, rest = credentials.partition(" ")
-    token = rest.lstrip(" ")  # 1*SP
+    scheme, _, token = credentials.partition(" ")
     if scheme.lower() != "bearer":
         raise bad_token("not a bearer token")
-    return token
+    return token.lstrip(" ")  # 1*SP
 
 
 async def require(request: Request[Any], scope: str = "") -> Claims:

@@ -148,7 +148,7 @@ def _need_ours(connection: sqlite3.Connection, schemas: Mapping[str, Path], what
 @contextmanager
 def _draft_of(file: Path) -> Iterator[Path]:
     draft = files.draft_of(file)
-    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    make_file(draft)
     try:
         yield draft
     finally:

@@ -62,7 +62,7 @@ def _coloured(line: str) -> str:
     """Colours a status on a terminal: not in a file or a pipe, nor with NO_COLOR (https://no-color.org)."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return line
-    return WORD.sub(lambda found: _painted(found[0]), line, count=0)
+    return WORD.sub(lambda found: _painted(found[0]), line)
 
 
 def _painted(word: str) -> str:

@@ -48,7 +48,7 @@ class Condition(NamedTuple):
     running: int
     oldest_queued_at: int | None
     paused: list[str]  # types
-    unclaimed: list[str]  # types that no worker here has, says the time that their tasks have waited
+    unclaimed: list[str]  # types whose tasks have waited for long: no worker may have their code
     workers: list[dict[str, Any]]
 
     @property

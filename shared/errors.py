@@ -209,8 +209,8 @@ class ExceptionHandler:
 
 
 async def _answer(error: BaseException, scope: Scope, receive: Receive, send: Send) -> int:
-    """Its status. What its traceback's frames and the caller's hold is let go of first: a frame that holds an error is
-    held by it in turn, and with both a request's body, until the garbage collector comes."""
+    """The answer's status. The frames of the traceback are cleared first: they and the error refer to each other, which
+    would keep the request's body until the garbage collector runs."""
     traceback.clear_frames(error.__traceback__)
     problem = _problem(error)
     if isinstance(problem, Unauthorized) and problem.reason:

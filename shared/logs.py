@@ -70,8 +70,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
-            # Its end, which has the exception.
-            fields["traceback"] = self.formatException(record.exc_info)[-MAX_VALUE:]
+            fields["traceback"] = self.formatException(record.exc_info)[-MAX_VALUE:]  # the exception is at its end
         current = request_id.current.get()
         return self.line(Event(record.levelname.lower(), record.getMessage(), record.created, current, fields))
 

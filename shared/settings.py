@@ -18,7 +18,7 @@ from shared import files
 
 MIN_SECRET_BYTES = 32
 SECRETS = ("secret_key", "secret_key_file", "signing_key", "signing_key_file", "jwks", "jwks_file")
-# Heroku's routers reach a dyno from 10.x, Dokku's nginx from a Docker bridge; neither host can name them beforehand.
+# Heroku's routers reach a dyno from 10.x, Dokku's nginx from a Docker bridge; their addresses are not known beforehand.
 PLATFORM_PROXIES = ("127.0.0.1", "10.0.0.0/8", "172.16.0.0/12")
 
 

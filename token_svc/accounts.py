@@ -64,8 +64,8 @@ def taken(tx: Transaction, username: str | None, email: str | None) -> str:
 
 
 def create(tx: Transaction, username: str, email: str, password_hash: str, scope: str = scopes.DEFAULT) -> AccountRow:
-    """To be called after `taken` in the same transaction. Of two at once that make the same name, the database runs the
-    second again, which finds it taken."""
+    """Call `taken` first, in the same transaction. Where two make the same name at once, the database runs the second
+    again, and it finds the name taken."""
     account = AccountRow(ids.new(), username, emails.cleaned(email), password_hash, scope, 1, 0, tx.now)
     insert(tx, account, fold(username), emails.key(email))
     return account

@@ -95,7 +95,7 @@ WHERE client_secret.digest = :digest AND account.id = :id AND account.is_disable
 
 
 def find(tx: Transaction, client_id: str, digest: str) -> tuple[AccountRow | None, int | None]:
-    """The client of a secret, and when that was used before."""
+    """The client of a secret, and when the secret was last used."""
     row = tx.one(FIND, id=client_id, digest=digest)
     return (AccountRow(*row[:-1]), row[-1]) if row else (None, None)
 

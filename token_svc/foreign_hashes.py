@@ -51,7 +51,7 @@ class Scrypt(NamedTuple):
 
 
 def check_of(stored: str) -> Check | None:
-    """What tells whether bytes are the password of a hash; None for one of another kind, or that costs too much."""
+    """The check of a password against a stored hash; None where the hash is of another kind, or too costly."""
     for form, make in FORMS:
         if found := form.fullmatch(stored):
             try:

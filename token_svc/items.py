@@ -12,7 +12,7 @@ from shared.database import Transaction
 from shared.pages import DEFAULT_LIMIT
 
 DELETED_MS = 30 * 86400 * 1000  # how long `since` reports a deletion
-MAX_DELETED = 100_000  # changes of one account: deletions before the last so many are forgotten early
+MAX_DELETED = 100_000  # latest changes of one account: deletions before them are forgotten early
 
 
 class ItemRow(NamedTuple):
@@ -94,7 +94,7 @@ def count(tx: Transaction, owner: str) -> int:
 
 MAX_PAGE_BYTES = 1024 * 1024  # or one larger item: an answer stays in memory until its client has read it
 LONG = 16 * 1024  # characters, above which an item is read by itself
-FIRST_LOOK = 2  # items: an item's length is known once it is read
+FIRST_LOOK = 2  # items, whose lengths are known only once they are read
 CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length, with the item that says that there are more
 
 LIST_SHORT = f"""
@@ -153,7 +153,7 @@ def latest_change(tx: Transaction, owner: str) -> int:
 
 
 def forgotten(tx: Transaction, owner: str) -> int:
-    """The latest change that may have been a deletion that is forgotten."""
+    """The number of the change up to which deletions may be forgotten."""
     row = tx.one("SELECT forgotten FROM account WHERE id = :owner", owner=owner)
     return int(row[0]) if row else 0
 

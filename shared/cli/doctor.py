@@ -126,7 +126,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
 
 
 def _bits(secret: bytes) -> float:
-    """At most how many bits of entropy it has: those of its bytes, and what repeats counts once."""
+    """An upper bound of its entropy in bits: what a byte has on average, times the bytes that compression leaves."""
     counts = Counter(secret).values()
     entropy = -sum(count / len(secret) * math.log2(count / len(secret)) for count in counts)
     return entropy * min(len(secret), len(zlib.compress(secret, 9)) - 8)

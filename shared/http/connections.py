@@ -97,7 +97,7 @@ def raise_file_limit() -> int:
     """The limit of open files, once the soft one (often 1,024, for the sake of select(2)) is raised to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS reports no limit, and refuses to set none
+        with contextlib.suppress(ValueError, OSError):  # macOS reports no hard limit, and refuses that as the soft one
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS + OTHER_FILES if soft == resource.RLIM_INFINITY else soft

@@ -11,7 +11,7 @@ import pytest
 from tests.databases import ENGINES, settings_of
 from tests.dealing import Dealing, in_order
 from tests.postgres import shared_by_a_run
-from tests.processes import TASKS, Process, Service, Worker
+from tests.processes import TASKS, Forked, Process, Service, Worker
 
 Start = Callable[..., Any]
 TEST_TASKS = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}  # one child wherever a test needs no more
@@ -67,6 +67,7 @@ def _starter(make: Start) -> Iterator[Start]:
 def pytest_configure(config: pytest.Config) -> None:
     run = ExitStack()
     run.enter_context(shared_by_a_run())
+    Forked.forks = True
     config.add_cleanup(run.close)
 
 

@@ -47,6 +47,24 @@ class MailServer:
         return mail
 
 
+class _Controller(Controller):
+    """One that closes its connections when it stops."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.protocols: list[Protocol] = []
+        super().__init__(*arguments, **options)
+
+    def factory(self) -> Protocol:
+        self.protocols.append(super().factory())  # type: ignore[no-untyped-call]
+        return self.protocols[-1]
+
+    def stop(self, no_assert: bool = False) -> None:
+        for protocol in self.protocols:
+            if protocol.transport is not None:
+                self.loop.call_soon_threadsafe(protocol.transport.close)
+        super().stop(no_assert)
+
+
 @contextmanager
 def mail_server(tls: ssl.SSLContext | None = None, password: str = "") -> Iterator[MailServer]:
     """With `tls` it offers STARTTLS and asks for it; with `password` it takes mails after a login only."""
@@ -56,7 +74,7 @@ def mail_server(tls: ssl.SSLContext | None = None, password: str = "") -> Iterat
         return AuthResult(success=is_right, handled=False)  # aiosmtpd answers 235 or 535
 
     server = MailServer()
-    controller = Controller(
+    controller = _Controller(
         server,
         hostname="127.0.0.1",
         port=server.port,

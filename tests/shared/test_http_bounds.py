@@ -234,7 +234,7 @@ def test_a_long_poll_does_not_keep_its_body(tasks: Service) -> None:
     with ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(connect(tasks)).sendall(head + body)
-        eventually(lambda: len(tasks.post("/api/tasks", {"limit": 200, "type": "echo"}).json()["items"]) >= 100)
+        eventually(lambda: len(tasks.post("/api/tasks", {"limit": 200, "type": "echo"}).json()["items"]) >= 100, 60)
         assert memory(tasks) - before < 100 * MEBIBYTE  # it was two for each
 
 

@@ -2,42 +2,20 @@
 
 import argparse
 import asyncio
-import signal
 from functools import partial
 from typing import get_args
 
-import uvloop
-
 from only_post_svc import metrics
 from only_post_svc.cli import checks, run, schedules, tasks, webhooks
-from only_post_svc.main import SCHEMA, parts, print_document, start_server
+from only_post_svc.main import SCHEMA, print_document, start_server, start_worker
 from only_post_svc.models.tasks import Status
 from only_post_svc.settings import Settings
-from only_post_svc.worker.coordinator import Worker
-from shared import VERSION, cpus, logs, times
+from shared import VERSION, times
 from shared.cli import commands
 from shared.cli.commands import CommonCommands, add_json, add_serve, positive, text
 from shared.http import server
 
 SERVICE = CommonCommands(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST")
-
-
-async def work(settings: Settings) -> None:
-    """Runs tasks until SIGTERM or SIGINT."""
-    logs.configure(settings.log_level, settings.log_format)
-    stop = asyncio.Event()
-    async with parts(settings) as (database, types):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        # WORKER_PROCESSES=0 is for the web processes that share these settings.
-        worker = Worker(database, settings, types, settings.worker_processes or cpus.usable())
-        worker.start()
-        await stop.wait()
-        await worker.stopped()
-
-
-def start_worker() -> None:
-    uvloop.run(work(server.settings_or_fail(Settings)))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,11 +1,14 @@
 """The parts of the application, from its start to its stop."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from only_post_svc.api import create_app
 from only_post_svc.backlog import Backlog
@@ -21,7 +24,7 @@ from only_post_svc.worker import linux
 from only_post_svc.worker.children import describe_types
 from only_post_svc.worker.coordinator import Worker
 from only_post_svc.worker.runs import log_failure
-from shared import logs
+from shared import cpus, logs
 from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.health import Health
@@ -98,6 +101,24 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
     if settings.is_local_only and not is_this_machine(host):
         server.fail("HOST: without a login only this machine is served; set TASK_AUTH to required, or to off")
     server.serve(create_app(settings, lifespan), settings, host, port, PostOnlyProtocol)
+
+
+async def _work(settings: Settings) -> None:
+    """Runs tasks until SIGTERM or SIGINT."""
+    logs.configure(settings.log_level, settings.log_format)
+    stop = asyncio.Event()
+    async with parts(settings) as (database, types):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        # WORKER_PROCESSES=0 is for the web processes that share these settings.
+        worker = Worker(database, settings, types, settings.worker_processes or cpus.usable())
+        worker.start()
+        await stop.wait()
+        await worker.stopped()
+
+
+def start_worker() -> None:
+    uvloop.run(_work(server.settings_or_fail(Settings)))
 
 
 def print_document() -> None:

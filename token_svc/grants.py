@@ -94,13 +94,12 @@ class Grants:
             renewed = await self.passwords.hash(password, asker) if needs_renewal(account.password_hash) else None
 
         def unit(tx: Transaction) -> Pair:
-            accounts.lock(tx, account.id)
-            current = accounts.by_id(tx, account.id)
-            if current is None or current.is_disabled or current.version != account.version:
-                raise InvalidGrant  # changed while the password was being checked
+            current = _unchanged(tx, account)
             if renewed:
                 accounts.renew_hash(tx, account, renewed)
-            self._succeed(tx, account, limits, address)
+            attempts.forgive(tx, limits)
+            attempts.remember(tx, names.fold(account.username), address)
+            events.record(tx, account.id, "login", address)
             return sessions.start(tx, current, granted)
 
         pair = await self.database.write(unit)
@@ -144,11 +143,6 @@ class Grants:
         except Unavailable:
             await self.database.write(lambda tx: attempts.uncount(tx, limits))
             raise
-
-    def _succeed(self, tx: Transaction, account: AccountRow, limits: LoginLimits, address: str) -> None:
-        attempts.forgive(tx, limits)
-        attempts.remember(tx, names.fold(account.username), address)
-        events.record(tx, account.id, "login", address)
 
     async def _failed(self, account: AccountRow | None, limits: LoginLimits, address: str) -> None:
         """Counts and records the failure, with the same work for a name that does not exist."""
@@ -248,6 +242,15 @@ def replace_password(tx: Transaction, account: AccountRow, password_hash: str, k
     accounts.set_password(tx, account.id, password_hash)
     sessions.end_others(tx, account.id, keep=keep)
     attempts.forget(tx, names.fold(account.username))
+
+
+def _unchanged(tx: Transaction, account: AccountRow) -> AccountRow:
+    """The account, locked. Raises InvalidGrant where it was changed while its password was being checked."""
+    accounts.lock(tx, account.id)
+    current = accounts.by_id(tx, account.id)
+    if current is None or current.is_disabled or current.version != account.version:
+        raise InvalidGrant
+    return current
 
 
 def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:

@@ -166,17 +166,8 @@ async def revoke(request: Request[State]) -> Response:
     wanted = await _token_of(request)
     claims = _claims_of(request, wanted.token)
 
-    def end(tx: Transaction) -> tuple[str, str] | None:
-        session = sessions.by_refresh_token(tx, wanted.token) or (sessions.by_claims(tx, claims) if claims else None)
-        if session:
-            accounts.lock(tx, session.account_id)  # waits for the writes that have checked its token
-            sessions.end(tx, session.id)
-            return session.account_id, "session_ended"
-        machine = sessions.revoke_machine_token(tx, claims) if claims else None
-        return (machine.id, "token_revoked") if machine else None
-
     def unit(tx: Transaction) -> tuple[str, str] | None:
-        if ended := end(tx):
+        if ended := _end(tx, wanted.token, claims):
             events.record(tx, *ended, address(request))
         return ended
 
@@ -184,6 +175,17 @@ async def revoke(request: Request[State]) -> Response:
         account_id, kind = ended
         events.announce(kind, account_id, address(request))
     return json_response({})
+
+
+def _end(tx: Transaction, token: str, claims: Claims | None) -> tuple[str, str] | None:
+    """The account whose session or token has ended, and what the audit trail calls that."""
+    session = sessions.by_refresh_token(tx, token) or (sessions.by_claims(tx, claims) if claims else None)
+    if session:
+        accounts.lock(tx, session.account_id)  # waits for the writes that have checked its token
+        sessions.end(tx, session.id)
+        return session.account_id, "session_ended"
+    machine = sessions.revoke_machine_token(tx, claims) if claims else None
+    return (machine.id, "token_revoked") if machine else None
 
 
 INTROSPECT = Operation(

@@ -26,14 +26,10 @@ class ItemRequest:
 
 
 @dataclass(frozen=True)
-class PatchRequest:
+class PatchRequest(ItemRequest):
     """A merge patch of the whole item (RFC 7396), of which only `data` can be changed."""
 
     data: Any = None
-    id: Any = None
-    version: Any = None
-    created_at: Any = None
-    updated_at: Any = None
 
 
 CREATE_REQUEST = Shape(CreateRequest)

@@ -57,7 +57,6 @@ HEADERS: dict[str, Schema] = {
         "required": True,
         "schema": {"type": "string"},
     },
-    "ETag": {"description": "the item's version", "required": True, "schema": {"type": "string"}},
     "Location": {"description": "where it is", "required": True, "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}},
     "Idempotency-Replayed": {"description": "this answer was given before", "schema": {"enum": ["true"]}},

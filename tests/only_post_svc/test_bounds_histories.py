@@ -4,7 +4,7 @@ lost, and no task is held for ever."""
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import strategies as st
@@ -33,6 +33,41 @@ BOUNDED = "SELECT type, key, permits FROM task WHERE permits > 0 AND finished_at
 RUNNING = "SELECT type, key FROM task WHERE status = 'running'"
 HELD = "SELECT type, gate FROM task WHERE status = 'held'"
 SAME = "SELECT caller, type, unique_key FROM task WHERE unique_key IS NOT NULL AND finished_at IS NULL"
+
+
+class Seen(NamedTuple):
+    running: list[Any]
+    bounded: list[Any]
+    held: list[Any]
+    unfinished_uniques: list[Any]
+    mended: list[Any]
+    taken: dict[Gate, int]
+
+
+def look(tx: Transaction) -> Seen:
+    """In one transaction: there is one after every step."""
+    taken = {Gate(type, key): count for type, key, count in tx.all("SELECT type, key, taken FROM gate")}
+    running, bounded, held, uniques = (tx.all(sql) for sql in (RUNNING, BOUNDED, HELD, SAME))
+    return Seen(running, bounded, held, uniques, gates.mend(tx, Gate(""))[0], taken)
+
+
+def no_bound_is_passed(seen: Seen) -> None:
+    of_types = Counter(type for type, _ in seen.running)
+    of_keys = Counter((type, key) for type, key in seen.running if key)
+    assert all(count <= (KINDS[type].max_running or count) for type, count in of_types.items()), seen
+    assert all(count <= (KINDS[type].max_running_per_key or count) for (type, _), count in of_keys.items()), seen
+
+
+def every_permit_is_counted(seen: Seen) -> None:
+    assert seen.mended == []
+    given = Counter(gate for row in seen.bounded for gate in gates.Permits(*row).gates())
+    assert seen.taken == dict(given)
+
+
+def nothing_is_held_at_an_open_gate(seen: Seen) -> None:
+    for type, key in seen.held:
+        most = KINDS[type].max_running_per_key if key else KINDS[type].max_running
+        assert seen.taken[Gate(type, key)] == most
 
 
 class Bounds(RuleBasedStateMachine):
@@ -124,35 +159,12 @@ class Bounds(RuleBasedStateMachine):
         self.store.do(shares.drop_empty_lanes)
 
     @invariant()
-    def no_bound_is_passed(self) -> None:
-        rows = self.store.do(lambda tx: tx.all(RUNNING))
-        of_types, of_keys = Counter(type for type, _ in rows), Counter((type, key) for type, key in rows if key)
-        assert all(count <= (KINDS[type].max_running or count) for type, count in of_types.items()), rows
-        assert all(count <= (KINDS[type].max_running_per_key or count) for (type, _), count in of_keys.items()), rows
-
-    @invariant()
-    def every_permit_is_counted(self) -> None:
-        assert self.store.do(lambda tx: gates.mend(tx, Gate("")))[0] == []
-        given = Counter(
-            gate for row in self.store.do(lambda tx: tx.all(BOUNDED)) for gate in gates.Permits(*row).gates()
-        )
-        found = {Gate(type, key): taken for type, key, taken in self._gates()}
-        assert found == dict(given)
-
-    def _gates(self) -> list[Any]:
-        return self.store.do(lambda tx: tx.all("SELECT type, key, taken FROM gate"))
-
-    @invariant()
-    def nothing_is_held_at_an_open_gate(self) -> None:
-        taken = {(type, key): count for type, key, count in self._gates()}
-        for type, gate in self.store.do(lambda tx: tx.all(HELD)):
-            most = KINDS[type].max_running_per_key if gate else KINDS[type].max_running
-            assert taken[type, gate] == most
-
-    @invariant()
-    def what_is_to_be_unique_is(self) -> None:
-        rows = self.store.do(lambda tx: tx.all(SAME))
-        assert len(rows) == len(set(rows))
+    def all_holds(self) -> None:
+        seen = self.store.do(look)
+        no_bound_is_passed(seen)
+        every_permit_is_counted(seen)
+        nothing_is_held_at_an_open_gate(seen)
+        assert len(seen.unfinished_uniques) == len(set(seen.unfinished_uniques))
 
     def teardown(self) -> None:
         """Once nothing hinders them, all tasks end."""
@@ -167,7 +179,7 @@ class Bounds(RuleBasedStateMachine):
             self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
             self.claimed += 1
             assert self.claimed < 200
-        assert self._gates() == []
+        assert self.store.do(look).taken == {}
         assert self.store.do(shares.drop_empty_lanes) is None
         assert self.store.do(shares.own_lanes) == []
 

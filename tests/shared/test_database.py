@@ -786,11 +786,11 @@ def test_a_value_that_can_not_be_stored_is_its_callers_fault_alone(engine: Engin
 
 
 COME_AND_GO = """
-from shared.database.hints import Hints
+from shared.database.hints import Mailbox
 
 async def main(engine):
-    for _ in range(2000):
-        Hints(engine.directory / "hints").close()
+    for _ in range(500):
+        Mailbox(engine.directory / "hints").close()
     print("done")
 """
 

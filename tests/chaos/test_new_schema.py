@@ -21,7 +21,7 @@ from tests.processes import ROOT, TASKS, HTTPService, Service, TokenService, eve
 from tests.token_svc.users import User
 from token_svc.main import SCHEMA as TOKEN_SCHEMA
 
-STARTS = 20
+STARTS = 8
 SERVICES = 3  # of each kind
 ROUNDS = 10  # more than it takes psycopg to prepare a statement
 CLIENTS = 4
@@ -79,7 +79,7 @@ def applied(url: str) -> list[str]:
     return [name for (name,) in execute(url, "SELECT name FROM migration ORDER BY name")]
 
 
-def test_twenty_that_start_at_once_make_the_tables_once(url: str, tmp_path: Path) -> None:
+def test_many_that_start_at_once_make_the_tables_once(url: str, tmp_path: Path) -> None:
     (tmp_path / "0001.sql").write_text(SLOW)
     schemas = {"only_post": TASK_SCHEMA, "token": TOKEN_SCHEMA, "once": tmp_path}
     assert connect_at_once(url, STARTS, **schemas) == [(0, "")] * STARTS

@@ -247,6 +247,15 @@ def ended_before_now(service: Service, count: int) -> list[str]:
     return tasks
 
 
+def cancelled_before_now(service: Service, count: int) -> None:
+    """Tasks that ended more than a second ago, and never ran."""
+    assert service.post("/api/batch", {"tasks": [{"type": "echo", "delay": 60}] * count}).status_code == 202
+    while service.post("/api/cancel", {"filter": {}}).json()["has_more"]:
+        pass
+    ended_at = time.monotonic()
+    eventually(lambda: time.monotonic() - ended_at > 1.1)
+
+
 def test_old_tasks_are_pruned_and_no_others(start_service: Callable[..., Service]) -> None:
     service = start_service()
     old, waiting = ended_before_now(service, 3), service.submit("echo", delay=60)["task_id"]
@@ -260,7 +269,7 @@ def test_old_tasks_are_pruned_and_no_others(start_service: Callable[..., Service
 @ON_A_FILE
 def test_more_than_a_transaction_takes_is_pruned_behind_a_bar(start_service: Callable[..., Service]) -> None:
     service = start_service()
-    ended_before_now(service, 701)
+    cancelled_before_now(service, 701)
     arguments = ("only_post_svc", "tasks", "prune", "--older-than", "1")
     status, shown = on_a_terminal(service.log.parent, *arguments, answers=(), **service.env)
     assert status == 0

@@ -14,6 +14,7 @@ import pytest
 import requests
 from jose import jwt
 
+from shared import ids
 from tests.databases import ON_A_FILE, everything, rows
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
@@ -22,7 +23,7 @@ from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, 
 from tests.tokens import KEYS, claims_of
 from token_svc import accounts, events, sessions
 from token_svc.accounts import AccountRow
-from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS
+from token_svc.sessions import GRACE_MS, MAX_SESSIONS, REFRESH_MS, Session
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -491,9 +492,12 @@ def test_events_are_kept_for_a_year_and_guesses_at_nobody_not_at_all(tables: Tab
 def test_of_too_many_sessions_the_oldest_ends(tables: Tables) -> None:
     ada, bob = an_account(tables), an_account(tables, "bob")
     sessions.start(tables, bob, "data")
-    started = [sessions.start(tables, ada, "data") for _ in range(MAX_SESSIONS + 2)]
-    left = [pair.session.id for pair in started[2:]]
-    assert [row["id"] for row in sessions.of(tables, ada.id)] == left
+    started = [sessions.start(tables, ada, "data") for _ in range(3)]
+    more = [Session(ids.new(), ada.id, "data") for _ in range(MAX_SESSIONS - 3)]
+    for session in more:
+        tables.put(sessions.INSERT, **session._asdict(), now=tables.now, end=tables.now + REFRESH_MS)
+    more += [sessions.start(tables, ada, "data").session for _ in range(2)]
+    assert [row["id"] for row in sessions.of(tables, ada.id)] == [started[2].session.id, *(one.id for one in more)]
     assert sessions.rotate(tables, started[1].refresh_token, KEYS) is None
     assert sessions.rotate(tables, started[2].refresh_token, KEYS)
     assert len(sessions.of(tables, bob.id)) == 1

@@ -432,7 +432,7 @@ def report(tx: Transaction, run: Claim, progress: str) -> bool:
 
 SUCCEED = """
 UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND lease IN {leases} RETURNING type, key, permits
+WHERE id IN {ids} AND lease IN {leases}
 """
 
 INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :body)"
@@ -452,7 +452,7 @@ WHERE id = :id AND lease = :lease RETURNING type, key, permits
 def finish(tx: Transaction, run: Claim, ending: Ending) -> bool:
     """Ends the run: its task succeeds, waits for another try, or fails. False when the lease was lost."""
     if ending.error is None:
-        return _succeed(tx, [(run, ending)])
+        return _succeed(tx, run, ending)
     if is_last(run, ending):
         return _fail(tx, run, ending)
     wait = backoff_seconds(run.attempt) if ending.retry_after_seconds is None else ending.retry_after_seconds
@@ -489,26 +489,35 @@ class LeaseLost(Exception):
 
 def succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
     """Ends runs that have all succeeded, in two statements instead of two for each. Raises LeaseLost."""
-    if not _succeed(tx, ended):
-        raise LeaseLost
+    of_runs, named = _of(SUCCEED, [run for run, _ in ended])
+    _report_last(tx, ended)
+    tx.expect(len(ended), LeaseLost(), of_runs, now=tx.now, **named)
+    _settle(tx, ended)
 
 
-def _succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> bool:
-    """False when not all of them held their leases: those that did have ended, without their results."""
+def _succeed(tx: Transaction, run: Claim, ending: Ending) -> bool:
+    of_run, named = _of(SUCCEED, [run])
+    _report_last(tx, [(run, ending)])
+    is_held = tx.run(of_run, now=tx.now, **named) == 1
+    if is_held:
+        _settle(tx, [(run, ending)])
+    return is_held
+
+
+def _report_last(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
     for run, ending in ended:
         if ending.progress is not None:
             tx.put(REPORT, id=run.id, lease=run.lease, progress=ending.progress)
-    of_runs, named = _of(SUCCEED, [run for run, _ in ended])
-    succeeded = tx.all(of_runs, now=tx.now, **named)
-    give_back(tx, map(Permits._make, succeeded))
-    if len(succeeded) < len(ended):
-        return False
+
+
+def _settle(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
+    """What is left to do for runs that have succeeded."""
+    give_back(tx, (Permits(run.type, run.key, run.permits) for run, _ in ended))
     if saved := [run.id for run, ending in ended if ending.has_checkpoint]:
         checkpoints.drop(tx, saved)
     for run, ending in ended:
         if ending.result is not None:
             tx.put(INSERT_RESULT, id=run.id, body=ending.result)
-    return True
 
 
 RELEASE = """

@@ -73,6 +73,9 @@ class Watched:
     def put(self, sql: str, **values: Any) -> None:
         self.all(sql, **values)
 
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        self.all(sql, **values)
+
     def lock(self, name: str) -> None:
         pass
 

@@ -35,6 +35,9 @@ class At:
     def put(self, sql: str, **values: Any) -> None:
         self._tx.put(sql, **values)
 
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        self._tx.expect(count, error, sql, **values)
+
     def lock(self, name: str) -> None:
         self._tx.lock(name)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from shared import ids, pruning
 from shared.database import Transaction
+from shared.errors import Conflict
 from shared.pages import DEFAULT_LIMIT
 
 DELETED_MS = 30 * 86400 * 1000  # how long `since` reports a deletion
@@ -47,18 +48,20 @@ COUNT = """
 UPDATE account SET item_count = item_count + :items, item_bytes = item_bytes + :bytes, change = change + 1
 WHERE id = :owner AND (:growth <= 0 OR item_count + :items <= :most_items AND item_bytes + :growth
     + coalesce((SELECT bytes FROM kept_answers WHERE kept_answers.owner = account.id), 0) <= :most_bytes)
-RETURNING change
 """
 
-INSERT = """
+CHANGE = "(SELECT change FROM account WHERE account.id = :owner)"
+
+INSERT = f"""
 INSERT INTO item (id, account_id, data, version, created_at, updated_at, change)
-VALUES (:id, :owner, :data, 1, :now, :now, :change)
+VALUES (:id, :owner, :data, 1, :now, :now, {CHANGE})
 """
 
 
-def _count(tx: Transaction, owner: str, room: Room, *, items: int, size: int, kept: int = 0) -> int | None:
-    """The number of the change, None when there is no room for it."""
-    row = tx.one(
+def _count(tx: Transaction, owner: str, room: Room, *, items: int, size: int, kept: int = 0) -> None:
+    tx.expect(
+        1,
+        Conflict("quota_exceeded", "it does not fit beside what is stored already"),
         COUNT,
         owner=owner,
         items=items,
@@ -67,19 +70,17 @@ def _count(tx: Transaction, owner: str, room: Room, *, items: int, size: int, ke
         most_items=room.items,
         most_bytes=room.bytes,
     )
-    return int(row[0]) if row else None
 
 
 def create(
     tx: Transaction, owner: str, data: str, room: Room, kept: Callable[[ItemRow], int] = lambda item: 0
-) -> ItemRow | None:
-    """None when there is no room for it, and for `kept(item)` bytes of an answer about it."""
+) -> ItemRow:
+    """The item, but for the number of its change. Raises 409 when there is no room for it, and for `kept(item)` bytes
+    of an answer about it."""
     item = ItemRow(ids.new(), data, 1, tx.now, tx.now)
-    change = _count(tx, owner, room, items=1, size=len(data.encode()), kept=kept(item))
-    if change is None:
-        return None
-    tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now, change=change)
-    return item._replace(change=change)
+    _count(tx, owner, room, items=1, size=len(data.encode()), kept=kept(item))
+    tx.put(INSERT, id=item.id, owner=owner, data=data, now=tx.now)
+    return item
 
 
 def find(tx: Transaction, owner: str, item_id: str) -> ItemRow | None:
@@ -188,19 +189,17 @@ def changes(
 
 
 REPLACE = f"""
-UPDATE item SET data = :data, version = version + 1, updated_at = :now, change = :change
-WHERE {MINE}
-RETURNING {COLUMNS}
+UPDATE item SET data = :data, version = :version, updated_at = :now, change = {CHANGE} WHERE {MINE}
 """
 
 
-def replace(tx: Transaction, owner: str, item: ItemRow, data: str, room: Room) -> ItemRow | None:
-    """None when there is no room. `item` was read under the account's lock."""
-    change = _count(tx, owner, room, items=0, size=len(data.encode()) - len(item.data.encode()))
-    if change is None:
-        return None
-    row = tx.one(REPLACE, id=item.id, owner=owner, data=data, now=tx.now, change=change)
-    return ItemRow(*row) if row else None
+def replace(tx: Transaction, owner: str, item: ItemRow, data: str, room: Room) -> ItemRow:
+    """The item as it is then, but for the number of its change. Raises 409 when there is no room. `item` was read under
+    the account's lock."""
+    _count(tx, owner, room, items=0, size=len(data.encode()) - len(item.data.encode()))
+    replaced = item._replace(data=data, version=item.version + 1, updated_at=tx.now)
+    tx.put(REPLACE, id=item.id, owner=owner, data=data, version=replaced.version, now=tx.now)
+    return replaced
 
 
 UNCOUNT = """

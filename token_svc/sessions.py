@@ -12,7 +12,7 @@ import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jose import jwt
 
@@ -216,6 +216,8 @@ def end_others(tx: Transaction, account_id: str, keep: str = "") -> None:
     tx.put("DELETE FROM session WHERE account_id = :id AND id <> :keep", id=account_id, keep=keep)
 
 
+ENDED = "its session is over, or its account has moved on"
+
 HOLDER = f"""
 SELECT {accounts.COLUMNS}
 FROM account JOIN session ON session.account_id = account.id
@@ -234,16 +236,21 @@ WHERE id = :sub AND version = :ver AND is_disabled = 0 AND is_client = 1
 def holder(tx: Transaction, claims: Claims) -> AccountRow | None:
     """The account of an access token, None when the token does not work any more: a user's by its session, or a
     machine's."""
+    sql, values = _holder(tx, claims)
+    return accounts.one(tx, sql, **values)
+
+
+def _holder(tx: Transaction, claims: Claims) -> tuple[str, dict[str, Any]]:
     if claims.is_machine:
-        return accounts.one(tx, MACHINE, sub=claims.sub, ver=claims.ver, jti=claims.jti)
-    return accounts.one(tx, HOLDER, sub=claims.sub, ver=claims.ver, sid=claims.sid, now=tx.now)
+        return MACHINE, {"sub": claims.sub, "ver": claims.ver, "jti": claims.jti}
+    return HOLDER, {"sub": claims.sub, "ver": claims.ver, "sid": claims.sid, "now": tx.now}
 
 
 def need_holder(tx: Transaction, claims: Claims) -> AccountRow:
     """The account of an access token. Raises 401 when the token does not work any more."""
     account = holder(tx, claims)
     if account is None:
-        raise bad_token("its session is over, or its account has moved on")
+        raise bad_token(ENDED)
     return account
 
 
@@ -252,6 +259,13 @@ def hold(tx: Transaction, claims: Claims) -> AccountRow:
     more."""
     accounts.lock(tx, claims.sub)
     return need_holder(tx, claims)
+
+
+def expect_holder(tx: Transaction, claims: Claims) -> None:
+    """As `hold`, for a unit that need not know the account: it is looked for with what else the unit asks."""
+    accounts.lock(tx, claims.sub)
+    sql, values = _holder(tx, claims)
+    tx.expect(1, bad_token(ENDED), sql, **values)
 
 
 REVOKE = """

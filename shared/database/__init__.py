@@ -47,6 +47,10 @@ class Transaction(Protocol):
     def put(self, sql: str, **values: Any) -> None:
         """As `run`, without the number: it may be sent together with the next statement."""
 
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        """As `put`. The unit raises `error`, here or in place of its commit, and leaves nothing behind where the
+        statement does not find or change `count` rows."""
+
     def lock(self, name: str) -> None:
         """Other transactions wait here for the same name until this one ends."""
 
@@ -96,6 +100,10 @@ def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """A list in SQL, `(:id0, :id1)`, and its values."""
     named = {f"{name}{number}": value for number, value in enumerate(values)}
     return f"({', '.join(f':{each}' for each in named)})", named
+
+
+def is_reading(sql: str) -> bool:
+    return sql.lstrip().startswith("SELECT")
 
 
 def report_unavailable(reason: object) -> Unavailable:

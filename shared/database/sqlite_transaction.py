@@ -5,7 +5,7 @@ import sqlite3
 from functools import lru_cache
 from typing import Any
 
-from shared.database import Row
+from shared.database import Row, is_reading
 
 CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
 
@@ -44,6 +44,10 @@ class Transaction:
 
     def put(self, sql: str, **values: Any) -> None:
         self.run(sql, **values)
+
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        if count != (len(self.all(sql, **values)) if is_reading(sql) else self.run(sql, **values)):
+            raise error
 
     def lock(self, name: str) -> None:
         pass  # one writes at a time

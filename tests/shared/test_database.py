@@ -115,6 +115,39 @@ def test_a_refused_unit_is_let_go_of_with_its_answer(engine: Engine, is_written:
     assert engine.run(work) == 0
 
 
+def test_what_a_unit_expects_is_so_or_it_leaves_nothing(engine: Engine) -> None:
+    """Each unit gets its own error, and those beside it commit."""
+
+    def expecting(id: str, found: int, changed: int) -> Unit[str]:
+        def unit(tx: Transaction) -> str:
+            tx.put(ADD, id=id, writer=7)
+            tx.expect(found, Conflict("found", id), "SELECT id FROM note WHERE id = :id FOR UPDATE", id=id)
+            tx.expect(changed, Conflict("changed", id), "UPDATE note SET writer = 8 WHERE id = :id", id=id)
+            tx.put(ADD, id=f"{id}2", writer=9)
+            return id
+
+        return unit
+
+    async def work(database: Database) -> tuple[list[Any], list[str]]:
+        units = [expecting("a", 1, 1), expecting("b", 2, 1), expecting("c", 1, 0), expecting("d", 1, 1)]
+        return await grouped(engine, database, units), await database.read(ids)
+
+    outcomes, found = engine.run(work)
+    assert found == ["a", "a2", "d", "d2"]
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == ["a", "found", "changed", "d"]
+
+
+def test_a_read_may_expect_too(engine: Engine) -> None:
+    def unit(tx: Transaction) -> None:
+        tx.expect(1, Conflict("none", "there is none"), "SELECT 1 FROM note")
+
+    async def work(database: Database) -> None:
+        await database.read(unit)
+
+    with pytest.raises(Conflict):
+        engine.run(work)
+
+
 @pytest.mark.parametrize("count", [1, 2, 33, 100])
 def test_rows_that_are_put_one_by_one_are_all_there_when_a_unit_asks(engine: Engine, count: int) -> None:
     """Whatever their values are, and those of other units beside them."""

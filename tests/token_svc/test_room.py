@@ -49,10 +49,7 @@ class Owner:
         made: list[ItemRow] = []
 
         def work(tx: Transaction) -> Answer:
-            item = items.create(tx, self.id, data, self.room, lambda item: 2 * len(data) if key else 0)
-            if item is None:
-                raise Conflict
-            made.append(item)
+            made.append(items.create(tx, self.id, data, self.room, lambda item: 2 * len(data) if key else 0))
             return Answer(201, data * 2)
 
         kept = IdempotencyKey(f"POST /data {self.id}", key, "f", self.id, is_counted=True) if key else None
@@ -63,7 +60,10 @@ class Owner:
         return made[-1]
 
     def replace(self, item: ItemRow, data: str) -> ItemRow | None:
-        return self.timeline.do(lambda tx: items.replace(tx, self.id, item, data, self.room))
+        try:
+            return self.timeline.do(lambda tx: items.replace(tx, self.id, item, data, self.room))
+        except Conflict:
+            return None
 
     def delete(self, item: ItemRow) -> None:
         self.timeline.do(lambda tx: items.delete(tx, self.id, item))

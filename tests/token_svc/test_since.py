@@ -133,8 +133,12 @@ class Copy(RuleBasedStateMachine):
 
     @rule(data=st.integers(0, 9))
     def add(self, data: int) -> None:
-        item = self.timeline.do(lambda tx: items.create(tx, self.owner, str(data), ROOM))
-        assert item
+        self._take_over(self.timeline.do(lambda tx: items.create(tx, self.owner, str(data), ROOM)))
+
+    def _take_over(self, written: ItemRow) -> None:
+        """With the number of its change."""
+        item = self.timeline.do(lambda tx: items.find(tx, self.owner, written.id))
+        assert item and item._replace(change=written.change) == written
         self.original[item.id] = item
         self.is_quiet = False
 
@@ -142,10 +146,7 @@ class Copy(RuleBasedStateMachine):
     @rule(number=st.integers(0, 100), data=st.integers(0, 9))
     def change(self, number: int, data: int) -> None:
         item = self._item(number)
-        changed = self.timeline.do(lambda tx: items.replace(tx, self.owner, item, str(data), ROOM))
-        assert changed
-        self.original[item.id] = changed
-        self.is_quiet = False
+        self._take_over(self.timeline.do(lambda tx: items.replace(tx, self.owner, item, str(data), ROOM)))
 
     @precondition(lambda self: self.original)
     @rule(number=st.integers(0, 100))

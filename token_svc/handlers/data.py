@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from shared import bodies, ids, strict_json, urls
 from shared.database import Transaction
-from shared.errors import Conflict, NotFound, Problem, Unavailable
+from shared.errors import NotFound, Problem, Unavailable
 from shared.idempotency import Answer, key_of, once
 from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Parameter, Reply
 from shared.responses import written_response
@@ -44,13 +44,10 @@ async def create(request: Request[State]) -> Response:
         return len(item_json(item).encode()) if key else 0
 
     def work(tx: Transaction) -> Answer:
-        item = items.create(tx, holder.account.id, written["data"], room, kept)
-        if item is None:
-            raise _no_room()
-        return Answer(201, item_json(item))
+        return Answer(201, item_json(items.create(tx, holder.account.id, written["data"], room, kept)))
 
     def unit(tx: Transaction) -> Answer:
-        sessions.hold(tx, holder.claims)
+        sessions.expect_holder(tx, holder.claims)
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
@@ -96,10 +93,10 @@ async def replace(request: Request[State]) -> Response:
     ITEM_REQUEST.parse(body)
 
     def unit(tx: Transaction) -> ItemRow:
-        owner = sessions.hold(tx, holder.claims).id
+        sessions.expect_holder(tx, holder.claims)
         item = _item_of(tx, request, holder)
         check_conditions(request, item)
-        return _replace(tx, request, owner, item, written["data"])
+        return items.replace(tx, holder.account.id, item, written["data"], _room(request))
 
     replaced = await request.state["database"].write(unit)
     request.state["changes"].publish(holder.account.id)
@@ -149,9 +146,9 @@ async def _merge(request: Request[State], holder: Holder, patch: str) -> Respons
 
 def _swap(tx: Transaction, request: Request[State], holder: Holder, item: ItemRow, data: str) -> ItemRow | None:
     """None when the item has changed since it was read."""
-    owner = sessions.hold(tx, holder.claims).id
-    current = items.find(tx, owner, item.id)
-    return _replace(tx, request, owner, current, data) if current == item else None
+    sessions.expect_holder(tx, holder.claims)
+    owner = holder.account.id
+    return items.replace(tx, owner, item, data, _room(request)) if items.find(tx, owner, item.id) == item else None
 
 
 DELETE_ITEM = Operation(
@@ -167,7 +164,7 @@ async def delete(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
 
     def unit(tx: Transaction) -> None:
-        sessions.hold(tx, holder.claims)
+        sessions.expect_holder(tx, holder.claims)
         item = _item_of(tx, request, holder)
         check_conditions(request, item)
         items.delete(tx, holder.account.id, item)
@@ -185,20 +182,9 @@ def _item_of(tx: Transaction, request: Request[State], holder: Holder) -> ItemRo
     return item
 
 
-def _replace(tx: Transaction, request: Request[State], owner: str, item: ItemRow, data: str) -> ItemRow:
-    replaced = items.replace(tx, owner, item, data, _room(request))
-    if replaced is None:
-        raise _no_room()
-    return replaced
-
-
 def _room(request: Request[State]) -> Room:
     settings = request.state["settings"]
     return Room(settings.max_items_per_user, settings.max_bytes_per_user)
-
-
-def _no_room() -> Conflict:
-    return Conflict("quota_exceeded", "it does not fit beside what is stored already")
 
 
 def _check_size(request: Request[State], data: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from psycopg import DataError
 
+from shared.database import is_reading
+
 NAME = re.compile(r"(?<!:):([a-z_][a-z_0-9]*)")
 DEFINITION = re.compile(r"(\s|--.*\n)*(CREATE|ALTER) TABLE")
 
@@ -52,6 +54,13 @@ def repeated(sql: str, count: int) -> Statement:
     names = tuple(dict.fromkeys(NAME.findall(row[1])))
     rows = (NAME.sub(lambda name, n=n: f"${n * len(names) + names.index(name[1]) + 1}", row[1]) for n in range(count))
     return Statement(f"{sql[: row.start(1)]}{', '.join(rows)}".encode(), names * count)
+
+
+@lru_cache(maxsize=4096)
+def expecting(sql: str) -> str:
+    """Fails, and the transaction with it, unless there are :expected rows."""
+    rows = sql if is_reading(sql) else f"{sql} RETURNING 1"
+    return f"WITH met AS ({rows}) SELECT 1 / (count(*) = :expected)::int FROM met"
 
 
 def lateral(outer: str, inner: str) -> str:

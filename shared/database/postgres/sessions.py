@@ -11,7 +11,7 @@ from psycopg import errors
 from shared.database import Unstorable, report_unavailable
 from shared.database.jobs import Job, Outcome
 from shared.database.postgres.clock import Clock
-from shared.database.postgres.transaction import Times, Transaction
+from shared.database.postgres.transaction import Times, Transaction, Unmet
 from shared.database.postgres.wire import Wire
 from shared.errors import Unavailable
 
@@ -93,6 +93,8 @@ class Sessions:
                 self.heard_at = time.monotonic()
             except REFUSED as error:
                 return Outcome(job.future, None, Unstorable(error))
+            except Unmet as unmet:
+                return Outcome(job.future, None, unmet.error)
             except psycopg.Error as error:
                 failures += 1
                 if failures == TRIES or not isinstance(error, TRANSIENT):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import errors
 
-from shared.database import Row
+from shared.database import Row, is_reading
 from shared.database.postgres.clock import CHECKED_CLOCK, CLOCK, Clock, WrongClock
-from shared.database.postgres.dialect import Statement, adds_a_row, lateral, repeated, statement
+from shared.database.postgres.dialect import Statement, adds_a_row, expecting, lateral, repeated, statement
 from shared.database.postgres.wire import StatementAnswer, Wire
 
 WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
@@ -75,6 +75,14 @@ def session(times: Times, *, read_only: bool = False, keeps_plans: bool = True) 
     return SESSION.format(times=times, read_only="on" if read_only else "off", plans=plans)
 
 
+class Unmet(psycopg.Error):
+    """An expectation's `error` is to be raised."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("not as many rows as expected")
+        self.error = error
+
+
 class Statements:
     """What a unit of work may ask over a wire."""
 
@@ -109,6 +117,10 @@ class Statements:
         self._note(sql)
         self._send(sql, values)
 
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        if self.ask(sql, values).count != count:
+            raise error
+
     def lock(self, name: str) -> None:
         self._send(LOCK, {"name": name})
 
@@ -120,7 +132,7 @@ class Statements:
         return answer
 
     def _note(self, sql: str) -> None:
-        self.has_run |= not sql.lstrip().startswith("SELECT")
+        self.has_run |= not is_reading(sql)
 
     def _send(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         return self._wire.send(*statement(sql, **values))
@@ -138,6 +150,7 @@ class Transaction(Statements):
         """`session` has the times of the session, where it is this process's own."""
         super().__init__(wire)
         self._rows: dict[str, list[Given]] = {}  # to be added, by INSERT
+        self._expectations: list[tuple[StatementAnswer, Exception]] = []
         self._known = known
         wire.failure = None
         self._send(begin, {})
@@ -156,6 +169,11 @@ class Transaction(Statements):
             return super().put(sql, **values)
         self._note(sql)
         self._rows.setdefault(sql, []).append(statement(sql, **values))
+
+    def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
+        self._note(sql)
+        answer = self._send(expecting(sql), values | {"expected": count})
+        self._expectations.append((answer, error))
 
     def _send(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         if self._rows:
@@ -188,7 +206,10 @@ class Transaction(Statements):
             raise self._failure() or answer.error
 
     def _failure(self) -> psycopg.Error | None:
-        if not isinstance(self._clock.error, errors.DivisionByZero):
-            return self._wire.failure
-        self._known.doubt()
-        return WrongClock("the clock is another than supposed")
+        if isinstance(self._clock.error, errors.DivisionByZero):
+            self._known.doubt()
+            return WrongClock("the clock is another than supposed")
+        for answer, error in self._expectations:
+            if isinstance(answer.error, errors.DivisionByZero):
+                return Unmet(error)
+        return self._wire.failure

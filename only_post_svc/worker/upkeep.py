@@ -24,6 +24,7 @@ from shared.pruning import MAX_PRUNED
 LOOK_SECONDS = 5.0  # hints make it fast; this makes it right when one is lost. A lost run waits as long at most
 PRUNE_SECONDS = 30.0
 SWEEP_SECONDS = 5.0
+VACUUM_SECONDS = 10.0
 MEND_SECONDS = 10.0
 DECLARE_SECONDS = 30.0
 BUSY_SECONDS = 0.1  # until another worker has done what is due
@@ -74,6 +75,7 @@ class Upkeep:
         loops.start(self._look, every=min(LOOK_SECONDS, self._lease_seconds / 3))
         loops.start(self._prune, every=PRUNE_SECONDS)
         loops.start(self._sweep, every=SWEEP_SECONDS)
+        loops.start(self._vacuum, every=VACUUM_SECONDS)
         loops.start(self._mend_gates, every=MEND_SECONDS)
         loops.start(self._drop_lanes, every=PRUNE_SECONDS)
 
@@ -150,6 +152,10 @@ class Upkeep:
         if recovered:
             log.warning("worker.recovered", extra={"tasks": len(recovered)})
             self._database.publish(hints.QUEUED)
+
+    async def _vacuum(self) -> None:
+        """Every task is a row that changes three times, and claims look past what it was."""
+        await self._database.vacuum("task")
 
     async def _mend_gates(self) -> None:
         """Some gates at a time. The first time it takes over the bounds that the code has now."""

@@ -77,6 +77,10 @@ class Database(Protocol):
     async def query(self, unit: Unit[T]) -> T:
         """For reads that may take longer: does not hold up others, all its statements on one snapshot."""
 
+    async def vacuum(self, table: str) -> None:
+        """Makes the room of rows that were overwritten or deleted free again, once there are many. Where rows change
+        often, statements pass over more and more of them until then."""
+
     def publish(self, hint: str) -> None:
         """Tells every process on this database, this one included. A hint may get lost."""
 

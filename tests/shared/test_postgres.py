@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from shared.database.postgres.wire import LOOK_SECONDS, PLANS_SECONDS
 from shared.errors import Unavailable
 from shared.settings import SettingsError
 from tests.postgres import execute, new_database
+from tests.processes import eventually
 from tests.proxy import Loss, Proxy, proxied
 from tests.shared.engines import Engine, postgres_engine
 from tests.shared.notes import add, ids
@@ -54,6 +56,31 @@ def test_a_database_in_an_encoding_that_refuses_texts_ends_the_start(files: Path
 def test_an_unknown_parameter_of_the_url_is_named(postgres: Engine) -> None:
     with pytest.raises(SettingsError, match=r"^DATABASE_URL: .*unknown parameter pool_size"):
         asyncio.run(connection.connect(f"{postgres.url}?pool_size=5", {}))
+
+
+DEAD_ROWS = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'note'"
+
+
+def test_rows_that_are_overwritten_do_not_pile_up(postgres: Engine) -> None:
+    def overwrite(tx: Transaction, most: str) -> int:
+        return tx.run("UPDATE note SET writer = writer + 1 WHERE id < :most", most=most)
+
+    def dead_rows() -> int:
+        return int(execute(postgres.url, DEAD_ROWS)[0][0])
+
+    async def work(database: Database) -> None:
+        execute(postgres.url, "ALTER TABLE note SET (autovacuum_enabled = off)")
+        execute(postgres.url, "INSERT INTO note (id, writer) SELECT n::text, 0 FROM generate_series(10000, 21000) n")
+        await database.write(partial(overwrite, most="11000"))
+        eventually(dead_rows)
+        await database.vacuum("note")
+        assert dead_rows() == 1000  # not worth it yet
+        await database.write(partial(overwrite, most="9"))
+        eventually(lambda: dead_rows() > 10_000)
+        await database.vacuum("note")
+        eventually(lambda: dead_rows() == 0)
+
+    postgres.run(work)
 
 
 def test_one_that_is_closed_while_it_connects_complains_of_nothing(

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shared.database import Unit
+from shared.database.jobs import Helper
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.lanes import Aside, Lane
 from shared.database.postgres.notifications import Notifications
@@ -38,6 +39,13 @@ WRITERS = 2  # connections of a process, opened when they are needed
 WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it gets a 503
 READ_SECONDS = 5.0
 QUERY_SECONDS = 10.0
+VACUUM_PAUSES = 20  # as long as the VACUUM before took: it is in vain while some old transaction may still see the rows
+
+# Rows are dead that were overwritten or deleted.
+HAS_DEAD_ROWS = """
+SELECT 1 FROM pg_stat_user_tables
+WHERE relid = CAST(:table AS regclass) AND n_dead_tup > 5000 + 0.05 * n_live_tup
+"""
 
 
 class PostgreSQL:
@@ -48,7 +56,9 @@ class PostgreSQL:
     def __init__(self, url: str) -> None:
         """Raises psycopg.Error when the URL is none. Connects when there is something to do."""
         self._connections = connections = Connector(url)
+        self._loop = asyncio.get_running_loop()
         self._is_closing = False
+        self._vacuums_at = 0.0
         self._writers = Lane(connections, WRITING, width=WRITERS, seconds=WRITE_SECONDS)
         self._long = Aside(connections, WRITING, WRITE_SECONDS)
         self._reader = Reader(connections, seconds=READ_SECONDS)
@@ -72,6 +82,18 @@ class PostgreSQL:
     async def query(self, unit: Unit[T]) -> T:
         await self.read(lambda tx: tx.now)  # finds out about a silent server before QUERY_SECONDS
         return await self._aside.run(unit, QUERY_SECONDS)
+
+    async def vacuum(self, table: str) -> None:
+        """The server's own autovacuum looks once a minute, and comes when a fifth of a table has changed."""
+        started = self._loop.time()
+        if started < self._vacuums_at or not await self.read(lambda tx: tx.one(HAS_DEAD_ROWS, table=table)):
+            return
+        thread = Helper("postgres-vacuum")
+        try:
+            await thread.do(lambda: self._connections.vacuum(table))
+        finally:
+            thread.stop()
+            self._vacuums_at = self._loop.time() + VACUUM_PAUSES * (self._loop.time() - started)
 
     def publish(self, hint: str) -> None:
         self._notifications.publish(hint)

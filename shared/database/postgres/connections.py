@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from shared.database import Row, report_unavailable
 from shared.settings import is_this_machine
@@ -14,6 +15,7 @@ from shared.settings import is_this_machine
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0  # with a server that says nothing at all
+VACUUM_SECONDS = 600.0  # which says nothing meanwhile
 MIN_PAUSE_SECONDS = 0.1  # after a connection that could not be made, doubled each time
 MAX_PAUSE_SECONDS = 1.0
 
@@ -29,6 +31,9 @@ DEFAULTS = {
     "client_encoding": "UTF8",
 }
 
+# SKIP_LOCKED: another is at it.
+VACUUM = "VACUUM (SKIP_LOCKED, INDEX_CLEANUP ON, TRUNCATE OFF) {}"
+
 # SQL_ASCII stores bytes as they come, and what comes is UTF-8. Others refuse most of what people write.
 ENCODINGS = ("UTF8", "SQL_ASCII")
 
@@ -37,6 +42,7 @@ class PatientConnection(psycopg.Connection[Row]):
     """Given up after a silence: TCP sees no fault as long as a hop in between, or a server that is stopped, takes what
     is sent."""
 
+    patience_seconds = PATIENCE_SECONDS
     is_direct = True  # no pooler stands in between
     losses: "Losses"
     made_after = 0  # how many connections had been lost when it was made
@@ -57,7 +63,7 @@ class PatientConnection(psycopg.Connection[Row]):
                 ready = yield wanted
                 if ready:
                     heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > PATIENCE_SECONDS:
+                elif time.monotonic() - heard_at > self.patience_seconds:
                     self.close()
                     raise psycopg.InterfaceError("the server has fallen silent")
                 wanted = gen.send(ready)
@@ -95,6 +101,15 @@ class Connector:
             raise report_unavailable(error) from None
         self._pause_seconds = 0.0
         return connection
+
+    def vacuum(self, table: str) -> None:
+        """Waits until it is done. Raises Unavailable."""
+        try:
+            with self.connect() as connection:
+                connection.patience_seconds = VACUUM_SECONDS
+                connection.execute(SQL(VACUUM).format(Identifier(table)))
+        except psycopg.Error as error:
+            raise report_unavailable(error) from None
 
     def refusal(self) -> str:
         """Why the server can't be connected to, empty when it can."""

@@ -23,7 +23,7 @@ QUEUED = "finished_at IS NULL AND status IN ('queued', 'scheduled', 'held')"
 
 
 def list_newest(
-    tx: Transaction, *, status: str | None, type: str | None, caller: str | None, limit: int
+    tx: Transaction, limit: int, *, status: str | None = None, type: str | None = None, caller: str | None = None
 ) -> list[Overseen]:
     """Up to `limit` tasks, newest first, without payloads and results. Waiting ones are 'queued' whether due or not."""
     conditions = []

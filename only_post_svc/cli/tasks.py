@@ -36,7 +36,7 @@ TYPES_HEAD = ("TYPE", "CODE", "TIMEOUT", "TRIES", "DESCRIPTION")
 async def list_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     listed = await database.query(
         lambda tx: all_callers.list_newest(
-            tx, status=options.status, type=options.type, caller=options.caller, limit=options.limit
+            tx, options.limit, status=options.status, type=options.type, caller=options.caller
         )
     )
     if options.json:
@@ -221,9 +221,7 @@ async def submit_task(database: Database, settings: Settings, options: argparse.
 async def watch_tasks(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     """Shows them until it is interrupted; once where stdout is no terminal."""
     while True:
-        listed = await database.query(
-            lambda tx: all_callers.list_newest(tx, status=None, type=None, caller=None, limit=options.limit)
-        )
+        listed = await database.query(lambda tx: all_callers.list_newest(tx, options.limit))
         shown = table(WATCH_HEAD, [_watched(one.task) for one in listed])
         if not sys.stdout.isatty():
             print(shown)

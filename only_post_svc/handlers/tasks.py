@@ -67,19 +67,12 @@ LIST = Operation(
 async def list_tasks(request: Request[State]) -> Response:
     caller = await caller_of(request)
     wanted = LIST_REQUEST.parse(await read_json(request))
-    bound = ("tasks", caller, wanted.status, wanted.type, wanted.key)
+    filters = {"status": wanted.status, "type": wanted.type, "key": wanted.key}
+    bound = ("tasks", caller, *filters.values())
     cursors, limit = request.state["cursors"], wanted.limit
     before = cursors.read(wanted.cursor, *bound) if wanted.cursor is not None else None
     tasks = await request.state["database"].query(
-        partial(
-            queue.list_newest,
-            caller=caller,
-            status=wanted.status,
-            type=wanted.type,
-            key=wanted.key,
-            before=before,
-            limit=limit + 1,
-        )
+        lambda tx: queue.list_newest(tx, caller, **filters, before=before, limit=limit + 1)
     )
     items = tasks[:limit]
     cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None

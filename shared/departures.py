@@ -66,10 +66,10 @@ async def sweep_all(database: Database, service: str, forget: Forget, kept_ms: i
         await asyncio.sleep(0)
 
 
-def in_time(rows: Sequence[T], clock: Callable[[], float] = time.monotonic) -> Iterator[Sequence[T]]:
+def in_time(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """Chunks of the rows, at least one, until STEP_SECONDS are over."""
-    until = clock() + STEP_SECONDS
+    until = time.monotonic() + STEP_SECONDS
     for start in range(0, len(rows), CHUNK):
-        if start and clock() > until:
+        if start and time.monotonic() > until:
             return
         yield rows[start : start + CHUNK]

@@ -10,9 +10,10 @@ def draft_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.{secrets.token_hex(8)}")
 
 
-def create(file: Path, content: bytes, *, mode: int = 0o600, like: Path | None = None) -> None:
-    """Makes the file, with the owner of `like`. Raises FileExistsError, also where another process was quicker."""
-    draft = _write_draft(file, content, mode, like)
+def create(file: Path, content: bytes, *, like: Path | None = None) -> None:
+    """Makes the file, for its owner alone, who is the one of `like`. Raises FileExistsError, also where another process
+    was quicker."""
+    draft = _write_draft(file, content, 0o600, like)
     try:
         os.link(draft, file)
     finally:

@@ -15,6 +15,7 @@ from only_post_svc import checkpoints, hints, queue, shares
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
+from only_post_svc.settings import Settings
 from only_post_svc.shares import Candidate, Kind, Lane, up_to
 from shared.database import Database, Transaction, listed
 
@@ -198,17 +199,16 @@ class Claimants:
     def __init__(
         self,
         database: Database,
+        settings: Settings,
         types: Iterable[TaskType],
         counts: TaskCounts,
-        lease_seconds: int,
         log_failure: LogFailure,
-        max_running_per_caller: int | None = None,
     ) -> None:
         self._database = database
         self._kinds = kinds_of(types)
         self._counts = counts
-        self._lease_seconds = lease_seconds
-        self._max_running_per_caller = max_running_per_caller
+        self._lease_seconds = settings.lease_seconds
+        self._max_running_per_caller = settings.max_running_per_caller
         self._log_failure = log_failure
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[tuple[str, ...], deque[asyncio.Future[None]]] = {}

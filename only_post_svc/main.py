@@ -49,8 +49,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     async with parts(settings) as (database, types):
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes)
-        bounds = settings.lease_seconds, log_failure, settings.max_running_per_caller
-        claimants = Claimants(database, types.values(), worker.counts, *bounds)
+        claimants = Claimants(database, settings, types.values(), worker.counts, log_failure)
         worker.start()
 
         def stop() -> None:

@@ -43,10 +43,10 @@ def _network(host: str) -> str:
 WIDER = {4: (24, 16), 6: (56, 48)}  # what one site or one customer may have, at most
 
 
-def wider_networks(address: str) -> list[str]:
+def wider_networks(narrowest: str) -> list[str]:
     """The networks around what `address` gives, the narrower first; none around what is no address."""
     try:
-        network = ipaddress.ip_network(address)
+        network = ipaddress.ip_network(narrowest)
     except ValueError:
         return []
     return [str(network.supernet(new_prefix=bits)) for bits in WIDER[network.version] if bits < network.prefixlen]

@@ -58,7 +58,7 @@ def find(tx: Transaction, task_id: str) -> Overseen | None:
     return Overseen(row[0], task, row[1]) if row and task else None
 
 
-def change(
+def apply(
     tx: Transaction, task_id: str, change: Callable[[Transaction, str, str], bool]
 ) -> tuple[bool, Overseen | None]:
     """Whether it was changed (by `queue.cancel`, say), and the task after that."""

@@ -174,7 +174,7 @@ async def cancel_task(database: Database, settings: Settings, options: argparse.
     if selection := _selection(options):
         await _cancel_all(database, selection, options)
         return
-    is_cancelled, found = await database.write(lambda tx: all_callers.change(tx, options.task_id, queue.cancel))
+    is_cancelled, found = await database.write(lambda tx: all_callers.apply(tx, options.task_id, queue.cancel))
     one = _need(found, options)
     if one.task.status != "cancelled":
         raise Failure(f"the task has {one.task.status} already")
@@ -188,7 +188,7 @@ async def retry_task(database: Database, settings: Settings, options: argparse.N
     if selection := _selection(options):
         await _retry_all(database, selection, options)
         return
-    is_queued, found = await database.write(lambda tx: all_callers.change(tx, options.task_id, queue.retry))
+    is_queued, found = await database.write(lambda tx: all_callers.apply(tx, options.task_id, queue.retry))
     one = _need(found, options)
     if not is_queued:
         raise Failure(f"the task is {status_of(one.task)}; only a failed or cancelled one can be tried again")

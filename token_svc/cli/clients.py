@@ -73,8 +73,8 @@ def _print_secret(client: AccountRow, secret: str, options: argparse.Namespace) 
 async def rotate_client(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     """Makes a second secret; the first works until --finish ends it."""
     if options.finish:
-        finish = "client_secret_ended"
-        await CLIENTS.change(database, options, finish, lambda tx, one: clients.keep_secrets(tx, one.id, 1))
+        kind = "client_secret_ended"
+        await CLIENTS.apply(database, options, kind, lambda tx, one: clients.keep_secrets(tx, one.id, 1))
         return
 
     def unit(tx: Transaction) -> tuple[AccountRow, str]:

@@ -53,13 +53,13 @@ class Holders:
             accounts.set_disabled(tx, account.id, is_disabled=True)
             sessions.end_others(tx, account.id)
 
-        await self.change(database, options, "disabled", change)
+        await self.apply(database, options, "disabled", change)
 
     async def enable(self, database: Database, settings: Settings, options: argparse.Namespace) -> None:
         def change(tx: Transaction, account: AccountRow) -> None:
             accounts.set_disabled(tx, account.id, is_disabled=False)
 
-        await self.change(database, options, "enabled", change)
+        await self.apply(database, options, "enabled", change)
 
     async def grant(self, database: Database, settings: Settings, options: argparse.Namespace) -> None:
         """Sets the scopes that are granted from now on."""
@@ -67,7 +67,7 @@ class Holders:
             wanted = scopes.parse(" ".join(sorted(options.scopes))).split()
         except ValueError as error:
             raise Failure(f"SCOPE: {error}") from None
-        await self.change(database, options, "granted", lambda tx, one: accounts.set_scopes(tx, one.id, wanted))
+        await self.apply(database, options, "granted", lambda tx, one: accounts.set_scopes(tx, one.id, wanted))
 
     async def delete(self, database: Database, settings: Settings, options: argparse.Namespace) -> None:
         """Deletes all that belongs to the account, its events included: only the log still has them."""
@@ -80,15 +80,15 @@ class Holders:
             if not account.is_client:
                 attempts.forget(tx, names.fold(account.username))
 
-        account = await self._made(database, BY_ID + found.id, "deleted", change)
+        account = await self._changed(database, BY_ID + found.id, "deleted", change)
         await departures.sweep_all(database, accounts.SERVICE, accounts.forget)
         print_changed(account, options)
 
-    async def change(self, database: Database, options: argparse.Namespace, kind: str, change: Change) -> None:
+    async def apply(self, database: Database, options: argparse.Namespace, kind: str, change: Change) -> None:
         """Makes a change, with its place in the audit trail."""
-        print_changed(await self._made(database, options.name, kind, change), options)
+        print_changed(await self._changed(database, options.name, kind, change), options)
 
-    async def _made(self, database: Database, name: str, kind: str, change: Change) -> AccountRow:
+    async def _changed(self, database: Database, name: str, kind: str, change: Change) -> AccountRow:
         """The account after the change, or before it when it was deleted."""
 
         def unit(tx: Transaction) -> AccountRow:

@@ -87,8 +87,8 @@ async def set_password(database: Database, settings: Settings, options: argparse
     password_hash = await _new_hash(settings, account.username, account.email)
 
     change = partial(replace_password, password_hash=password_hash)
-    await USERS.change(database, options, "password_changed", change)
+    await USERS.apply(database, options, "password_changed", change)
 
 
 async def end_sessions(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    await USERS.change(database, options, "session_ended", lambda tx, one: sessions.end_others(tx, one.id))
+    await USERS.apply(database, options, "session_ended", lambda tx, one: sessions.end_others(tx, one.id))

@@ -40,7 +40,7 @@ class Settings(settings.Settings):
     allowed_hosts: tuple[str, ...] = setting((), host_names)  # beside this machine, where no token is asked for
     task_modules: tuple[str, ...] = setting((), names)
     shipped_tasks: bool = setting(True, boolean)  # off in production, where strangers may register and get a token
-    worker_processes: int = setting(1, integer(0, 1024))  # one for each processor that this process may use
+    worker_processes: int = setting(cpus.usable(), integer(0, 1024))
     task_concurrency: int = setting(16, integer(1, 1024))  # async def tasks at once in one child
     task_memory_bytes: int = setting(1024**3, integer(64 * 1024**2, 1024**5))  # of one child
     drain_seconds: int = setting(2, integer(0, 3600))  # that running code has after SIGTERM; foreman kills after 5
@@ -60,7 +60,6 @@ class Settings(settings.Settings):
     @classmethod
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = super().completed(given)
-        given.setdefault("worker_processes", cpus.usable())
         given["is_task_auth_set"] = "task_auth" in given
         if given.get("app_env") == "production":
             given.setdefault("task_auth", "required")

@@ -80,7 +80,9 @@ async def submit_batch(request: Request[State]) -> Response:
     who = await requester_of(request)
     body = await read_json(request)
     new = _batch(BATCH_REQUEST.parse(body).tasks, request.state["types"], who, traceparent_of(request))
-    answer, headers = await _submit_once(request, "POST /api/batch", who, body, new, _items)
+    answer, headers = await _submit_once(
+        request, "POST /api/batch", who, body, new, lambda tasks: list_json(map(task_json, tasks))
+    )
     return written_response(answer.body, answer.status, headers)
 
 
@@ -98,10 +100,6 @@ def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, tracepar
     if faults:
         raise Invalid(faults)
     return new
-
-
-def _items(tasks: list[TaskRow]) -> str:
-    return list_json(map(task_json, tasks))
 
 
 async def _submit_once(

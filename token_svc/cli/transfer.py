@@ -15,7 +15,6 @@ from shared.database import Database, Transaction
 from shared.errors import BadRequest, Invalid
 from shared.strict_json import encode
 from token_svc import accounts, emails, events, foreign_hashes, names, passwords, scopes
-from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
 from token_svc.models.accounts import stored_json
 from token_svc.settings import Settings
@@ -128,9 +127,5 @@ async def export_users(database: Database, settings: Settings, options: argparse
     after = ""
     while some := await database.query(partial(accounts.list_oldest, after=after, limit=AT_ONCE)):
         for account in some:
-            print(encode(_exported(account)))
+            print(encode(stored_json(account) | {"password_hash": account.password_hash}))
         after = some[-1].id
-
-
-def _exported(account: AccountRow) -> dict[str, Any]:
-    return stored_json(account) | {"password_hash": account.password_hash}

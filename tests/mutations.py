@@ -59,8 +59,8 @@ MUTATIONS = [
     Mutation(
         "a run without its lease ends nothing",
         QUEUE,
-        "AND lease IN {leases} RETURNING type, key",
-        "RETURNING type, key",
+        "lease = NULL, lease_until = NULL\nWHERE id IN {ids} AND lease IN {leases}",
+        "lease = NULL, lease_until = NULL\nWHERE id IN {ids}",
         OF_QUEUE,
         "lost_its_lease",
     ),
@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "a write holds what lets it in",
         "token_svc/sessions.py",
-        f"{ACCOUNT_LOCK}claims.sub)",
-        "accounts.by_id(tx, claims.sub)",
+        f"{ACCOUNT_LOCK}claims.sub)\n    sql, values",
+        "accounts.by_id(tx, claims.sub)\n    sql, values",
         OF_RACES,
         "wait_for_each_other",
     ),

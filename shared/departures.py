@@ -15,8 +15,8 @@ from shared.database import Database, Transaction
 STEP_SECONDS = 0.02  # of deleting in one transaction: other writes wait no longer
 CHUNK = 8  # rows between two looks at the clock: each may have a megabyte
 MOST = 500  # rows in one step
-AGAIN_MS = 600_000  # between two looks at an owner whose `kept_ms` are not over
-SHARED = "shared"  # the tables that a service keeps its own rows in
+AGAIN_MS = 600_000  # between two steps for an owner whose `kept_ms` are not over
+SHARED = "shared"  # the schema of all services, which is no service
 
 T = TypeVar("T")
 Forget = Callable[[Transaction, str], bool]  # deletes some rows of an owner; True while there were any

@@ -13,7 +13,7 @@ from shared.addresses import address
 from shared.errors import Problem, TooManyRequests
 
 COUNTED = "is_counted"  # in the scope of a request
-MAX_BUCKETS = 100_000  # beyond it the least recently used is dropped: its caller finds a full one
+MAX_BUCKETS = 100_000  # above it the least recently used is dropped, and its caller has the whole limit again
 
 
 class RateLimit:

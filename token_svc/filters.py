@@ -34,7 +34,7 @@ def _fault(detail: str) -> Invalid:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal)  # 0.1 is not 0.10000000000000001, as they are for float
+    return json.loads(text, parse_float=Decimal)  # float takes 0.1 and 0.10000000000000001 for one number
 
 
 def _contains(data: Any, wanted: Any) -> bool:

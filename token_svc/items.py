@@ -96,7 +96,7 @@ def count(tx: Transaction, owner: str) -> int:
 MAX_PAGE_BYTES = 1024 * 1024  # or one larger item: an answer stays in memory until its client has read it
 LONG = 16 * 1024  # characters, above which an item is read by itself
 FIRST_LOOK = 2  # items, whose lengths are known only once they are read
-CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length, with the item that says that there are more
+CHUNK = DEFAULT_LIMIT + 1  # a page of the usual length, and the item behind it, if there are more
 
 LIST_SHORT = f"""
 SELECT {COLUMNS.replace("data", "CASE WHEN length(data) <= :long THEN data END")} FROM item

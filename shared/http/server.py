@@ -58,7 +58,7 @@ def serve(
         root_path=settings.root_path,
         ssl_context_factory=(lambda config, default: context) if context else None,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it again, after the shutdown
+    with suppress(KeyboardInterrupt):  # after its shutdown uvicorn raises the signal once more
         Server(config, most).run(sockets=[listener])
 
 

@@ -42,7 +42,7 @@ class CrossSite:
     ) -> str:
         if self.is_local_only and not _is_loopback(server):
             return "without TASK_AUTH only this machine is answered: set TASK_AUTH"
-        # Without a host, which HTTP/1.0 allows, it is no browser.
+        # A request without Host, which HTTP/1.0 allows, is no browser's.
         if host is not None and not self._is_ours(_host_name(host.decode("latin-1"))):
             return "Host names neither this machine nor one of ALLOWED_HOSTS"
         origin = sent_origin.decode("latin-1")

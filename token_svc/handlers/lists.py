@@ -77,7 +77,7 @@ async def list_all(request: Request[State]) -> Response:
         return mark, items.page(tx, account.id, after, limit, fits)
 
     database = request.state["database"]
-    # A page without a filter is read sooner than another thread is woken.
+    # To read a page without a filter takes less time than to wake another thread.
     mark, page = await (database.query(unit) if fits else database.read(unit))
     next_cursor = cursors.write(f"{mark} {page.after}", *bound) if page.after is not None else None
     since = cursors.write(mark, "since", account.id)

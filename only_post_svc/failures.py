@@ -10,7 +10,7 @@ ID_CHARACTERS = 36
 SECRET_CHARACTERS = 16
 
 
-class Failure(NamedTuple):
+class FailureRow(NamedTuple):
     """`at` in milliseconds since 1970, `error` as JSON, `worker` the id that /health has."""
 
     attempt: int
@@ -39,13 +39,13 @@ def worker_of(lease: str) -> str:
 
 
 def record(tx: Transaction, task_id: str, attempt: int, lease: str, error: str, traceback: str | None) -> None:
-    failure = Failure(attempt, tx.now, worker_of(lease), error, traceback)
+    failure = FailureRow(attempt, tx.now, worker_of(lease), error, traceback)
     tx.put(INSERT, task_id=task_id, **failure._asdict())
 
 
-def of(tx: Transaction, task_id: str) -> list[Failure]:
+def of(tx: Transaction, task_id: str) -> list[FailureRow]:
     """Oldest first."""
-    return [Failure(*row) for row in tx.all(FIND, task_id=task_id)]
+    return [FailureRow(*row) for row in tx.all(FIND, task_id=task_id)]
 
 
 def forget_old(tx: Transaction, task_id: str) -> None:

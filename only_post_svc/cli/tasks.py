@@ -88,7 +88,7 @@ async def show_task(database: Database, settings: Settings, options: argparse.Na
         print(fields(_members(one)), *map(_failed_attempt, failed), sep="\n")
 
 
-def _failed_attempt(failed: failures.Failure) -> str:
+def _failed_attempt(failed: failures.FailureRow) -> str:
     """With its traceback below."""
     worker = f" on {failed.worker}" if failed.worker else ""
     head = f"attempt {failed.attempt} failed at {moment(failed.at)}{worker}: {failed.error}"

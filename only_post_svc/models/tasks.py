@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from only_post_svc.bulk import Selection
-from only_post_svc.failures import Failure
+from only_post_svc.failures import FailureRow
 from only_post_svc.queue import WAITING, TaskRow
 from only_post_svc.registry import MAX_ATTEMPTS
 from only_post_svc.webhooks import MAX_URL_LENGTH
@@ -223,13 +223,13 @@ def task_json(task: TaskRow) -> str:
     return _json(task, f'"result":{task.result or "null"},{notify}')
 
 
-def fetched_json(task: TaskRow, failed: list[Failure], *, with_traceback: bool) -> str:
+def fetched_json(task: TaskRow, failed: list[FailureRow], *, with_traceback: bool) -> str:
     """A task as /api/result shows it."""
     items = ",".join(_failure_json(one, with_traceback=with_traceback) for one in failed)
     return f'{task_json(task)[:-1]},"failures":[{items}]}}'
 
 
-def _failure_json(one: Failure, *, with_traceback: bool) -> str:
+def _failure_json(one: FailureRow, *, with_traceback: bool) -> str:
     traceback = f',"traceback":{encode(one.traceback)}' if with_traceback else ""
     return f'{{"attempt":{one.attempt},"at":{time_json(one.at)},"error":{one.error}{traceback}}}'
 

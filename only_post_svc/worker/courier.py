@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from only_post_svc import failures, hints, queue, webhooks
-from only_post_svc.failures import Failure
+from only_post_svc.failures import FailureRow
 from only_post_svc.models.tasks import fetched_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
@@ -127,7 +127,7 @@ class Courier:
         else:
             log.warning("webhook.failed", extra={**extra, "reason": error})
 
-    def _post(self, webhook: Webhook, task: TaskRow, failed: list[Failure]) -> Post:
+    def _post(self, webhook: Webhook, task: TaskRow, failed: list[FailureRow]) -> Post:
         told = fetched_json(task._replace(notify=None), failed, with_traceback=self._with_traceback)
         body, now = told.encode(), int(time.time())
         headers = {

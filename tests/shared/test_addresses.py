@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.databases import rows
+from tests.databases import ON_A_FILE, rows
 from tests.only_post_svc.answers import problem
 from tests.processes import HTTPService, Process, Service, TokenService, eventually, free_port
 from tests.token_svc.users import User
@@ -219,47 +219,57 @@ def test_a_path_is_compared_whole(user: User, path: str) -> None:
 # Limits
 
 
-class Limited(TokenService):
-    def wait_until_up(self) -> None:
-        eventually(lambda: "server.listening" in self.log.read_text(), 30)
+LIMITS = {"RATE_LIMITS": "other=3/hour", "FORWARDED_ALLOW_IPS": "127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    service = TokenService(tmp_path_factory.mktemp("limited"), LIMITS)
+    yield service
+    service.kill()
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
-    [("/health", 200), ("/nowhere", 404), ("/me", 401), ("/openapi.json", 200), ("/.well-known/jwks.json", 200)],
+    ("address", "path", "status"),
+    [
+        ("192.0.2.1", "/health", 200),
+        ("192.0.2.2", "/nowhere", 404),
+        ("192.0.2.3", "/me", 401),
+        ("192.0.2.4", "/openapi.json", 200),
+        ("192.0.2.5", "/.well-known/jwks.json", 200),
+    ],
 )
-def test_everything_counts_for_its_address(tmp_path: Path, path: str, status: int) -> None:
-    service = Limited(tmp_path, {"RATE_LIMITS": "other=3/hour"})
-    try:
-        assert [service.get(path).status_code for _ in range(4)] == [status] * 3 + [429]
-        assert int(service.get(path).headers["Retry-After"]) >= 1
-    finally:
-        service.kill()
+def test_everything_counts_for_its_address(limited: TokenService, address: str, path: str, status: int) -> None:
+    headers = {"X-Forwarded-For": address}
+    answers = [limited.get(path, headers=headers) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [status] * 3 + [429]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
 
 
-class LimitedTasks(Service):
-    def wait_until_up(self) -> None:
-        eventually(lambda: "server.listening" in self.log.read_text(), 30)
+@pytest.fixture(scope="module")
+def limited_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {**LIMITS, "TASK_AUTH": "required", "WORKER_PROCESSES": "0"}
+    service = Service(tmp_path_factory.mktemp("limited"), env)
+    yield service
+    service.kill()
 
 
-@pytest.mark.parametrize(("path", "status"), [("/api/types", 401), ("/nowhere", 404), ("/health", 200)])
-def test_everything_counts_on_the_post_only_service_too(tmp_path: Path, path: str, status: int) -> None:
-    env = {"RATE_LIMITS": "other=3/hour", "TASK_AUTH": "required", "WORKER_PROCESSES": "1"}
-    service = LimitedTasks(tmp_path, env)
-    try:
-        assert [service.post(path).status_code for _ in range(4)] == [status] * 3 + [429]
-    finally:
-        service.kill()
+@pytest.mark.parametrize(
+    ("address", "path", "status"),
+    [("192.0.2.1", "/api/types", 401), ("192.0.2.2", "/nowhere", 404), ("192.0.2.3", "/health", 200)],
+)
+def test_everything_counts_on_the_post_only_service_too(
+    limited_tasks: Service, address: str, path: str, status: int
+) -> None:
+    headers = {"X-Forwarded-For": address}
+    assert [limited_tasks.post(path, headers=headers).status_code for _ in range(4)] == [status] * 3 + [429]
 
 
 # Answers
 
 
-def test_types_takes_no_body_at_all(tmp_path: Path) -> None:
-    service = Service(tmp_path, {"WORKER_PROCESSES": "1"})
-    try:
-        for path in ("/api/types", "/health", "/openapi.json"):
-            assert service.request("POST", path).status_code == 200
-        assert service.request("POST", "/api/types", json={"x": 1}).status_code == 422
-    finally:
-        service.kill()
+@ON_A_FILE
+def test_types_takes_no_body_at_all(service: Service) -> None:
+    for path in ("/api/types", "/health", "/openapi.json"):
+        assert service.request("POST", path).status_code == 200
+    assert service.request("POST", "/api/types", json={"x": 1}).status_code == 422

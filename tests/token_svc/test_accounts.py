@@ -4,7 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import ON_A_FILE, rows, tables
+from tests.databases import ON_A_FILE, rows, shared_by_tests, tables
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import faults, is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, refresh
@@ -450,9 +450,16 @@ def test_a_deleted_user_is_let_in_no_more(user: User) -> None:
     assert user.login().status_code == 401
 
 
-def test_of_a_deleted_user_nothing_is_left_in_any_table(start_tokens: Callable[..., TokenService]) -> None:
-    service = start_tokens(RATE_LIMITS="login=10/minute")
-    user = User(service, username="somebody-to-forget", email="forget@example.org")
+@pytest.fixture(scope="module")
+def counting(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    """Where failed logins are counted."""
+    limits = "login=10/minute"
+    with shared_by_tests(TokenService, storage, tmp_path_factory.mktemp("counting"), RATE_LIMITS=limits) as service:
+        yield service
+
+
+def test_of_a_deleted_user_nothing_is_left_in_any_table(counting: TokenService) -> None:
+    user = User(counting, username="somebody-to-forget", email="forget@example.org")
     user.add("a secret to forget", **{"Idempotency-Key": "a-key-to-forget"})
     user.login(password="not the right one")
     user.login()
@@ -460,7 +467,7 @@ def test_of_a_deleted_user_nothing_is_left_in_any_table(start_tokens: Callable[.
     needles = ("forget", user.profile["id"])
 
     def left() -> dict[str, Any]:
-        found = {table: rows(service, f"SELECT * FROM {table}") for table in tables(service) if table != "migration"}
+        found = {table: rows(counting, f"SELECT * FROM {table}") for table in tables(counting) if table != "migration"}
         return {table: rows for table, rows in found.items() if any(needle in str(rows) for needle in needles)}
 
     eventually(lambda: left() == {})
@@ -488,8 +495,8 @@ def test_the_export_has_everything_there_is(user: User) -> None:
     assert [event["event"] for event in found["events"]] == ["registered", "login"]
 
 
-def test_the_export_has_the_logins_that_failed(start_tokens: Callable[..., TokenService]) -> None:
-    user = User(start_tokens(RATE_LIMITS="login=10/minute"))
+def test_the_export_has_the_logins_that_failed(counting: TokenService) -> None:
+    user = User(counting)
     for _ in range(2):
         user.login(password="not the right one")
     found = user.get("/me/export").json()["attempts"]

@@ -4,7 +4,7 @@ import http.client
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests.databases import shared_by_tests
 from tests.processes import TokenService
 from tests.token_svc.answers import faults, problem
 from tests.token_svc.users import User
@@ -335,17 +336,23 @@ def test_large_and_deep_items_are_merged_without_keeping_other_writers_waiting(o
     owner.delete(at)
 
 
-def test_a_merge_can_not_grow_an_item_beyond_the_limit_of_a_body(
-    start_tokens: Callable[..., TokenService],
-) -> None:
-    user = User(start_tokens(MAX_BODY_BYTES="2000"))
+@pytest.fixture(scope="module")
+def small(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TokenService]:
+    """Where little is allowed."""
+    env = {"MAX_BODY_BYTES": "2000", "MAX_ITEMS_PER_USER": "3"}
+    with shared_by_tests(TokenService, storage, tmp_path_factory.mktemp("small"), **env) as service:
+        yield service
+
+
+def test_a_merge_can_not_grow_an_item_beyond_the_limit_of_a_body(small: TokenService) -> None:
+    user = User(small)
     item = user.add({"a": "x" * 1500})
     problem(user.patch(path(item), json={"data": {"b": "x" * 1500}}), 413, "body_too_large")
     assert user.get(path(item)).json() == item
 
 
-def test_the_size_of_a_merged_item_is_counted_in_bytes(start_tokens: Callable[..., TokenService]) -> None:
-    user = User(start_tokens(MAX_BODY_BYTES="2000"))
+def test_the_size_of_a_merged_item_is_counted_in_bytes(small: TokenService) -> None:
+    user = User(small)
     item = send_text(user, "POST", "/data", f'{{"data":{{"a":"{"é" * 700}"}}}}').json()
     refused = send_text(user, "PATCH", path(item), f'{{"data":{{"b":"{"é" * 400}"}}}}')  # 1,100 characters
     problem(refused, 413, "body_too_large")
@@ -374,9 +381,8 @@ def test_a_number_comes_back_as_it_was_sent(user: User, number: str) -> None:
     assert f'"data":[{number}]' in send_text(user, "PUT", at, f'{{"data":[{number}]}}').text
 
 
-def test_a_user_has_room_for_so_many_items_and_deleting_makes_room(start_tokens: Callable[..., TokenService]) -> None:
-    service = start_tokens(MAX_ITEMS_PER_USER="3")
-    user, other = User(service), User(service)
+def test_a_user_has_room_for_so_many_items_and_deleting_makes_room(small: TokenService) -> None:
+    user, other = User(small), User(small)
     items = [user.add(n) for n in range(3)]
     keyed = {"Idempotency-Key": "refused-at-first"}
     problem(user.post("/data", json={"data": 3}, headers=keyed), 409, "quota_exceeded")
@@ -387,12 +393,12 @@ def test_a_user_has_room_for_so_many_items_and_deleting_makes_room(start_tokens:
     problem(user.post("/data", json={"data": 4}), 409, "quota_exceeded")
 
 
-def test_many_at_once_do_not_slip_past_the_quota(start_tokens: Callable[..., TokenService]) -> None:
-    user = User(start_tokens(MAX_ITEMS_PER_USER="5"))
+def test_many_at_once_do_not_slip_past_the_quota(small: TokenService) -> None:
+    user = User(small)
     headers = dict(user.headers)
     with ThreadPoolExecutor(20) as pool:
         answers = pool.map(lambda n: user.service.post("/data", {"data": n}, headers=headers), range(20))
-        assert Counter(answer.status_code for answer in answers) == {201: 5, 409: 15}
+        assert Counter(answer.status_code for answer in answers) == {201: 3, 409: 17}
 
 
 def keyed(user: User, key: str, data: Any) -> requests.Response:

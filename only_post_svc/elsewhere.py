@@ -70,7 +70,7 @@ WHERE status = 'running' AND lease >= :worker AND lease < :worker || '~' AND cal
 """
 
 
-class Portions:
+class PortionsElsewhere:
     """What each caller has running elsewhere, where all workers count as one; `most` None is unbounded."""
 
     def __init__(self, tx: Transaction, most: int | None) -> None:
@@ -104,7 +104,7 @@ def claim(
 ) -> Taken:
     """Claims tasks of these types alone, by turns of their callers: `after` is the one who was served last."""
     lanes = [Lane(False, type, limit) for type in kinds]
-    has_hand, portions = up_to(limit), Portions(tx, max_running_per_caller)
+    has_hand, portions = up_to(limit), PortionsElsewhere(tx, max_running_per_caller)
 
     def fits(one: Candidate) -> bool:
         return portions.take(one.caller) and has_hand(one)

@@ -39,7 +39,7 @@ class Refused(Exception):
     """The server will never take this mail."""
 
 
-class Transport(Protocol):
+class Delivery(Protocol):
     def deliver(self, message: EmailMessage, name: str) -> None:
         """Raises Refused for good, OSError or smtplib.SMTPException for now."""
 
@@ -47,7 +47,7 @@ class Transport(Protocol):
         """Ends a delivery that takes too long."""
 
 
-class Files:
+class FileDelivery:
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
 
@@ -61,7 +61,7 @@ class Files:
         pass
 
 
-class Server:
+class SMTPDelivery:
     """One delivery by SMTP."""
 
     def __init__(self, url: MailURL) -> None:
@@ -167,13 +167,13 @@ class Mailer:
         message = self._letters.write(one.kind, account.username, one.email, one.language, token, sender)
         message["Date"] = formatdate(localtime=False)
         message["Message-ID"] = f"<{one.id}@{sender.rpartition('@')[2]}>"
-        transport: Transport = Files(self._url.path) if self._url.scheme == "file" else Server(self._url)
+        delivery: Delivery = FileDelivery(self._url.path) if self._url.scheme == "file" else SMTPDelivery(self._url)
         thread = Helper("mail")
         try:
             async with asyncio.timeout(TRY_SECONDS):
-                await thread.do(lambda: transport.deliver(message, one.id))
+                await thread.do(lambda: delivery.deliver(message, one.id))
         finally:
-            transport.abort()
+            delivery.abort()
             thread.stop()
 
 

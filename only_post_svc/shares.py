@@ -9,11 +9,12 @@ worker does not have, or that is paused, into a lane of the type's own, which on
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from only_post_svc.gates import OF_KEY, OF_TYPE, Door, Gate
 from only_post_svc.queue import Claim
-from shared.database import Transaction, listed
+from shared.database import Row, Transaction, listed
 
 ALL = ""  # the lane of all types that have none of their own
 LAST = "\U0010ffff"  # behind every caller
@@ -71,14 +72,26 @@ class Candidate(NamedTuple):
 @dataclass
 class Dealt:
     """What a claim has brought. `last` is the caller who was served last; `has_more`: another claim may bring more;
-    `has_moved_some`: there are lanes that this worker did not know of; `is_bounded`: some callers have as much as they
-    may."""
+    `has_made_lanes`: this worker does not know them yet; `is_bounded`: some callers have as much as they may."""
 
-    claims: list[Claim] = field(default_factory=list)
     last: str = ""
     has_more: bool = False
-    has_moved_some: bool = False
+    has_made_lanes: bool = False
     is_bounded: bool = False
+    chosen: list[str] = field(default_factory=list)
+    rows: Callable[[], list[Row]] = list
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """In the order of `chosen`."""
+        place = {id: number for number, id in enumerate(self.chosen)}
+        return sorted((Claim(*row) for row in self.rows()), key=lambda claim: place[claim.id])
+
+    @property
+    def has_moved_some(self) -> bool:
+        """Whether there are lanes that this worker did not know of: a type has been paused since, where not all that
+        were chosen could be claimed."""
+        return self.has_made_lanes or len(self.claims) < len(self.chosen)
 
 
 # A skip scan, ahead of the caller served last and then up to it: one step of the index for each caller.
@@ -138,19 +151,19 @@ def claim(
     callers `passed_over`. `fits` says whether there is a hand for one more, and takes it. Leases begin with `token`, a
     secret that is used once."""
     candidates, has_more = _candidates(tx, lanes, after, passed_over)
-    has_moved_some = _move_misplaced(tx, candidates, kinds)
-    if has_moved_some:  # or callers whose best could not be claimed would lose their turn
+    has_made_lanes = _move_misplaced(tx, candidates, kinds)
+    if has_made_lanes:  # or callers whose best could not be claimed would lose their turn
         candidates, has_more = _candidates(tx, lanes, after, passed_over)
     well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
     dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates), is_bounded=bool(passed_over))
-    dealt.has_moved_some = has_moved_some
+    dealt.has_made_lanes = has_made_lanes
     passage = Passage(tx, well_placed, kinds)
     chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
     dealt.has_more |= passage.store()
     if chosen:
         dealt.last = chosen[-1].caller
-        dealt.claims = _take(tx, token, [one.id for one in chosen], lease_seconds)
-        dealt.has_moved_some |= len(dealt.claims) < len(chosen)  # a type has been paused
+        dealt.chosen = [one.id for one in chosen]
+        dealt.rows = _take(tx, token, dealt.chosen, lease_seconds)
     return dealt
 
 
@@ -193,12 +206,10 @@ def _deal(candidates: Iterable[Candidate], after: str, fits: Callable[[Candidate
     return chosen
 
 
-def _take(tx: Transaction, token: str, ids: list[str], lease_seconds: int) -> list[Claim]:
+def _take(tx: Transaction, token: str, ids: list[str], lease_seconds: int) -> Callable[[], list[Row]]:
     names, values = listed("id", ids)
     until = tx.now + lease_seconds * 1000
-    rows = tx.all(CLAIM.format(ids=names), token=token, now=tx.now, until=until, **values)
-    place = {id: number for number, id in enumerate(ids)}
-    return sorted((Claim(*row) for row in rows), key=lambda claim: place[claim.id])
+    return tx.later(CLAIM.format(ids=names), token=token, now=tx.now, until=until, **values)
 
 
 HOLD = "UPDATE task SET status = 'held', gate = :key, permits = :permits WHERE id IN {ids}"

@@ -33,6 +33,14 @@ FENCE = " WHERE id = :id AND lease = :lease"
 
 MUTATIONS = [
     Mutation(
+        "a unit that does not find what it expects commits nothing",
+        "shared/database/postgres/dialect.py",
+        "(count(*) = :expected)",
+        "(count(*) >= 0 OR :expected = 0)",
+        "tests/shared/test_database.py",
+        "expects",
+    ),
+    Mutation(
         "a commit is on the disk",
         "shared/database/sqlite.py",
         "synchronous = FULL",

@@ -73,6 +73,10 @@ class Watched:
     def put(self, sql: str, **values: Any) -> None:
         self.all(sql, **values)
 
+    def later(self, sql: str, **values: Any) -> Callable[[], list[Row]]:
+        rows = self.all(sql, **values)
+        return lambda: rows
+
     def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
         self.all(sql, **values)
 

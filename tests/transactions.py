@@ -35,6 +35,9 @@ class At:
     def put(self, sql: str, **values: Any) -> None:
         self._tx.put(sql, **values)
 
+    def later(self, sql: str, **values: Any) -> Callable[[], list[Row]]:
+        return self._tx.later(sql, **values)
+
     def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
         self._tx.expect(count, error, sql, **values)
 

@@ -47,6 +47,9 @@ class Transaction(Protocol):
     def put(self, sql: str, **values: Any) -> None:
         """As `run`, without the number: it may be sent together with the next statement."""
 
+    def later(self, sql: str, **values: Any) -> Callable[[], list[Row]]:
+        """The rows of `all`, for when they are asked for: by the unit, or from its value, once that is committed."""
+
     def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
         """As `put`. The unit raises `error`, here or in place of its commit, and leaves nothing behind where the
         statement does not find or change `count` rows."""

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -44,6 +45,10 @@ class Transaction:
 
     def put(self, sql: str, **values: Any) -> None:
         self.run(sql, **values)
+
+    def later(self, sql: str, **values: Any) -> Callable[[], list[Row]]:
+        rows = self.all(sql, **values)
+        return lambda: rows
 
     def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
         if count != (len(self.all(sql, **values)) if is_reading(sql) else self.run(sql, **values)):

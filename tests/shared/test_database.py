@@ -137,6 +137,20 @@ def test_what_a_unit_expects_is_so_or_it_leaves_nothing(engine: Engine) -> None:
     assert [getattr(outcome, "code", outcome) for outcome in outcomes] == ["a", "found", "changed", "d"]
 
 
+def test_rows_may_be_asked_for_within_a_unit_or_once_it_is_committed(engine: Engine) -> None:
+    def unit(tx: Transaction) -> tuple[list[Any], Callable[[], list[Any]]]:
+        tx.put(ADD, id="a", writer=1)
+        found = tx.later("SELECT writer FROM note")
+        changed = tx.later("UPDATE note SET writer = writer + 1 RETURNING writer")
+        return found(), changed
+
+    async def work(database: Database) -> tuple[list[Any], list[Any]]:
+        found, changed = await database.write(unit)
+        return found, changed()
+
+    assert engine.run(work) == ([(1,)], [(2,)])
+
+
 def test_a_read_may_expect_too(engine: Engine) -> None:
     def unit(tx: Transaction) -> None:
         tx.expect(1, Conflict("none", "there is none"), "SELECT 1 FROM note")

@@ -20,6 +20,8 @@ from shared.errors import Unavailable, stopping
 T = TypeVar("T")
 
 MAX_GROUP = 128
+FEWEST_BESIDE = 8  # units that are worth a group of their own, beside one that is under way
+HELD_UP_SECONDS = 0.01  # a group that takes longer waits for a lock, or for the disk
 MAX_WAITING = 10_000
 SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
 
@@ -46,6 +48,7 @@ class Lane:
         self._waiting: deque[Job] = deque()
         self._under_way = 0  # groups
         self._is_starting = False
+        self._late: asyncio.TimerHandle | None = None
         self._impatient: set[asyncio.Future[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -76,12 +79,20 @@ class Lane:
             if late is not None:
                 late.cancel()
 
-    def _start(self) -> None:
+    def _start(self, fewest: int = FEWEST_BESIDE) -> None:
+        """Begins a group, or another beside it for `fewest` units at least: those that wait for the one under way go
+        together then, at less than half the price."""
         self._is_starting = False
-        while self._waiting and self._under_way < self._width:
+        while self._under_way < self._width and len(self._waiting) >= (fewest if self._under_way else 1):
             self._under_way += 1
             self._idle.clear()
             greenlet(self._work).switch()
+        if self._waiting and self._under_way < self._width and self._late is None:
+            self._late = self._loop.call_later(HELD_UP_SECONDS, self._start_late)
+
+    def _start_late(self) -> None:
+        self._late = None
+        self._start(fewest=1)
 
     def _work(self) -> None:
         while group := list(self._next()):

@@ -1,6 +1,6 @@
 """Transactions of PostgreSQL, over a wire."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
@@ -116,6 +116,16 @@ class Statements:
     def put(self, sql: str, **values: Any) -> None:
         self._note(sql)
         self._send(sql, values)
+
+    def later(self, sql: str, **values: Any) -> Callable[[], list[Row]]:
+        self._note(sql)
+        answer = self._send(sql, values)
+
+        def rows() -> list[Row]:
+            self._wait(answer)
+            return self._wire.rows(answer)
+
+        return rows
 
     def expect(self, count: int, error: Exception, sql: str, **values: Any) -> None:
         if self.ask(sql, values).count != count:

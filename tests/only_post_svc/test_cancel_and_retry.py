@@ -1,7 +1,7 @@
 """POST /api/cancel and /api/retry."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import ON_A_FILE
+from tests.databases import ON_A_FILE, shared_by_tests
 from tests.only_post_svc.answers import faults, problem
-from tests.processes import Service, eventually
+from tests.processes import TASKS, Service, eventually
 
 
 def cancel(service: Service, task_id: str) -> requests.Response:
@@ -82,18 +82,25 @@ def test_running_code_is_stopped_within_two_seconds(service: Service, tmp_path: 
     assert service.result(task_id)["status"] == "cancelled"
 
 
+@pytest.fixture(scope="module")
+def ruined(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with one child, which the tests here may kill."""
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("ruined"), **env) as service:
+        yield service
+
+
 @ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.stubborn", "zoo.stubborn.async", "zoo.spin.async"])
-def test_code_that_ignores_it_is_killed_within_two_seconds(start_service: Callable[..., Service], type: str) -> None:
-    service = start_service(WORKER_PROCESSES="1")
-    task_id = started(service, type)
-    (child,) = service.children()
+def test_code_that_ignores_it_is_killed_within_two_seconds(ruined: Service, type: str) -> None:
+    task_id = started(ruined, type)
+    (child,) = ruined.children()
     asked_at = time.monotonic()
-    assert cancel(service, task_id).status_code == 200
+    assert cancel(ruined, task_id).status_code == 200
     eventually(lambda: not Path(f"/proc/{child}/cmdline").exists(), 5)
     assert time.monotonic() - asked_at < 2
-    assert service.run("echo", {"n": 1})["status"] == "succeeded"
-    assert service.result(task_id)["error"] is None
+    assert ruined.run("echo", {"n": 1})["status"] == "succeeded"
+    assert ruined.result(task_id)["error"] is None
 
 
 def test_who_waits_is_told_of_the_cancelling_at_once(service: Service) -> None:

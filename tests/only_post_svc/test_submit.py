@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import settings_of
+from tests.databases import ON_A_FILE, settings_of
 from tests.only_post_svc.answers import faults, problem
 from tests.processes import Service, eventually
 
@@ -371,13 +371,14 @@ def test_keys_and_tasks_survive_a_restart(start_service: Callable[..., Service])
     assert restarted.result(first.json()["task_id"])["status"] == "queued"
 
 
+@ON_A_FILE
 def test_requests_above_the_rate_limit_are_refused_until_it_refills(start_service: Callable[..., Service]) -> None:
-    service = start_service(RATE_LIMITS="other=100/hour", WORKER_PROCESSES="0")  # /health counts, too
-    codes = [post(service, **LATER).status_code for _ in range(101)]
+    service = start_service(RATE_LIMITS="other=20/hour", WORKER_PROCESSES="0")  # /health counts, too
+    codes = [post(service, **LATER).status_code for _ in range(21)]
     assert codes == sorted(codes) and set(codes) == {202, 429}
     refused = service.post("/api/tasks")
     problem(refused, 429, "rate_limited")
-    assert 0 < int(refused.headers["Retry-After"]) <= 36
+    assert 0 < int(refused.headers["Retry-After"]) <= 180
 
 
 def test_times_are_utc_with_milliseconds(service: Service) -> None:

@@ -4,14 +4,14 @@ Each bad task ends in its documented error within its timeout and two seconds; n
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.databases import ON_A_FILE
+from tests.databases import ON_A_FILE, shared_by_tests
 from tests.processes import TASKS, Service, eventually
 
 GRACE_SECONDS = 2.0
@@ -146,76 +146,82 @@ def members(group: int) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def ruined(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("ruined"), **env) as service:
+        yield service
+
+
+@pytest.fixture
+def lonely(ruined: Service) -> Service:
+    """A service with one child that is well."""
+    assert ruined.run("echo")["status"] == "succeeded"
+    eventually(lambda: len(ruined.children()) == 1)
+    return ruined
+
+
 @ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.grandchild.exit", "zoo.hold", "zoo.blocked_signals", "zoo.suicide"])
-def test_nothing_of_a_killed_tasks_process_group_is_left(start_service: Callable[..., Service], type: str) -> None:
-    service = start_service(WORKER_PROCESSES="1")
-    (group,) = service.children()
-    assert service.run(type, max_attempts=1)["status"] == "failed"
+def test_nothing_of_a_killed_tasks_process_group_is_left(lonely: Service, type: str) -> None:
+    (group,) = lonely.children()
+    assert lonely.run(type, max_attempts=1)["status"] == "failed"
     eventually(lambda: members(group) == [], 3)
 
 
 @ON_A_FILE
-def test_a_child_that_a_timeout_kills_takes_its_own_children_along(start_service: Callable[..., Service]) -> None:
-    service = start_service(WORKER_PROCESSES="1")
-    (group,) = service.children()
-    task_id = service.submit("zoo.subprocess", max_attempts=1)["task_id"]
+def test_a_child_that_a_timeout_kills_takes_its_own_children_along(lonely: Service) -> None:
+    (group,) = lonely.children()
+    task_id = lonely.submit("zoo.subprocess", max_attempts=1)["task_id"]
     eventually(lambda: len(members(group)) == 2)
-    assert service.ended(task_id)["error"]["code"] == "timeout"
+    assert lonely.ended(task_id)["error"]["code"] == "timeout"
     eventually(lambda: members(group) == [], 3)
 
 
 @ON_A_FILE
 @pytest.mark.parametrize("type", ["zoo.exit.async", "zoo.spin.async"])
-def test_a_neighbour_in_the_same_process_is_not_charged_an_attempt(
-    start_service: Callable[..., Service], tmp_path: Path, type: str
-) -> None:
-    service = start_service(WORKER_PROCESSES="1")
+def test_a_neighbour_in_the_same_process_is_not_charged_an_attempt(lonely: Service, tmp_path: Path, type: str) -> None:
     path = tmp_path / "notes"
-    neighbour = service.submit("note.async", {"path": str(path), "seconds": 1.0}, max_attempts=1)["task_id"]
+    neighbour = lonely.submit("note.async", {"path": str(path), "seconds": 1.0}, max_attempts=1)["task_id"]
     eventually(path.exists)  # it is in the one child that there is, and stays there for a while
-    culprit = service.submit(type, max_attempts=1)["task_id"]
-    assert service.ended(culprit)["status"] == "failed"
-    ended = service.ended(neighbour)
+    culprit = lonely.submit(type, max_attempts=1)["task_id"]
+    assert lonely.ended(culprit)["status"] == "failed"
+    ended = lonely.ended(neighbour)
     assert (ended["status"], ended["attempt"], ended["result"]) == ("succeeded", 1, 1)
     assert [line.split()[0] for line in path.read_text().splitlines()] == ["start", "start", "end"]
 
 
 @ON_A_FILE
-def test_a_neighbour_whose_own_timeout_passes_meanwhile_is_not_charged_either(
-    start_service: Callable[..., Service], tmp_path: Path
-) -> None:
+def test_a_neighbour_whose_own_timeout_passes_meanwhile_is_not_charged_either(lonely: Service, tmp_path: Path) -> None:
     """While another run has the event loop nobody in it can be in time."""
-    service = start_service(WORKER_PROCESSES="1")
     path = tmp_path / "notes"
     options = {"timeout": 1.5, "max_attempts": 1}
-    neighbour = service.submit("note.async", {"path": str(path), "seconds": 0.5}, **options)["task_id"]
+    neighbour = lonely.submit("note.async", {"path": str(path), "seconds": 0.5}, **options)["task_id"]
     eventually(path.exists)
-    culprit = service.submit("zoo.spin.async", max_attempts=1)["task_id"]
-    assert service.ended(culprit)["error"]["code"] == "timeout"
-    ended = service.ended(neighbour)
+    culprit = lonely.submit("zoo.spin.async", max_attempts=1)["task_id"]
+    assert lonely.ended(culprit)["error"]["code"] == "timeout"
+    ended = lonely.ended(neighbour)
     assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
 
 
 @ON_A_FILE
-def test_a_neighbour_that_overruns_by_itself_is_timed_out(start_service: Callable[..., Service]) -> None:
-    service = start_service(WORKER_PROCESSES="1")
+def test_a_neighbour_that_overruns_by_itself_is_timed_out(lonely: Service) -> None:
     started = time.monotonic()
-    good = service.submit("sleep", {"seconds": 2}, max_attempts=1)["task_id"]
-    late = service.submit("sleep", {"seconds": 60}, timeout=1, max_attempts=1)["task_id"]
-    assert service.ended(late)["error"]["code"] == "timeout"
+    good = lonely.submit("sleep", {"seconds": 2}, max_attempts=1)["task_id"]
+    late = lonely.submit("sleep", {"seconds": 60}, timeout=1, max_attempts=1)["task_id"]
+    assert lonely.ended(late)["error"]["code"] == "timeout"
     assert time.monotonic() - started < 1 + GRACE_SECONDS
-    assert (service.ended(good)["status"], service.ended(good)["attempt"]) == ("succeeded", 1)
+    assert (lonely.ended(good)["status"], lonely.ended(good)["attempt"]) == ("succeeded", 1)
 
 
 @ON_A_FILE
 def test_a_run_that_is_alone_after_its_neighbours_crash_is_stopped_as_politely_as_others(
-    start_service: Callable[..., Service], tmp_path: Path
+    lonely: Service, tmp_path: Path
 ) -> None:
-    service, note = start_service(WORKER_PROCESSES="1"), tmp_path / "note"
-    task = service.submit("note.cancelled", {"path": str(note)}, timeout=3, max_attempts=1)
-    eventually(lambda: service.result(task["task_id"])["status"] == "running")
-    service.run("zoo.exit.async", max_attempts=1)
-    ended = service.ended(task["task_id"])
+    note = tmp_path / "note"
+    task = lonely.submit("note.cancelled", {"path": str(note)}, timeout=3, max_attempts=1)
+    eventually(lambda: lonely.result(task["task_id"])["status"] == "running")
+    lonely.run("zoo.exit.async", max_attempts=1)
+    ended = lonely.ended(task["task_id"])
     assert (ended["status"], ended["error"]["code"], ended["attempt"]) == ("failed", "timeout", 1)
     assert note.read_text() == "cancelled\n"

@@ -8,12 +8,12 @@ share a limit, with a short wait. So an attacker cannot lock the owner out. Refr
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from shared import pruning, times
 from shared.addresses import wider_networks
-from shared.database import Transaction
+from shared.database import Transaction, listed
 from shared.errors import TooManyRequests
 from shared.settings import Rate
 
@@ -62,16 +62,15 @@ def client_limits(rate: Rate, address: str) -> LoginLimits:
 
 def begin(tx: Transaction, limits: LoginLimits) -> None:
     """Counts a login as failed. Raises 429, counting nothing, when one of its limits has to wait."""
-    _lock(tx, (*limits.address, *limits.own))
+    counts = _lock(tx, (*limits.address, *limits.own))
     for limit in (*limits.address, *limits.own):
-        failures, last_at = _find(tx, limit.key)
+        failures, last_at = counts[limit.key]
         _need_over(tx, last_at + _delay_seconds(failures, limit) * 1000)
-    _count(tx, limits.own)
+    _add_one(tx, limits.own, counts)
 
 
 def fail(tx: Transaction, limits: LoginLimits) -> None:
-    _lock(tx, limits.address)
-    _count(tx, limits.address)
+    _add_one(tx, limits.address, _lock(tx, limits.address))
 
 
 def uncount(tx: Transaction, limits: LoginLimits) -> None:
@@ -113,7 +112,7 @@ def take_mail(tx: Transaction, rate: Rate, email_key: str) -> bool:
 def _take(tx: Transaction, rate: Rate, key: str) -> None:
     allowed, seconds = rate
     tx.lock(key)
-    count, since = _find(tx, key)
+    count, since = _find(tx, [key])[key]
     if count >= allowed:
         _need_over(tx, since + seconds * 1000)
     is_new = count == 0 or tx.now >= since + seconds * 1000
@@ -126,7 +125,7 @@ def remember(tx: Transaction, username_key: str, address: str) -> None:
 
 
 def is_known(tx: Transaction, username_key: str, address: str) -> bool:
-    return tx.one(FIND, key=f"known {address} {username_key}", now=tx.now) is not None
+    return tx.one(IS_KNOWN, key=f"known {address} {username_key}", now=tx.now) is not None
 
 
 def forget(tx: Transaction, username_key: str) -> None:
@@ -144,7 +143,8 @@ def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
     ]
 
 
-FIND = "SELECT failures, last_at FROM attempt WHERE key = :key AND expires_at > :now"
+IS_KNOWN = "SELECT 1 FROM attempt WHERE key = :key AND expires_at > :now"
+FIND = "SELECT key, failures, last_at FROM attempt WHERE key IN {keys} AND expires_at > :now"
 
 PUT = """
 INSERT INTO attempt (key, username_key, failures, last_at, expires_at)
@@ -158,19 +158,28 @@ def prune(tx: Transaction) -> int:
     return len(pruning.delete_expired(tx, "attempt", "key"))
 
 
-def _lock(tx: Transaction, limits: Sequence[Limit]) -> None:
-    for key in sorted(limit.key for limit in limits):  # sorted: a fixed lock order cannot deadlock
+class Count(NamedTuple):
+    failures: int = 0
+    last_at: int = 0
+
+
+def _lock(tx: Transaction, limits: Sequence[Limit]) -> dict[str, Count]:
+    """What has been counted, by key, locked until the transaction ends."""
+    keys = sorted(limit.key for limit in limits)  # sorted: a fixed lock order cannot deadlock
+    for key in keys:
         tx.lock(key)
+    return _find(tx, keys)
 
 
-def _count(tx: Transaction, limits: Sequence[Limit]) -> None:
+def _find(tx: Transaction, keys: Sequence[str]) -> dict[str, Count]:
+    named, values = listed("key", keys)
+    rows = tx.all(FIND.format(keys=named), now=tx.now, **values) if keys else []
+    return dict.fromkeys(keys, Count()) | {key: Count(failures, last_at) for key, failures, last_at in rows}
+
+
+def _add_one(tx: Transaction, limits: Sequence[Limit], counts: Mapping[str, Count]) -> None:
     for limit in limits:
-        _put(tx, limit.key, _find(tx, limit.key)[0] + 1, since=tx.now, kept_seconds=KEPT_SECONDS)
-
-
-def _find(tx: Transaction, key: str) -> tuple[int, int]:
-    row = tx.one(FIND, key=key, now=tx.now)
-    return (row[0], row[1]) if row else (0, 0)
+        _put(tx, limit.key, counts[limit.key].failures + 1, since=tx.now, kept_seconds=KEPT_SECONDS)
 
 
 def _put(tx: Transaction, key: str, failures: int, *, since: int, kept_seconds: int) -> None:

@@ -14,7 +14,7 @@ import requests
 from shared.database import connection
 from shared.settings import SettingsError
 from tests.postgres import Cluster, execute, new_cluster
-from tests.processes import START_SECONDS, Process, eventually, free_port
+from tests.processes import START_SECONDS, Forked, Process, eventually, free_port
 from tests.proxy import proxied
 
 EXIT_FAILURE = 3
@@ -39,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(command: str, url: str) -> Process:
         env = {"DATABASE_URL": url, "WORKER_PROCESSES": "1", "LOG_LEVEL": "debug"}
-        started.append(Process(tmp_path / command, "-m", *COMMANDS[command], env=env))
+        started.append(Forked(tmp_path / command, "-m", *COMMANDS[command], env=env))
         return started[-1]
 
     yield start

@@ -1,5 +1,6 @@
 """Connections to the PostgreSQL of a DATABASE_URL."""
 
+import logging
 import os
 import time
 from typing import Any, TypeVar, cast
@@ -36,6 +37,8 @@ VACUUM = "VACUUM (SKIP_LOCKED, INDEX_CLEANUP ON, TRUNCATE OFF) {}"
 
 # SQL_ASCII stores bytes as they come, and what comes is UTF-8. Others refuse most of what people write.
 ENCODINGS = ("UTF8", "SQL_ASCII")
+
+log = logging.getLogger(__name__)
 
 
 class PatientConnection(psycopg.Connection[Row]):
@@ -103,13 +106,13 @@ class Connector:
         return connection
 
     def vacuum(self, table: str) -> None:
-        """Waits until it is done. Raises Unavailable."""
-        try:
-            with self.connect() as connection:
-                connection.patience_seconds = VACUUM_SECONDS
+        """Waits until it is done. Raises Unavailable when there is no connection."""
+        with self.connect("SET statement_timeout = 0") as connection:
+            connection.patience_seconds = VACUUM_SECONDS
+            try:
                 connection.execute(SQL(VACUUM).format(Identifier(table)))
-        except psycopg.Error as error:
-            raise report_unavailable(error) from None
+            except psycopg.Error as error:
+                log.warning("database.not_vacuumed", extra={"table": table, "reason": str(error)})
 
     def refusal(self) -> str:
         """Why the server can't be connected to, empty when it can."""

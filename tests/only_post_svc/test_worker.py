@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from only_post_svc.worker.upkeep import LOOK_SECONDS
+from tests.chaos.traces import is_alive
 from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
@@ -210,7 +211,7 @@ def test_sigterm_ends_all_four_and_their_children(four: tuple[str, Process]) -> 
     assert len(children) >= 4
     supervisor.send(signal.SIGTERM)
     supervisor.wait(10)
-    eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in (*webs, *children)), 3)
+    eventually(lambda: not any(map(is_alive, (*webs, *children))), 3)
 
 
 @pytest.fixture(scope="module")

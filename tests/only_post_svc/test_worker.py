@@ -139,7 +139,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(web: Servi
     task = web.result(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
     web.post("/api/cancel", {"task_id": task_id})
-    assert not Path(f"/proc/{child}/cmdline").exists()
+    eventually(lambda: not is_alive(child), 3)
 
 
 @pytest.fixture(scope="module")

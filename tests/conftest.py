@@ -1,5 +1,6 @@
 """Fixtures: real processes, and what stops them again."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -68,12 +69,18 @@ def pytest_configure(config: pytest.Config) -> None:
     run = ExitStack()
     run.enter_context(shared_by_a_run())
     Forked.forks = True
+    gc.disable()  # until the tests are collected, which makes a million objects and no garbage
     config.add_cleanup(run.close)
 
 
 @pytest.hookimpl(trylast=True)  # once pytest has put the tests of a parameter together
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = in_order(items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing | None:

@@ -183,6 +183,7 @@ class Components:
 
     def __init__(self) -> None:
         self.schemas: dict[str, Schema] = {}
+        self._answers: set[type] = set()  # that are among them
 
     def of(self, annotation: Any) -> Schema:
         return schema_of(annotation, self._of_answer)
@@ -191,6 +192,9 @@ class Components:
         return self._named(body.cls, body.schema) if isinstance(body, Shape) else body
 
     def _of_answer(self, cls: type) -> Schema:
+        if cls in self._answers:
+            return reference(cls)
+        self._answers.add(cls)
         schema = schema_of_dataclass(cls, self._of_answer)
         schema.pop("additionalProperties")  # clients have to accept members of later versions
         return self._named(cls, schema)

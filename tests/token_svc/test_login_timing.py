@@ -74,6 +74,7 @@ def test_the_hash_for_an_unknown_user_costs_what_a_stored_one_does() -> None:
 
     nobodys, stored = run(work)
     assert nobodys.split("$")[:4] == stored.split("$")[:4]  # scheme, version, memory, passes
+    assert [*map(len, nobodys.split("$"))] == [*map(len, stored.split("$"))]
 
 
 REFUSED = {

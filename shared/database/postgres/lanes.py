@@ -20,10 +20,10 @@ from shared.errors import Unavailable, stopping
 T = TypeVar("T")
 
 MAX_GROUP = 128
-FEWEST_BESIDE = 8  # units that are worth a group of their own, beside one that is under way
+FEWEST_BESIDE = 8  # units that wait, before a second group begins beside one that is under way
 HELD_UP_SECONDS = 0.01  # a group that takes longer waits for a lock, or for the disk
 MAX_WAITING = 10_000
-SILENT_LOOKS = 3  # the same while nothing at all gets done; a process that slept for long itself has looked but once
+SILENT_LOOKS = 3  # at which nothing had got done; looks and not seconds, since a process may itself have been stopped
 
 
 def awaited(future: asyncio.Future[T]) -> T:
@@ -80,8 +80,8 @@ class Lane:
                 late.cancel()
 
     def _start(self, fewest: int = FEWEST_BESIDE) -> None:
-        """Begins a group, or another beside it for `fewest` units at least: those that wait for the one under way go
-        together then, at less than half the price."""
+        """Begins a group. Beside one that is under way it takes `fewest` units: fewer are cheaper in the next group,
+        with those that come meanwhile."""
         self._is_starting = False
         while self._under_way < self._width and len(self._waiting) >= (fewest if self._under_way else 1):
             self._under_way += 1

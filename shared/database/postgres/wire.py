@@ -1,8 +1,8 @@
 """The wire to a session of PostgreSQL. Statements go out as they come, and answers come back in that order: libpq's
 pipeline mode (https://www.postgresql.org/docs/current/libpq-pipeline-mode.html).
 
-psycopg makes the connection and knows the types; its cursors and its pipeline are left out, as they talk to the server
-after every statement, and take for prepared what came behind a failure.
+psycopg makes the connection and knows the types. Its cursors and its pipeline are not used: they talk to the server
+after every statement, and believe that a statement is prepared which the server has skipped behind a failure.
 """
 
 import asyncio

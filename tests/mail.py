@@ -1,5 +1,6 @@
 """A mail server, as real as aiosmtpd makes it, and mails as their readers see them."""
 
+import asyncio
 import email
 import re
 import ssl
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
 from email.policy import SMTP
-from typing import Any
+from typing import Any, cast
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP as Protocol
@@ -59,10 +60,17 @@ class _Controller(Controller):
         return self.protocols[-1]
 
     def stop(self, no_assert: bool = False) -> None:
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(10)
+        super().stop(no_assert)
+
+    async def _hang_up(self) -> None:
+        assert self.server is not None
+        self.server.close()
         for protocol in self.protocols:
             if protocol.transport is not None:
-                self.loop.call_soon_threadsafe(protocol.transport.close)
-        super().stop(no_assert)
+                cast(asyncio.Transport, protocol.transport).abort()
+        for _ in range(3):  # turns of the loop, in which the sockets are closed
+            await asyncio.sleep(0)
 
 
 @contextmanager

@@ -64,13 +64,18 @@ class _Controller(Controller):
         super().stop(no_assert)
 
     async def _hang_up(self) -> None:
+        await _some_turns()  # asyncio can't close what was accepted, but has no transport before its server is closed
         assert self.server is not None
         self.server.close()
         for protocol in self.protocols:
             if protocol.transport is not None:
                 cast(asyncio.Transport, protocol.transport).abort()
-        for _ in range(3):  # turns of the loop, in which the sockets are closed
-            await asyncio.sleep(0)
+        await _some_turns()  # in which the sockets are closed
+
+
+async def _some_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @contextmanager

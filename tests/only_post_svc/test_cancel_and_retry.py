@@ -1,7 +1,6 @@
 """POST /api/cancel and /api/retry."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import ON_A_FILE, shared_by_tests
+from tests.databases import ON_A_FILE
 from tests.only_post_svc.answers import faults, problem
-from tests.processes import TASKS, Service, eventually
+from tests.processes import Service, eventually
 
 
 def cancel(service: Service, task_id: str) -> requests.Response:
@@ -80,14 +79,6 @@ def test_running_code_is_stopped_within_two_seconds(service: Service, tmp_path: 
     assert probe["status"] == "succeeded"
     assert lines(path) == ["start"]
     assert service.result(task_id)["status"] == "cancelled"
-
-
-@pytest.fixture(scope="module")
-def ruined(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one child, which the tests here may kill."""
-    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1"}
-    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("ruined"), **env) as service:
-        yield service
 
 
 @ON_A_FILE

@@ -1,15 +1,15 @@
 """POST /health."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 
 from shared import VERSION
-from tests.databases import ON_A_FILE, rows, shared_by_tests
+from tests.databases import ON_A_FILE, rows
 from tests.only_post_svc.answers import problem
-from tests.processes import TASKS, Service, Worker, eventually
+from tests.processes import Service, Worker, eventually
 
 
 def health(service: Service) -> requests.Response:
@@ -62,14 +62,6 @@ def test_health_get_opens_that_one_path(start_service: Callable[..., Service]) -
     problem(service.request("GET", "/api/types", timeout=9), 405, "method_not_allowed")
     problem(service.request("PUT", "/health", timeout=9), 405, "method_not_allowed")
     assert health(service).status_code == 200
-
-
-@pytest.fixture(scope="module")
-def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that runs nothing."""
-    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"}
-    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("idle"), **env) as service:
-        yield service
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.databases import settings_of
+from tests.databases import shared_by_tests
 from tests.only_post_svc.answers import faults, problem
 from tests.processes import Service
 from tests.tokens import SECRET, bearer
@@ -54,10 +54,8 @@ class Lister:
 @pytest.fixture(scope="module")
 def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     env = {"WORKER_PROCESSES": "0", "TASK_AUTH": "required", "SECRET_KEY": SECRET}
-    with settings_of(storage) as database:
-        service = Service(tmp_path_factory.mktemp("idle"), env | database)
+    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("idle"), **env) as service:
         yield service
-        service.kill()
 
 
 @pytest.fixture

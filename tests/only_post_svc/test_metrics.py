@@ -8,9 +8,9 @@ import requests
 
 from tests import numbers
 from tests.commands import command
-from tests.databases import ON_A_FILE, rows, shared_by_tests
+from tests.databases import ON_A_FILE, rows
 from tests.only_post_svc.answers import problem
-from tests.processes import TASKS, Service, Worker, eventually
+from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
 TOKEN = "a-token-of-the-collector"
@@ -37,14 +37,6 @@ def printed(service: Service) -> dict[str, float]:
 @pytest.fixture
 def fresh(start_service: Callable[..., Service]) -> Service:
     return start_service(WORKER_PROCESSES="1", LEASE_SECONDS="3")
-
-
-@pytest.fixture(scope="module")
-def idle(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that runs nothing."""
-    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0", "HEALTH_GET": "true"}
-    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("idle"), **env) as service:
-        yield service
 
 
 @ON_A_FILE

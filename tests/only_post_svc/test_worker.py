@@ -34,21 +34,13 @@ def batch(service: Service, count: int, path: Path, seconds: float = 0.01) -> li
     return [item["task_id"] for item in service.post("/api/batch", {"tasks": tasks}).json()["items"]]
 
 
-@pytest.fixture(scope="module")
-def web(storage: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A web process that runs no tasks."""
-    env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "0"}
-    with shared_by_tests(Service, storage, tmp_path_factory.mktemp("web"), **env) as web:
-        yield web
-
-
 @pytest.fixture
-def start_beside(web: Service, tmp_path: Path) -> Iterator[StartWorker]:
+def start_beside(idle: Service, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts a worker process beside it."""
     started: list[Worker] = []
 
     def start() -> Worker:
-        started.append(Worker(web.log.parent, {**web.env, "WORKER_PROCESSES": "1"}, name=tmp_path.name))
+        started.append(Worker(idle.log.parent, {**idle.env, "WORKER_PROCESSES": "1"}, name=tmp_path.name))
         return started[-1]
 
     yield start
@@ -57,12 +49,12 @@ def start_beside(web: Service, tmp_path: Path) -> Iterator[StartWorker]:
             worker.terminate()
 
 
-def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(web: Service, start_beside: StartWorker) -> None:
-    assert web.children() == []
-    task_id = web.submit("text.stats", {"text": "a b"})["task_id"]
-    assert web.result(task_id, wait=0.3)["status"] == "queued"
+def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(idle: Service, start_beside: StartWorker) -> None:
+    assert idle.children() == []
+    task_id = idle.submit("text.stats", {"text": "a b"})["task_id"]
+    assert idle.result(task_id, wait=0.3)["status"] == "queued"
     start_beside()
-    assert web.ended(task_id)["result"]["words"] == 2
+    assert idle.ended(task_id)["result"]["words"] == 2
 
 
 @ON_A_FILE
@@ -74,26 +66,26 @@ def test_a_task_that_no_hint_tells_of_is_found(start_service: StartService) -> N
     assert service.ended(task_id)["status"] == "succeeded"
 
 
-def test_news_travel_between_the_processes_faster_than_they_poll(web: Service, start_beside: StartWorker) -> None:
+def test_news_travel_between_the_processes_faster_than_they_poll(idle: Service, start_beside: StartWorker) -> None:
     start_beside()
-    web.run("echo")
+    idle.run("echo")
     taken = []
     for _ in range(5):
         started = time.monotonic()
-        assert web.submit("echo", wait=20)["status"] == "succeeded"
+        assert idle.submit("echo", wait=20)["status"] == "succeeded"
         taken.append(time.monotonic() - started)
     assert sorted(taken)[2] < 0.4  # two polls would take a second on average
 
 
 def test_a_cancelled_task_is_stopped_in_the_other_process(
-    web: Service, start_beside: StartWorker, tmp_path: Path
+    idle: Service, start_beside: StartWorker, tmp_path: Path
 ) -> None:
     worker = start_beside()
     path = tmp_path / "gate"
-    task_id = web.submit("gate", {"path": str(path), "stubborn": 1})["task_id"]
+    task_id = idle.submit("gate", {"path": str(path), "stubborn": 1})["task_id"]
     eventually(path.exists)
     (child,) = worker.children()
-    assert web.post("/api/cancel", {"task_id": task_id}).status_code == 200
+    assert idle.post("/api/cancel", {"task_id": task_id}).status_code == 200
     eventually(lambda: child not in worker.children(), 2.5)
 
 
@@ -128,17 +120,17 @@ def test_a_hand_that_gets_free_takes_what_is_queued(hands: Service, tmp_path: Pa
     assert time.monotonic() - started < ROUNDS * LOOK_SECONDS * 0.4
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(web: Service, start_beside: StartWorker) -> None:
+def test_a_worker_that_is_told_to_stop_gives_its_task_back_at_no_cost(idle: Service, start_beside: StartWorker) -> None:
     worker = start_beside()
-    task_id = web.submit("sleep", {"seconds": 60})["task_id"]
-    eventually(lambda: web.result(task_id)["status"] == "running")
+    task_id = idle.submit("sleep", {"seconds": 60})["task_id"]
+    eventually(lambda: idle.result(task_id)["status"] == "running")
     child = worker.children()[0]
     started = time.monotonic()
     worker.terminate()
     assert time.monotonic() - started < 5
-    task = web.result(task_id)
+    task = idle.result(task_id)
     assert (task["status"], task["attempt"]) == ("queued", 0)
-    web.post("/api/cancel", {"task_id": task_id})
+    idle.post("/api/cancel", {"task_id": task_id})
     eventually(lambda: not is_alive(child), 3)
 
 

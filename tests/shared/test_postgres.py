@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from shared.database import Database, Transaction, connection
@@ -79,6 +80,24 @@ def test_rows_that_are_overwritten_do_not_pile_up(postgres: Engine) -> None:
         eventually(lambda: dead_rows() > 10_000)
         await database.vacuum("note")
         eventually(lambda: dead_rows() == 0)
+
+    postgres.run(work)
+
+
+VACUUMED = "SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'note'"
+
+
+def test_rows_that_an_old_transaction_still_sees_are_not_vacuumed_again_and_again(postgres: Engine) -> None:
+    async def work(database: Database) -> None:
+        execute(postgres.url, "ALTER TABLE note SET (autovacuum_enabled = off)")
+        execute(postgres.url, "INSERT INTO note (id, writer) SELECT n::text, 0 FROM generate_series(1, 6000) n")
+        with psycopg.connect(postgres.url) as old:
+            old.execute("SELECT pg_current_xact_id()")  # until it ends, no VACUUM takes away what changes from here on
+            await database.write(lambda tx: tx.run("UPDATE note SET writer = 1"))
+            eventually(lambda: execute(postgres.url, DEAD_ROWS)[0][0] >= 6000)
+            for _ in range(20):
+                await database.vacuum("note")
+        assert 1 <= execute(postgres.url, VACUUMED)[0][0] <= 5
 
     postgres.run(work)
 

@@ -39,9 +39,9 @@ WRITERS = 2  # connections of a process, opened when they are needed
 WRITE_SECONDS = 5.0  # how long a caller waits for its commit before it gets a 503
 READ_SECONDS = 5.0
 QUERY_SECONDS = 10.0
-VACUUM_PAUSES = 20  # as long as the VACUUM before took: it is in vain while some old transaction may still see the rows
+VACUUM_PAUSES = 20  # times as long as the last VACUUM took: while an old transaction sees the rows, it is in vain
 
-# Rows are dead that were overwritten or deleted.
+# Dead rows are those that were overwritten or deleted.
 HAS_DEAD_ROWS = """
 SELECT 1 FROM pg_stat_user_tables
 WHERE relid = CAST(:table AS regclass) AND n_dead_tup > 5000 + 0.05 * n_live_tup

@@ -89,8 +89,8 @@ class Dealt:
 
     @property
     def has_moved_some(self) -> bool:
-        """Whether there are lanes that this worker did not know of: a type has been paused since, where not all that
-        were chosen could be claimed."""
+        """Whether this worker has to learn the lanes again: this claim has made some, or a type was paused meanwhile,
+        so that not all that were chosen are claimed."""
         return self.has_made_lanes or len(self.claims) < len(self.chosen)
 
 

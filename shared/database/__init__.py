@@ -110,6 +110,7 @@ def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
 
 
 def is_reading(sql: str) -> bool:
+    """Whether a statement is a query, and changes nothing."""
     return sql.lstrip().startswith("SELECT")
 
 

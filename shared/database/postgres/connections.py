@@ -16,7 +16,7 @@ from shared.settings import is_this_machine
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 5.0  # with a server that says nothing at all
-VACUUM_SECONDS = 600.0  # which says nothing meanwhile
+VACUUM_SECONDS = 600.0  # during a VACUUM the server says nothing
 MIN_PAUSE_SECONDS = 0.1  # after a connection that could not be made, doubled each time
 MAX_PAUSE_SECONDS = 1.0
 
@@ -32,7 +32,7 @@ DEFAULTS = {
     "client_encoding": "UTF8",
 }
 
-# SKIP_LOCKED: another is at it.
+# SKIP_LOCKED: another process, or the server, vacuums it already.
 VACUUM = "VACUUM (SKIP_LOCKED, INDEX_CLEANUP ON, TRUNCATE OFF) {}"
 
 # SQL_ASCII stores bytes as they come, and what comes is UTF-8. Others refuse most of what people write.

@@ -1,5 +1,6 @@
 """Transactions of PostgreSQL, over a wire."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ class Unmet(psycopg.Error):
         self.error = error
 
 
-class Statements:
+class Statements(ABC):
     """What a unit of work may ask over a wire."""
 
     def __init__(self, wire: Wire) -> None:
@@ -147,8 +148,9 @@ class Statements:
     def _send(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         return self._wire.send(*statement(sql, **values))
 
+    @abstractmethod
     def _wait(self, answer: StatementAnswer) -> None:
-        raise NotImplementedError
+        """Until the answer is there. Raises psycopg.Error."""
 
 
 class Transaction(Statements):

@@ -17,7 +17,8 @@ async def look(database: Database, types: Collection[str]) -> Report:
     try:
         answered = await probe(database)
         found = await database.query(condition)
-        unknown = await database.query(lambda tx: unknown_types(tx, types)) if _is_stalled(found) else {}
+        has_late = _is_stalled(found) or found.unclaimed
+        unknown = await database.query(lambda tx: unknown_types(tx, types)) if has_late else {}
     except Unavailable as error:
         silent = {"status": "unavailable", "detail": error.detail}
         body: dict[str, object] = {"status": "degraded", "version": VERSION, "database": silent, "queue": None}

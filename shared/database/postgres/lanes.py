@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from greenlet import getcurrent, greenlet
-
 from shared.database import Unit, report_unavailable
 from shared.database.jobs import Job, Outcome, resolve
 from shared.database.postgres.connections import Connector
+from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
 from shared.database.postgres.transaction import Times, session
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, Wire
@@ -26,15 +25,6 @@ MAX_WAITING = 10_000
 SILENT_LOOKS = 3  # at which nothing had got done; looks and not seconds, since a process may itself have been stopped
 
 
-def awaited(future: asyncio.Future[T]) -> T:
-    """Its result. The greenlet that asks gives way to the event loop until it is there."""
-    me = getcurrent()
-    assert me.parent is not None
-    future.add_done_callback(lambda _: me.switch())
-    me.parent.switch()
-    return future.result()
-
-
 class Lane:
     """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Plain functions
     they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
@@ -45,6 +35,7 @@ class Lane:
         self._times = Times(int(seconds * 1000), LOCK_MS)
         self._sessions = Sessions(self._make, begin, self._times)
         self._width = width
+        self._greenlets = Greenlets()
         self._waiting: deque[Job] = deque()
         self._under_way = 0  # groups
         self._is_starting = False
@@ -86,7 +77,7 @@ class Lane:
         while self._under_way < self._width and len(self._waiting) >= (fewest if self._under_way else 1):
             self._under_way += 1
             self._idle.clear()
-            greenlet(self._work).switch()
+            self._greenlets.start(self._work)
         if self._waiting and self._under_way < self._width and self._late is None:
             self._late = self._loop.call_later(HELD_UP_SECONDS, self._start_late)
 
@@ -131,6 +122,7 @@ class Lane:
         """Waits for what is under way, though not long for a server that says nothing."""
         self._sessions.stop()
         await self._idle.wait()
+        self._greenlets.close()
         self._sessions.close()
 
 

@@ -5,13 +5,13 @@ import asyncio
 from typing import TypeVar
 
 import psycopg
-from greenlet import greenlet
 from psycopg import errors
 
 from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.jobs import Outcome, resolve
 from shared.database.postgres.connections import Connector, PatientConnection
-from shared.database.postgres.lanes import MAX_WAITING, Lane, awaited, give_up
+from shared.database.postgres.greenlets import Greenlets, awaited
+from shared.database.postgres.lanes import MAX_WAITING, Lane, give_up
 from shared.database.postgres.sessions import LOCK_MS, REFUSED, TRANSIENT, TRIES
 from shared.database.postgres.transaction import READING, Statements, Times, session
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire, StatementAnswer
@@ -43,6 +43,7 @@ class Reader:
         self._seconds = seconds
         self._set_up = session(Times(int(seconds * 1000), LOCK_MS), read_only=True)
         self._wires: list[LoopWire] = []
+        self._greenlets = Greenlets()
         self._making: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._under_way = 0
@@ -60,7 +61,7 @@ class Reader:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
         late = self._loop.call_later(self._seconds, give_up, future)
-        greenlet(self._work).switch(unit, future)
+        self._greenlets.start(self._work, unit, future)
         try:
             return await future
         finally:
@@ -148,6 +149,7 @@ class Reader:
             await asyncio.wait([self._making])
         for wire in self._wires:
             wire.close()
+        self._greenlets.close()
         await self._pooled.close()
 
 

@@ -48,7 +48,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         server.fail_now(str(error))
     async with parts(settings) as (database, types):
         waiters = Waiters(database)
-        worker = Worker(database, settings, types, settings.worker_processes)
+        worker = Worker(database, settings, types, settings.worker_processes, waiters)
         claimants = Claimants(database, settings, types.values(), worker.counts, log_failure)
         worker.start()
 
@@ -110,7 +110,8 @@ async def _work(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         # WORKER_PROCESSES=0 is for the web processes that share these settings.
-        worker = Worker(database, settings, types, settings.worker_processes or cpus.usable())
+        processes = settings.worker_processes or cpus.usable()
+        worker = Worker(database, settings, types, processes, Waiters(database))
         worker.start()
         await stop.wait()
         await worker.stopped()

@@ -7,7 +7,7 @@ run writes is fenced by its lease: no row back means that the lease was lost, an
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -254,8 +254,16 @@ def _with_webhooks(tx: Transaction, tasks: list[TaskRow]) -> list[TaskRow]:
 
 def find_ended(tx: Transaction, task_ids: Sequence[str]) -> list[TaskRow]:
     """Those of them that have ended, of any caller."""
+    return _with_webhooks(tx, find_ended_later(tx, task_ids)())
+
+
+def find_ended_later(tx: Transaction, task_ids: Sequence[str]) -> Callable[[], list[TaskRow]]:
+    """Those of them that have ended, of any caller, without `notify`. They come with the commit."""
+    if not task_ids:
+        return list
     named, values = listed("id", task_ids)
-    return _with_webhooks(tx, [TaskRow(*row) for row in tx.all(FIND_ENDED.format(ids=named), **values)])
+    rows = tx.later(FIND_ENDED.format(ids=named), **values)
+    return lambda: [TaskRow(*row) for row in rows()]
 
 
 def ended(tx: Transaction, task_ids: Sequence[str]) -> list[str]:

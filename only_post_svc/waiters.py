@@ -1,9 +1,10 @@
 """Long polls: requests that are held until a task ends."""
 
 import asyncio
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 
 from only_post_svc import hints, queue
 from only_post_svc.queue import TaskRow
@@ -13,6 +14,7 @@ from shared.errors import Unavailable
 POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
 MAX_WAITERS = 5000  # requests; above it they are answered at once
 MAX_TOGETHER = 20  # tasks that are read at once, with their results
+MAX_NEW = 5000  # tasks
 
 
 class Waiters:
@@ -20,26 +22,35 @@ class Waiters:
         self._database = database
         self._waiting: defaultdict[str, set[asyncio.Future[TaskRow | None]]] = defaultdict(set)  # by task
         self._count = 0
+        self._new: OrderedDict[str, tuple[str, float]] = OrderedDict()  # the caller of a task, and until when it is new
         self._ended: list[str] = []  # ids of tasks, as hints have them, that are still to be looked up
         self._telling: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._loop = asyncio.get_running_loop()
         database.subscribe(self._take_hint)
 
-    async def until_final(self, caller: str, task_id: str, seconds: float, *, is_new: bool = False) -> TaskRow | None:
-        """The task once it has ended, or as it is after `seconds`, or when this process stops. One that `is_new` has
-        just been stored, and is not looked at before there is news of it."""
+    def note_new(self, caller: str, task_id: str) -> None:
+        """A task is about to be stored here. For POLL_SECONDS nobody looks at it before there is news of it."""
+        self._new[task_id] = caller, self._loop.time() + POLL_SECONDS
+        if len(self._new) > MAX_NEW:
+            self._new.popitem(last=False)
+
+    def _is_new(self, caller: str, task_id: str) -> bool:
+        whose, until = self._new.get(task_id, ("", 0.0))
+        return whose == caller and self._loop.time() < until
+
+    async def until_final(self, caller: str, task_id: str, seconds: float) -> TaskRow | None:
+        """The task once it has ended, or as it is after `seconds`, or when this process stops."""
         if not seconds:  # the request does not wait
             return await self._find(caller, task_id)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        news: asyncio.Future[TaskRow | None] = loop.create_future()
+        news: asyncio.Future[TaskRow | None] = self._loop.create_future()
         self._waiting[task_id].add(news)  # before the look, so that no hint between the two is missed
         self._count += 1
-        late = loop.call_at(deadline, _let_go, [news])
+        late = self._loop.call_later(seconds, _let_go, [news])
         try:
             may_wait = not self._is_stopping and self._count <= MAX_WAITERS
-            if not (is_new and may_wait):
+            if not (may_wait and self._is_new(caller, task_id)):
                 task = await self._find(caller, task_id)
                 if task is None or task.is_final or not may_wait:
                     return task
@@ -62,9 +73,21 @@ class Waiters:
         for waiting in self._waiting.values():
             _let_go(waiting)
 
+    def awaited(self, task_ids: Iterable[str]) -> list[str]:
+        """Those of them that somebody waits for here; MAX_TOGETHER at most."""
+        return list(islice((task_id for task_id in task_ids if task_id in self._waiting), MAX_TOGETHER))
+
+    def tell(self, ended: Iterable[TaskRow]) -> None:
+        """Gives tasks that have ended to the requests that wait for them."""
+        for task in ended:
+            _let_go(self._waiting.get(task.id, ()), task)
+
     def _take_hint(self, hint: str) -> None:
         kind, task_id = hints.parse(hint)
-        if kind in ("ended", "cancelled") and task_id in self._waiting:
+        if kind not in ("ended", "cancelled"):
+            return
+        self._new.pop(task_id, None)
+        if not all(news.done() for news in self._waiting.get(task_id, ())):
             self._ended.append(task_id)
             if self._telling is None or self._telling.done():
                 self._telling = asyncio.create_task(self._tell_ended())
@@ -72,10 +95,10 @@ class Waiters:
     async def _tell_ended(self) -> None:
         while self._ended:
             task_ids, self._ended = self._ended, []
-            await self._tell(task_ids)
+            await self._look_at(task_ids)
 
-    async def _tell(self, task_ids: list[str]) -> None:
-        """Gives those of the tasks that have ended to the requests that wait for them."""
+    async def _look_at(self, task_ids: list[str]) -> None:
+        """Tells of those of the tasks that have ended."""
         for start in range(0, len(task_ids), MAX_TOGETHER):
             some = task_ids[start : start + MAX_TOGETHER]
             try:
@@ -84,8 +107,7 @@ class Waiters:
                 for task_id in some:
                     _let_go(self._waiting.get(task_id, ()))  # each request looks for itself, and answers 503
             else:
-                for task in ended:
-                    _let_go(self._waiting.get(task.id, ()), task)
+                self.tell(ended)
 
     def _start_polling(self) -> None:
         if self._polling is None or self._polling.done():
@@ -96,7 +118,7 @@ class Waiters:
         await asyncio.sleep(POLL_SECONDS)
         while task_ids := list(self._waiting):
             try:
-                await self._tell(await self._database.query(partial(queue.ended, task_ids=task_ids)))
+                await self._look_at(await self._database.query(partial(queue.ended, task_ids=task_ids)))
             except Unavailable:
                 for waiting in self._waiting.values():
                     _let_go(waiting)

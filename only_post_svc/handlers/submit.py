@@ -47,8 +47,7 @@ async def submit(request: Request[State]) -> Response:
     if wait_seconds:
         task_id = json.loads(answer.body)["task_id"]
         with contextlib.suppress(Unavailable):  # the task is on disk, even where waiting for its end fails
-            is_new = not headers  # neither found by its `unique` nor replayed by an idempotency key
-            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds, is_new=is_new)
+            task = await request.state["waiters"].until_final(who.id, task_id, wait_seconds)
             if task is not None:
                 return task_response(task, headers)
     return written_response(answer.body, answer.status, headers)
@@ -59,8 +58,9 @@ async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, 
     in memory."""
     body = await read_json(request)
     wanted = SUBMIT_REQUEST.parse(body)
-    who.need_scope(request.state["types"].scope(wanted.type))
-    new = request.state["types"].new_task(wanted)._replace(traceparent=traceparent_of(request))
+    types = request.state["types"]
+    who.need_scope(types.scope(wanted.type))
+    new = types.new_task(wanted)._replace(traceparent=traceparent_of(request))
     answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
     return answer, headers, wanted.wait
 
@@ -113,7 +113,8 @@ async def _submit_once(
     """The answer to a submit, and its headers: the first answer, where its idempotency key was used before. `write`
     makes its JSON."""
     key = key_of(request, route, who.id, body)
-    database, backlog = request.state["database"], request.state["backlog"]
+    state = request.state
+    database, backlog, waiters = state["database"], state["backlog"], state["waiters"]
     submitted: list[tuple[TaskRow, bool]] = []
 
     def unit(tx: Transaction) -> Answer:
@@ -122,6 +123,9 @@ async def _submit_once(
 
     def work(tx: Transaction) -> Answer:
         submitted.extend(_submit_all(tx, who, new, place))
+        for task, is_existing in submitted:
+            if not is_existing:
+                waiters.note_new(who.id, task.id)
         existing = (("Task-Existing", "true"),) if any(is_existing for _, is_existing in submitted) else ()
         return Answer(202, write([task for task, _ in submitted]), headers=existing)
 
@@ -129,7 +133,7 @@ async def _submit_once(
         answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
         made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
         place.made = len(made)
-    request.state["counts"].submitted(made)
+    state["counts"].submitted(made)
     database.publish(hints.QUEUED)
     if any(one.notify for one in new):
         database.publish(hints.NOTIFY)

@@ -19,6 +19,7 @@ from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.shares import Dealt
+from only_post_svc.waiters import Waiters
 from only_post_svc.worker import linux
 from only_post_svc.worker.children import Child, end_orphans
 from only_post_svc.worker.courier import Courier
@@ -47,7 +48,10 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    def __init__(self, database: Database, settings: Settings, types: dict[str, TaskType], processes: int) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, types: dict[str, TaskType], processes: int, waiters: Waiters
+    ) -> None:
+        """`waiters` are told of the ends of their tasks, and need not look."""
         self.id = uuid.uuid4().hex[:12]
         self._database = database
         self._settings = settings
@@ -60,7 +64,7 @@ class Worker:
         self._turns = Turns(settings, types, processes)
         self._queued, self._due, self._lanes = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.counts = TaskCounts()
-        self._runs = Runs(database, settings.lease_seconds, self.counts, self._due)
+        self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._due)
         declared = schedules.declared(types.values())
         self._courier = Courier(database, settings)
         note = self._courier.note_pending

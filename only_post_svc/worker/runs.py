@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from only_post_svc import checkpoints, hints, queue
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim, Ending
+from only_post_svc.queue import Claim, Ending, TaskRow
+from only_post_svc.waiters import Waiters
 from only_post_svc.worker.children import Child
 from shared.database import Database, Transaction, Unit, Unstorable
 from shared.errors import Unavailable
@@ -75,8 +76,11 @@ class Runs:
     """By lease: a run may still be stopping while its task runs again. `due` is set when a task may have been
     scheduled for another try."""
 
-    def __init__(self, database: Database, lease_seconds: int, counts: TaskCounts, due: asyncio.Event) -> None:
+    def __init__(
+        self, database: Database, waiters: Waiters, lease_seconds: int, counts: TaskCounts, due: asyncio.Event
+    ) -> None:
         self._database = database
+        self._waiters = waiters
         self._lease_seconds = lease_seconds
         self._counts = counts
         self._due = due
@@ -193,12 +197,19 @@ class Runs:
         """All that have ended together; each by itself when that fails, as one of them may be why."""
         succeeded, self._succeeded = self._succeeded, []
         ended = [(run.claim, ending) for run, ending in succeeded]
+        awaited = self._waiters.awaited(run.claim.id for run, _ in succeeded)
+
+        def unit(tx: Transaction) -> Callable[[], list[TaskRow]]:
+            queue.succeed(tx, ended)
+            return queue.find_ended_later(tx, awaited)
+
         try:
-            await self._database.write(lambda tx: queue.succeed(tx, ended), seconds=None)
+            stored = await self._database.write(unit, seconds=None)
         except Exception:  # what is still wrong with one of them is met again, and told, by `_store`
             for run, ending in succeeded:
                 self._in_background(self._store(run, ending))
         else:
+            self._waiters.tell(task for task in stored() if not task.has_webhook)
             for run, ending in succeeded:
                 self._note_end(run, ending, held=True)
 

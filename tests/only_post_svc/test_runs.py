@@ -12,6 +12,7 @@ from only_post_svc import queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
+from only_post_svc.waiters import Waiters
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from shared.errors import Unavailable
@@ -30,7 +31,7 @@ def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T
     def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
         async def connected(url: str) -> T:
             database = await connection.connect(url, {"only_post": SCHEMA})
-            runs = Runs(database, 30, TaskCounts(), asyncio.Event())
+            runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event())
             try:
                 return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
             finally:
@@ -107,7 +108,7 @@ def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_be
 def test_progress_that_could_not_be_stored_is_still_to_be_said() -> None:
     async def work() -> bool:
         database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
-        runs = Runs(database, 30, TaskCounts(), asyncio.Event())
+        runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event())
         run = runs.add((await database.write(_claimed))[0])
         run.progress, run.is_reported = "1", False
         await database.close()

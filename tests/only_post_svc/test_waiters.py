@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import pytest
 
 from only_post_svc import queue
 from only_post_svc.main import SCHEMA
+from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Ending, NewTask, TaskRow
 from only_post_svc.waiters import MAX_TOGETHER, Waiters
+from only_post_svc.worker.runs import Runs
 from shared.database import Database, connection
 from tests.only_post_svc.store import claim
+from tests.shared.engines import ENGINES
 
 T = TypeVar("T")
 NEW = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1)
@@ -29,8 +33,8 @@ def on_a_database(work: Callable[[Database, Waiters], Awaitable[T]]) -> T:
     return asyncio.run(connected())
 
 
-async def submit(database: Database) -> str:
-    return (await database.write(lambda tx: queue.submit(tx, "", NEW))).id
+async def submit(database: Database, notify: str | None = None) -> str:
+    return (await database.write(lambda tx: queue.submit(tx, "", NEW._replace(notify=notify)))).id
 
 
 async def end_all(database: Database) -> None:
@@ -71,6 +75,93 @@ def test_a_hint_wakes_only_those_whose_task_has_ended(monkeypatch: pytest.Monkey
 
     tasks = on_a_database(work)
     assert [(task.status, task.result) for task in tasks if task] == [("succeeded", "1")] * 2 * MAX_TOGETHER
+
+
+def never(*arguments: object, **named: object) -> NoReturn:
+    raise AssertionError("nobody has to look")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(url: str) -> tuple[TaskRow | None, TaskRow | None]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        waiters = Waiters(database)
+        runs = Runs(database, waiters, 30, TaskCounts(), asyncio.Event())
+        told, quiet = await submit(database), await submit(database, notify="https://example.com/told")
+        waiters.note_new("", told)
+        polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in (told, quiet)]
+        await asyncio.sleep(0)
+        claims = (await database.write(lambda tx: claim(tx, "t", {"a": 1000}))).claims
+        for run in sorted(map(runs.add, claims), key=lambda run: run.claim.id != told):
+            runs.end(run, Ending(result="1"))
+            if run.claim.id == told:
+                with monkeypatch.context() as patch:
+                    patch.setattr(queue, "find", never)
+                    patch.setattr(queue, "find_ended", never)
+                    await polls[0]
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            ended = await polls[0], await polls[1]
+        await database.close()
+        return ended
+
+    with ENGINES[engine](tmp_path) as found:
+        told, with_webhook = asyncio.run(work(found.url))
+    assert told and (told.status, told.result, told.notify) == ("succeeded", "1", None)
+    assert with_webhook and with_webhook.notify and "example.com" in with_webhook.notify
+
+
+def test_a_new_task_is_not_looked_at_before_there_is_news_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+
+    async def work(database: Database, waiters: Waiters) -> TaskRow | None:
+        id = await submit(database)
+        waiters.note_new("", id)
+        assert await waiters.until_final("other", id, PATIENCE_SECONDS) is None  # it is new for its caller alone
+        await end_all(database)
+        poll = asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS))
+        await asyncio.sleep(0.02)
+        assert not poll.done()
+        database.publish(f"ended {id}")
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            assert await poll == await waiters.until_final("", id, PATIENCE_SECONDS)  # it is not new any more
+        return await poll
+
+    task = on_a_database(work)
+    assert task and task.status == "succeeded"
+
+
+def test_a_task_is_new_for_as_long_as_a_lost_hint_may_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", 0.05)
+
+    async def work(database: Database, waiters: Waiters) -> TaskRow | None:
+        id = await submit(database)
+        waiters.note_new("", id)
+        await end_all(database)
+        await asyncio.sleep(0.06)
+        monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            return await waiters.until_final("", id, PATIENCE_SECONDS)
+
+    task = on_a_database(work)
+    assert task and task.status == "succeeded"
+
+
+def test_of_new_tasks_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("only_post_svc.waiters.MAX_NEW", 2)
+
+    async def work(database: Database, waiters: Waiters) -> TaskRow | None:
+        ids = [await submit(database) for _ in range(3)]
+        for id in ids:
+            waiters.note_new("", id)
+        await end_all(database)
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            return await waiters.until_final("", ids[0], PATIENCE_SECONDS)
+
+    task = on_a_database(work)
+    assert task and task.status == "succeeded"
 
 
 def test_nobody_is_told_of_a_task_of_somebody_else() -> None:

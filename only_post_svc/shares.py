@@ -71,10 +71,12 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Dealt:
-    """What a claim has brought. `last` is the caller who was served last; `has_more`: another claim may bring more;
-    `has_made_lanes`: this worker does not know them yet; `is_bounded`: some callers have as much as they may."""
+    """What a claim has brought. `last` is the caller who was served last; `has_found`: there were tasks to choose from;
+    `has_more`: another claim may bring more; `has_made_lanes`: this worker does not know them yet; `is_bounded`: some
+    callers have as much as they may."""
 
     last: str = ""
+    has_found: bool = False
     has_more: bool = False
     has_made_lanes: bool = False
     is_bounded: bool = False
@@ -157,6 +159,7 @@ def claim(
     well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
     dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates), is_bounded=bool(passed_over))
     dealt.has_made_lanes = has_made_lanes
+    dealt.has_found = bool(candidates)
     passage = Passage(tx, well_placed, kinds)
     chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
     dealt.has_more |= passage.store()

@@ -21,6 +21,7 @@ from only_post_svc.settings import Settings
 from only_post_svc.shares import Dealt
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker import linux
+from only_post_svc.worker.bell import Bell
 from only_post_svc.worker.children import Child, end_orphans
 from only_post_svc.worker.courier import Courier
 from only_post_svc.worker.frames import check_json
@@ -63,8 +64,9 @@ class Worker:
         self._claiming = asyncio.Lock()
         self._turns = Turns(settings, types, processes)
         self._queued, self._due, self._lanes = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._bell = Bell(self._queued)
         self.counts = TaskCounts()
-        self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._due)
+        self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._queued, self._due)
         declared = schedules.declared(types.values())
         self._courier = Courier(database, settings)
         note = self._courier.note_pending
@@ -151,7 +153,7 @@ class Worker:
         kind, task_id = hints.parse(hint)
         self._courier.take_hint(kind)
         if kind == hints.QUEUED:
-            self._queued.set()
+            self._bell.ring()
         elif kind == hints.SCHEDULED:
             self._due.set()
         elif kind == hints.LANES:
@@ -174,6 +176,7 @@ class Worker:
                 for claim in dealt.claims:
                     self._start(claim, slots)
             self._may_leave_some = left.exclusive == 0
+            self._bell.note(has_found=dealt.has_found)
             self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(dealt.claims) or int(dealt.is_bounded))
             if dealt.has_moved_some:

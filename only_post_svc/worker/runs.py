@@ -73,17 +73,23 @@ def _release(tx: Transaction, run: Run, *, is_alone: bool) -> bool:
 
 
 class Runs:
-    """By lease: a run may still be stopping while its task runs again. `due` is set when a task may have been
-    scheduled for another try."""
+    """By lease: a run may still be stopping while its task runs again. `queued` is set when the end of a run may have
+    let in a task that was held, `due` when one may have been scheduled for another try."""
 
     def __init__(
-        self, database: Database, waiters: Waiters, lease_seconds: int, counts: TaskCounts, due: asyncio.Event
+        self,
+        database: Database,
+        waiters: Waiters,
+        lease_seconds: int,
+        counts: TaskCounts,
+        queued: asyncio.Event,
+        due: asyncio.Event,
     ) -> None:
         self._database = database
         self._waiters = waiters
         self._lease_seconds = lease_seconds
         self._counts = counts
-        self._due = due
+        self._queued, self._due = queued, due
         self._by_lease: dict[str, Run] = {}
         self._succeeded: list[tuple[Run, Ending]] = []
         self._writing: set[asyncio.Task[None]] = set()
@@ -232,7 +238,8 @@ class Runs:
             self._counts.ended(run.claim, ending)
             self._database.publish(hints.ended(run.claim.id))
             if run.claim.permits:
-                self._database.publish(hints.QUEUED)  # one that was held may have been let in
+                self._queued.set()
+                self._database.publish(hints.QUEUED)
             if ending.error is not None:
                 self._due.set()
         else:

@@ -31,7 +31,7 @@ def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T
     def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
         async def connected(url: str) -> T:
             database = await connection.connect(url, {"only_post": SCHEMA})
-            runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event())
+            runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event(), asyncio.Event())
             try:
                 return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
             finally:
@@ -105,10 +105,24 @@ def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_be
     assert [task and task.progress for task in with_runs(work)] == ["1", None, "2", None, None]
 
 
+@pytest.mark.parametrize("permits", [0, 1])
+def test_an_end_that_may_let_in_a_task_has_this_worker_claim_at_once(permits: int) -> None:
+    async def work() -> bool:
+        database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
+        queued = asyncio.Event()
+        runs = Runs(database, Waiters(database), 30, TaskCounts(), queued, asyncio.Event())
+        claimed = (await database.write(_claimed))[0]._replace(permits=permits)
+        await _ended(database, runs, [runs.add(claimed)], [Ending(result="1")])
+        await database.close()
+        return queued.is_set()
+
+    assert asyncio.run(work()) == bool(permits)
+
+
 def test_progress_that_could_not_be_stored_is_still_to_be_said() -> None:
     async def work() -> bool:
         database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
-        runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event())
+        runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event(), asyncio.Event())
         run = runs.add((await database.write(_claimed))[0])
         run.progress, run.is_reported = "1", False
         await database.close()

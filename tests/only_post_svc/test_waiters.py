@@ -88,7 +88,7 @@ def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
     async def work(url: str) -> tuple[TaskRow | None, TaskRow | None]:
         database = await connection.connect(url, {"only_post": SCHEMA})
         waiters = Waiters(database)
-        runs = Runs(database, waiters, 30, TaskCounts(), asyncio.Event())
+        runs = Runs(database, waiters, 30, TaskCounts(), asyncio.Event(), asyncio.Event())
         told, quiet = await submit(database), await submit(database, notify="https://example.com/told")
         waiters.note_new("", told)
         polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in (told, quiet)]

@@ -1,0 +1,49 @@
+"""When a worker that hears of a task claims it."""
+
+import asyncio
+
+import pytest
+
+from only_post_svc.worker import bell
+from only_post_svc.worker.bell import Bell
+
+LONG_SECONDS = 1000.0
+PATIENCE_SECONDS = 20
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+def test_it_rings_at_once_until_a_claim_has_been_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bell, "PAUSE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(bell, "MAX_PAUSE_SECONDS", LONG_SECONDS)
+
+    async def act() -> None:
+        event = asyncio.Event()
+        made = Bell(event)
+        for has_found, is_at_once in [(True, True), (False, False), (False, False), (True, True)]:
+            event.clear()
+            made.note(has_found=has_found)
+            made.ring()
+            assert event.is_set() == is_at_once
+
+    asyncio.run(act())
+
+
+def test_it_rings_later_after_a_claim_in_vain() -> None:
+    async def act() -> None:
+        event = asyncio.Event()
+        made = Bell(event)
+        for _ in range(100):  # however many: the pause has an upper bound
+            made.note(has_found=False)
+        made.ring()
+        made.ring()
+        assert not event.is_set()
+        assert await is_set_within(event, PATIENCE_SECONDS)
+
+    asyncio.run(act())

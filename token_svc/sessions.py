@@ -7,6 +7,7 @@ from it with a key, so that a use repeated within GRACE_MS gives the same pair.
 
 import hashlib
 import hmac
+import random
 import secrets
 import time
 import uuid
@@ -26,7 +27,9 @@ from token_svc.settings import Settings
 
 REFRESH_MS = 30 * 86400 * 1000
 GRACE_MS = 10_000  # for lost answers, and browser tabs that refresh at once
-MAX_SESSIONS = 10_000  # of one account: above it the oldest ends
+MAX_SESSIONS = 10_000  # of one account: above it the oldest end
+SURPLUS_EVERY = 50  # logins, one of which ends the surplus sessions: it has to walk over all of the account's
+MAX_SURPLUS = 100  # that it ends
 FIRST_PARTY = "first-party"  # the client_id of logins by password
 BACK_SECONDS = 10  # of `iat` and `nbf`, for verifiers whose clock is behind
 
@@ -81,7 +84,7 @@ INSERT INTO session (id, account_id, scope, created_at, expires_at) VALUES (:id,
 """
 
 
-SURPLUS = "SELECT id FROM session WHERE account_id = :account_id ORDER BY id DESC LIMIT 100 OFFSET :most"
+SURPLUS = f"SELECT id FROM session WHERE account_id = :id ORDER BY id DESC LIMIT {MAX_SURPLUS} OFFSET :most"
 
 
 class Pair(NamedTuple):
@@ -95,11 +98,12 @@ class Pair(NamedTuple):
 
 
 def start(tx: Transaction, account: AccountRow, scope: str) -> Pair:
-    """A new session and its first pair. Ends the oldest sessions beyond MAX_SESSIONS."""
+    """A new session and its first pair. Ends the oldest sessions beyond MAX_SESSIONS, every now and then."""
     session = Session(ids.new(), account.id, scope)
     tx.put(INSERT, **session._asdict(), now=tx.now, end=tx.now + REFRESH_MS)
-    for (oldest,) in tx.all(SURPLUS, account_id=account.id, most=MAX_SESSIONS):
-        end(tx, oldest)
+    if random.randrange(SURPLUS_EVERY) == 0:
+        for (oldest,) in tx.all(SURPLUS, id=account.id, most=MAX_SESSIONS):
+            end(tx, oldest)
     return Pair(account, session, _store(tx, session.id, secrets.token_urlsafe(32)), tx.now)
 
 

@@ -258,6 +258,7 @@ def empty(tx: Transaction) -> None:
 @pytest.fixture(params=ENGINES)
 def timeline(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Timeline]:
     monkeypatch.setattr(sessions, "MAX_SESSIONS", MOST)
+    monkeypatch.setattr(sessions, "SURPLUS_EVERY", 1)
     with opened(Timeline, request.param, tmp_path, {"token": SCHEMA}) as timeline:
         yield timeline
 

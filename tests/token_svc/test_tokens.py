@@ -489,7 +489,8 @@ def test_events_are_kept_for_a_year_and_guesses_at_nobody_not_at_all(tables: Tab
     assert [event["event"] for event in events.of(tables, "ada")] == ["login_failed"]
 
 
-def test_of_too_many_sessions_the_oldest_ends(tables: Tables) -> None:
+def test_of_too_many_sessions_the_oldest_ends(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SURPLUS_EVERY", 1)
     ada, bob = an_account(tables), an_account(tables, "bob")
     sessions.start(tables, bob, "data")
     started = [sessions.start(tables, ada, "data") for _ in range(3)]
@@ -501,6 +502,18 @@ def test_of_too_many_sessions_the_oldest_ends(tables: Tables) -> None:
     assert sessions.rotate(tables, started[1].refresh_token, KEYS) is None
     assert sessions.rotate(tables, started[2].refresh_token, KEYS)
     assert len(sessions.of(tables, bob.id)) == 1
+
+
+def test_surplus_sessions_end_every_now_and_then(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(sessions, "SURPLUS_EVERY", 2)
+    ada = an_account(tables)
+    counts = set()
+    for _ in range(200):
+        sessions.start(tables, ada, "data")
+        counts.add(len(sessions.of(tables, ada.id)))
+    assert {3, 4} < counts
+    assert max(counts) < 3 + 50
 
 
 def test_a_refreshed_session_has_only_what_its_account_still_may(tables: Tables) -> None:

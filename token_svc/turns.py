@@ -11,6 +11,7 @@ from shared.errors import Unavailable
 T = TypeVar("T")
 
 ACCOUNT_PLACES = 4
+AHEAD = 1  # handed over to the threads before one of them is free, so that it need not wait for the event loop
 PAUSE_SECONDS = 0.5  # before an address or account is refused, so that it cannot ask again at once
 
 
@@ -31,15 +32,15 @@ class Turns:
 
     def __init__(self, threads: int, places: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, name)
-        self._threads = threads
+        self._handed_over = threads + AHEAD  # at most
         self._places = places
-        self._at_work = 0
+        self._under_way = 0
         self._waiting: OrderedDict[str, deque[Place]] = OrderedDict()  # by address, the next one first
-        self.limit = threads + places
+        self.limit = self._handed_over + places
 
     @property
     def pending(self) -> int:
-        return self._at_work + len(self._all())
+        return self._under_way + len(self._all())
 
     async def admit(self, asker: Asker) -> None:
         """Raises Unavailable when there is no place. To be called before the request is counted."""
@@ -64,12 +65,12 @@ class Turns:
 
     async def run(self, asker: Asker, work: Callable[..., T], *arguments: str) -> T:
         """The work's value, once it is its turn. Raises Unavailable."""
-        if self._at_work >= self._threads:
+        if self._under_way >= self._handed_over:
             if refusal := self._refusal(asker):
                 raise Unavailable("busy", refusal, 2)
             await self._until_called(asker)
         else:
-            self._at_work += 1
+            self._under_way += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
         finally:
@@ -95,7 +96,7 @@ class Turns:
             if not place.called.done():
                 place.called.set_result(None)
                 return
-        self._at_work -= 1
+        self._under_way -= 1
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)

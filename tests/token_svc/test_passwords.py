@@ -9,7 +9,7 @@ from passlib.context import CryptContext
 from shared.errors import Problem, Unavailable
 from tests.token_svc.inside import PASSWORD, Inside, run
 from token_svc.passwords import MEMORY_KIB, WAITING_PER_THREAD, Passwords, needs_renewal
-from token_svc.turns import Asker
+from token_svc.turns import AHEAD, Asker
 
 TODAYS = f"$argon2id$v=19$m={MEMORY_KIB},t=2,p=1$"
 
@@ -118,7 +118,7 @@ def test_a_hash_that_can_not_be_checked_lets_nobody_in_and_is_no_other_answer(st
 def test_what_waits_for_a_hash_is_bounded_and_there_is_room_again_after() -> None:
     async def work() -> tuple[list[Any], bool]:
         passwords = Passwords(8, threads=1)
-        room = 1 + WAITING_PER_THREAD
+        room = passwords.turns.limit
         found = await asyncio.gather(
             *(passwords.verify(PASSWORD, None, Asker(f"192.0.2.{n}")) for n in range(room + 3)), return_exceptions=True
         )
@@ -129,7 +129,7 @@ def test_what_waits_for_a_hash_is_bounded_and_there_is_room_again_after() -> Non
     found, again = asyncio.run(work())
     refused = [one for one in found if isinstance(one, Unavailable)]
     assert [(one.status, one.code, one.headers["Retry-After"]) for one in refused] == [(503, "busy", "2")] * 3
-    assert [one for one in found if one not in refused] == [False] * (1 + WAITING_PER_THREAD)
+    assert [one for one in found if one not in refused] == [False] * (1 + AHEAD + WAITING_PER_THREAD)
     assert again
 
 

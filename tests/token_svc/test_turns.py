@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from shared.errors import Unavailable
 from token_svc import turns
-from token_svc.turns import ACCOUNT_PLACES, Asker, Turns
+from token_svc.turns import ACCOUNT_PLACES, AHEAD, Asker, Turns
 
 
 class Work:
@@ -49,39 +50,54 @@ async def settled() -> None:
 
 def test_turns_go_round_between_addresses_however_many_one_has() -> None:
     async def act(made: Turns, work: Work) -> list[str]:
-        asked = [ask(made, work, "a") for _ in range(4)]
+        asked = [ask(made, work, "a") for _ in range(AHEAD + 4)]
         await settled()
         asked += [ask(made, work, "b"), ask(made, work, "c")]
         await settled()
-        work.gate.release(6)
+        work.gate.release(AHEAD + 6)
         await asyncio.gather(*asked)
         assert made.pending == 0
         return work.done
 
-    assert run(act) == ["a", "a", "b", "c", "a", "a"]
+    assert run(act) == ["a"] * AHEAD + ["a", "a", "b", "c", "a", "a"]
+
+
+def test_a_thread_that_is_done_finds_the_next_work_while_the_event_loop_is_busy() -> None:
+    async def act(made: Turns, work: Work) -> list[str]:
+        asked = [ask(made, work, "a"), ask(made, work, "b")]
+        await settled()
+        work.gate.release(2)
+        until = time.monotonic() + 20
+        while len(work.done) < 2 and time.monotonic() < until:
+            time.sleep(0.01)  # the event loop stands still
+        done = list(work.done)
+        await asyncio.gather(*asked)
+        return done
+
+    assert run(act) == ["a", "b"]
 
 
 def test_one_address_holds_half_of_the_places_and_another_still_gets_in() -> None:
     async def act(made: Turns, work: Work) -> Counter[str]:
-        asked = [ask(made, work, "a") for _ in range(9)]
+        asked = [ask(made, work, "a") for _ in range(AHEAD + 9)]
         await settled()
         other = ask(made, work, "b")
         await settled()
-        work.gate.release(10)
+        work.gate.release(AHEAD + 10)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert await other == "b"
         return Counter(answer.code if isinstance(answer, Unavailable) else str(answer) for answer in answers)
 
-    assert run(act) == {"a": 1 + 4, "busy": 4}
+    assert run(act) == {"a": 1 + AHEAD + 4, "busy": 4}
 
 
 def test_one_account_has_four_places_whatever_the_addresses() -> None:
     async def act(made: Turns, work: Work) -> int:
-        asked = [ask(made, work, f"address {number}", "ada") for number in range(8)]
+        asked = [ask(made, work, f"address {number}", "ada") for number in range(AHEAD + 8)]
         await settled()
         other = ask(made, work, "address 9", "bob")
         await settled()
-        work.gate.release(10)
+        work.gate.release(AHEAD + 10)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         assert await other
         return sum(isinstance(answer, Unavailable) for answer in answers)
@@ -106,7 +122,7 @@ def test_who_is_not_admitted_is_told_before_anything_is_done(monkeypatch: pytest
     monkeypatch.setattr(turns, "PAUSE_SECONDS", 0)
 
     async def act(made: Turns, work: Work) -> None:
-        for _ in range(1 + ACCOUNT_PLACES):
+        for _ in range(1 + AHEAD + ACCOUNT_PLACES):
             ask(made, work, "a", "ada")
         await settled()
         with pytest.raises(Unavailable, match="account"):

@@ -7,6 +7,7 @@ What can't be claimed from there is moved out of the way by the claim that meets
 worker does not have, or that is paused, into a lane of the type's own, which only workers that have the type look into.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,12 +73,13 @@ class Candidate(NamedTuple):
 @dataclass
 class Dealt:
     """What a claim has brought. `last` is the caller who was served last; `has_found`: there were tasks to choose from;
-    `has_more`: another claim may bring more; `has_made_lanes`: this worker does not know them yet; `is_bounded`: some
-    callers have as much as they may."""
+    `has_more`: another claim may bring more; `has_left`: so may one when a hand is free again; `has_made_lanes`: this
+    worker does not know them yet; `is_bounded`: some callers have as much as they may."""
 
     last: str = ""
     has_found: bool = False
     has_more: bool = False
+    has_left: bool = False
     has_made_lanes: bool = False
     is_bounded: bool = False
     chosen: list[str] = field(default_factory=list)
@@ -163,6 +165,7 @@ def claim(
     passage = Passage(tx, well_placed, kinds)
     chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
     dealt.has_more |= passage.store()
+    dealt.has_left = dealt.has_more or dealt.is_bounded or len(chosen) < len(candidates) or _is_any_full(lanes, chosen)
     if chosen:
         dealt.last = chosen[-1].caller
         dealt.chosen = [one.id for one in chosen]
@@ -207,6 +210,12 @@ def _deal(candidates: Iterable[Candidate], after: str, fits: Callable[[Candidate
             else:
                 del waiting[caller]
     return chosen
+
+
+def _is_any_full(lanes: Iterable[Lane], chosen: Iterable[Candidate]) -> bool:
+    """Whether a lane gave as many as were looked for: there may be more."""
+    counts = Counter((bool(one.is_alone), one.lane) for one in chosen)
+    return any(counts[lane.is_alone, lane.name] >= lane.most for lane in lanes)
 
 
 def _take(tx: Transaction, token: str, ids: list[str], lease_seconds: int) -> Callable[[], list[Row]]:

@@ -86,7 +86,7 @@ class Worker:
         marks = encode([one.mark for one in declared])
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
-        self._may_leave_some = True  # of what is queued; not when a claim has left a child idle
+        self._may_leave_some = True  # of what is queued
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
@@ -175,7 +175,7 @@ class Worker:
                 slots = self._slots()
                 for claim in dealt.claims:
                     self._start(claim, slots)
-            self._may_leave_some = left.exclusive == 0
+            self._may_leave_some = dealt.has_left
             self._bell.note(has_found=dealt.has_found)
             self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(dealt.claims) or int(dealt.is_bounded))

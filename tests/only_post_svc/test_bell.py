@@ -19,14 +19,14 @@ async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
         return False
 
 
-def test_it_rings_at_once_until_a_claim_has_been_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_rings_at_once_until_two_claims_have_been_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bell, "PAUSE_SECONDS", LONG_SECONDS)
     monkeypatch.setattr(bell, "MAX_PAUSE_SECONDS", LONG_SECONDS)
 
     async def act() -> None:
         event = asyncio.Event()
         made = Bell(event)
-        for has_found, is_at_once in [(True, True), (False, False), (False, False), (True, True)]:
+        for has_found, is_at_once in [(True, True), (False, True), (False, False), (False, False), (True, True)]:
             event.clear()
             made.note(has_found=has_found)
             made.ring()
@@ -35,7 +35,7 @@ def test_it_rings_at_once_until_a_claim_has_been_in_vain(monkeypatch: pytest.Mon
     asyncio.run(act())
 
 
-def test_it_rings_later_after_a_claim_in_vain() -> None:
+def test_it_rings_a_little_later_after_claims_in_vain() -> None:
     async def act() -> None:
         event = asyncio.Event()
         made = Bell(event)

@@ -83,6 +83,9 @@ class Watched:
     def lock(self, name: str) -> None:
         pass
 
+    def publish(self, hint: str) -> None:
+        pass
+
 
 class SQLitePlans:
     def __init__(self, path: Path) -> None:

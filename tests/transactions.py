@@ -44,6 +44,9 @@ class At:
     def lock(self, name: str) -> None:
         self._tx.lock(name)
 
+    def publish(self, hint: str) -> None:
+        self._tx.publish(hint)
+
 
 class Timeline:
     """A database, and what happens to it one after the other."""

@@ -123,6 +123,7 @@ async def _submit_once(
 
     def work(tx: Transaction) -> Answer:
         submitted.extend(_submit_all(tx, who, new, place))
+        _publish(tx, new)
         for task, is_existing in submitted:
             if not is_existing:
                 waiters.note_new(who.id, task.id)
@@ -134,13 +135,16 @@ async def _submit_once(
         made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
         place.made = len(made)
     state["counts"].submitted(made)
-    database.publish(hints.QUEUED)
-    if any(one.notify for one in new):
-        database.publish(hints.NOTIFY)
-    if any(one.is_for_later for one in new):
-        database.publish(hints.SCHEDULED)
     replayed = {"Idempotency-Replayed": "true"} if answer.is_replay else {}
     return answer, dict(answer.headers) | replayed
+
+
+def _publish(tx: Transaction, new: list[NewTask]) -> None:
+    tx.publish(hints.QUEUED)
+    if any(one.notify for one in new):
+        tx.publish(hints.NOTIFY)
+    if any(one.is_for_later for one in new):
+        tx.publish(hints.SCHEDULED)
 
 
 def _submit_all(tx: Transaction, who: Requester, new: list[NewTask], place: Place) -> list[tuple[TaskRow, bool]]:

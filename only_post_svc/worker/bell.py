@@ -2,13 +2,13 @@
 
 import asyncio
 
-PAUSE_SECONDS = 0.002
-MAX_PAUSE_SECONDS = 0.016
+PAUSE_SECONDS = 0.01
 
 
 class Bell:
-    """Sets `event`: at once, or a little later while one claim after the other finds nothing, because other workers are
-    quicker. They all hear of a task at the same moment, and one gets it; a claim in vain costs as much as any other."""
+    """Sets `event`: at once, or within PAUSE_SECONDS after two claims in vain. All workers hear of a task at the same
+    moment, and one gets it: where others are quicker, fewer claims in vain are better than many. One is no sign of
+    that, as this worker's own last claim may have taken what it heard of."""
 
     def __init__(self, event: asyncio.Event) -> None:
         self._event = event
@@ -20,7 +20,7 @@ class Bell:
     def note(self, *, has_found: bool) -> None:
         """After a claim."""
         self._in_vain = 0 if has_found else self._in_vain + 1
-        self._not_before = self._loop.time() + _pause_seconds(self._in_vain)
+        self._not_before = self._loop.time() + (PAUSE_SECONDS if self._in_vain > 1 else 0)
 
     def ring(self) -> None:
         if self._loop.time() >= self._not_before:
@@ -31,8 +31,3 @@ class Bell:
     def _ring_late(self) -> None:
         self._late = None
         self._event.set()
-
-
-def _pause_seconds(in_vain: int) -> float:
-    """None after the first: it was this worker itself that was quicker."""
-    return min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** min(in_vain - 2, 10)) if in_vain > 1 else 0

@@ -205,6 +205,7 @@ class Worker:
         return taken
 
     def _claim_unit(self, tx: Transaction, token: str) -> tuple[Dealt, Slots]:
+        self._queued.clear()  # whatever was heard by now, this claim sees
         slots = self._slots()
         return self._turns.claim(tx, token, slots, self._runs.claims()), slots
 

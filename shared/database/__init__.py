@@ -57,6 +57,9 @@ class Transaction(Protocol):
     def lock(self, name: str) -> None:
         """Other transactions wait here for the same name until this one ends."""
 
+    def publish(self, hint: str) -> None:
+        """As a database does, once this is committed: before any other unit begins in this process."""
+
 
 Unit = Callable[[Transaction], T]
 
@@ -65,9 +68,9 @@ class Database(Protocol):
     dialect: str
 
     async def write(self, unit: Unit[T], seconds: float | None = ..., *, is_long: bool = ...) -> T:
-        """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no
-        effect but its SQL; one that raises leaves nothing behind. One that `is_long`, some milliseconds
-        and more, is run so that others need not wait for it.
+        """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no effect but its SQL
+        and its hints; one that raises leaves nothing behind. One that `is_long`, some milliseconds and more, is run so
+        that others need not wait for it.
 
         Raises Unavailable (503) when the database does not answer or has no room; whether the unit
         was committed is then unknown only if it was under way. Raises Unstorable (422) for a value that it refuses.

@@ -54,6 +54,7 @@ class Hints:
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending[hint] = None
+        self._deliver(hint)
 
     def close(self) -> None:
         if self._mailbox is not None:
@@ -63,8 +64,6 @@ class Hints:
 
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
-        for hint in hints:
-            self._deliver(hint)
         datagrams = [datagram.encode() for datagram in packed(hints, MAX_DATAGRAM_BYTES)]
         for peer in self._others():
             for datagram in datagrams:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from shared.database import Unit
@@ -23,12 +23,13 @@ class Outcome(NamedTuple):
     future: asyncio.Future[Any]
     value: Any
     error: BaseException | None = None
+    hints: Sequence[str] = ()  # that go out with the unit's commit
 
 
-def resolve(outcomes: Iterable[Outcome]) -> None:
+def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = lambda hint: None) -> None:
     """Called in the loop of the futures. A Problem is known by its code: it is passed on without its traceback, whose
     frames hold the jobs, and so the Problem itself, until the garbage collector comes."""
-    for future, value, error in outcomes:
+    for future, value, error, _ in outcomes:
         if future.done():
             continue
         if error is None:
@@ -37,6 +38,9 @@ def resolve(outcomes: Iterable[Outcome]) -> None:
             future.set_exception(error.with_traceback(None))
         else:
             future.set_exception(error)
+    for outcome in outcomes:
+        for hint in outcome.hints:
+            publish(hint)
 
 
 class Helper:

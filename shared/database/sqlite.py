@@ -171,14 +171,14 @@ class SQLite:
             unavailable = report_unavailable(error)
             outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
         if outcomes is not None:
-            resolve(outcomes)
+            resolve(outcomes, self.publish)
         else:
             await self._write_each(group)
 
     async def _write_each(self, jobs: list[Job]) -> None:
         for job in jobs:
             if not job.future.done():
-                resolve([await self._disk.do(partial(self._alone, job))])
+                resolve([await self._disk.do(partial(self._alone, job))], self.publish)
 
     def _next(self) -> Iterator[Job]:
         """Jobs that wait, as many as run in LOOP_SECONDS."""
@@ -196,9 +196,10 @@ class SQLite:
         for job in self._next():
             group.append(job)
             changes = self._writer.total_changes  # counts rows of RETURNING too, but no DDL: hence `has_run`
-            tx.has_run = False
+            tx.has_run, tx.hints = False, []
             try:
-                outcomes.append(Outcome(job.future, None if job.future.done() else job.unit(tx)))
+                value = None if job.future.done() else job.unit(tx)
+                outcomes.append(Outcome(job.future, value, hints=tx.hints))
             except Exception as error:
                 may_have_written = tx.has_run or self._writer.total_changes != changes
                 if may_have_written or isinstance(error, (sqlite3.Error, *REFUSED)):
@@ -209,9 +210,10 @@ class SQLite:
 
     def _alone(self, job: Job) -> Outcome:
         try:
+            tx = Transaction(self._writer)
             self._begin_in_turn()
             try:
-                value = job.unit(Transaction(self._writer))
+                value = job.unit(tx)
             except BaseException:
                 self._undo()
                 raise
@@ -222,7 +224,7 @@ class SQLite:
             return Outcome(job.future, None, report_unavailable(error))
         except Exception as error:
             return Outcome(job.future, None, error)
-        return Outcome(job.future, value)
+        return Outcome(job.future, value, hints=tx.hints)
 
     async def _begin(self) -> None:
         if not self._has_begun():

@@ -16,6 +16,7 @@ class Transaction:
         self._connection = connection
         self._now: int | None = None
         self.has_run = False
+        self.hints: list[str] = []
 
     @property
     def now(self) -> int:
@@ -56,6 +57,9 @@ class Transaction:
 
     def lock(self, name: str) -> None:
         pass  # one writes at a time
+
+    def publish(self, hint: str) -> None:
+        self.hints.append(hint)
 
 
 FOR_UPDATE = re.compile(r"FOR UPDATE( OF \w+)?( SKIP LOCKED)?")

@@ -667,6 +667,51 @@ def test_hints_reach_another_process_and_come_back(engine: Engine) -> None:
     engine.run(work)
 
 
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_units_hint_goes_out_with_its_commit_and_before_the_next_unit_begins(engine: Engine, is_long: bool) -> None:
+    async def work(database: Database) -> list[list[str]]:
+        heard: list[str] = []
+        during: list[list[str]] = []
+        database.subscribe(heard.append)
+
+        def unit(tx: Transaction) -> None:
+            add(tx, "a")
+            tx.publish("a is there")
+            during.append(list(heard))
+
+        first = asyncio.create_task(database.write(unit, is_long=is_long))
+        while not during:
+            await asyncio.sleep(0)
+        next_one = asyncio.create_task(database.write(lambda tx: list(heard)))
+        await first
+        return [*during, list(heard), await next_one]
+
+    during, after, in_next = engine.run(work)
+    assert (during, after) == ([], ["a is there"])
+    if not is_long:  # beside one that is, others go on
+        assert in_next == ["a is there"]
+
+
+def test_the_hint_of_a_unit_that_leaves_nothing_behind_is_never_heard(engine: Engine) -> None:
+    def failing(tx: Transaction) -> None:
+        tx.publish("failed")
+        add(tx, "a")
+        raise Conflict("refused", "no")
+
+    def speaking(tx: Transaction) -> None:
+        tx.publish("written")
+        add(tx, "b")
+
+    async def work(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(heard.append)
+        together = (database.write(unit) for unit in (failing, speaking))
+        await asyncio.gather(*together, return_exceptions=True)
+        return heard
+
+    assert engine.run(work) == ["written"]
+
+
 def test_a_thousand_hints_at_once_all_arrive_where_they_were_published(engine: Engine) -> None:
     async def work(database: Database) -> set[str]:
         heard: set[str] = set()

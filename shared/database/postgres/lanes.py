@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -29,7 +29,10 @@ class Lane:
     """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Plain functions
     they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
 
-    def __init__(self, connections: Connector, begin: str, *, width: int, seconds: float) -> None:
+    def __init__(
+        self, connections: Connector, begin: str, publish: Callable[[str], None], *, width: int, seconds: float
+    ) -> None:
+        self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._times = Times(int(seconds * 1000), LOCK_MS)
@@ -89,7 +92,7 @@ class Lane:
         while group := list(self._next()):
             try:
                 for outcomes in self._sessions.run(group):
-                    resolve(outcomes)
+                    resolve(outcomes, self._publish)
             except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
                 resolve([Outcome(job.future, None, stopping()) for job in group])
             except Exception as error:  # or its callers would wait for ever
@@ -134,7 +137,8 @@ def give_up(future: asyncio.Future[Any]) -> None:
 class Aside:
     """Runs units that may take long, one after the other, in a thread."""
 
-    def __init__(self, connections: Connector, begin: str, seconds: float) -> None:
+    def __init__(self, connections: Connector, begin: str, publish: Callable[[str], None], seconds: float) -> None:
+        self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._times = Times(int(seconds * 1000), LOCK_MS)
@@ -170,7 +174,7 @@ class Aside:
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(resolve, outcomes)
+            self._loop.call_soon_threadsafe(resolve, outcomes, self._publish)
 
     def close(self) -> None:
         """Waits for what is under way, though not long for a server that says nothing."""

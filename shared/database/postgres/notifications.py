@@ -57,6 +57,7 @@ class Notifications:
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending[hint] = None
+        self._deliver([hint])
 
     def _start(self) -> None:
         """Not before it is needed: a service that has no hints needs no connection for them."""
@@ -74,7 +75,6 @@ class Notifications:
 
     def _flush(self) -> None:
         hints, self._pending = list(self._pending), {}
-        self._deliver(hints)
         self._outgoing.extend(hints)
         if self._pausing is None:
             self._send()

@@ -67,9 +67,9 @@ class Sessions:
         try:
             with self._transaction(self._times._replace(lock_ms=GROUP_LOCK_MS)) as tx:
                 for job in group:
-                    tx.has_run = False
+                    tx.has_run, tx.hints = False, []
                     try:
-                        outcomes.append(Outcome(job.future, job.unit(tx)))
+                        outcomes.append(Outcome(job.future, job.unit(tx), hints=tx.hints))
                         self.heard_at = time.monotonic()
                     except Exception as error:
                         if tx.has_run or isinstance(error, (psycopg.Error, *REFUSED)):
@@ -88,7 +88,7 @@ class Sessions:
             try:
                 with self._transaction(times) as tx:
                     value = job.unit(tx)
-                return Outcome(job.future, value)
+                return Outcome(job.future, value, hints=tx.hints)
             except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
                 self.heard_at = time.monotonic()
             except REFUSED as error:

@@ -92,6 +92,7 @@ class Statements(ABC):
         self._clock: StatementAnswer | None = None
         self._now: int | None = None
         self.has_run = False
+        self.hints: list[str] = []
 
     @property
     def now(self) -> int:
@@ -134,6 +135,9 @@ class Statements(ABC):
 
     def lock(self, name: str) -> None:
         self._send(LOCK, {"name": name})
+
+    def publish(self, hint: str) -> None:
+        self.hints.append(hint)
 
     def ask(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         """Raises psycopg.Error."""

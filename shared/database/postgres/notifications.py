@@ -24,7 +24,7 @@ MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
 MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
 # NOTIFY takes a lock of the whole database when it commits. So one hint goes out at once, and after many that went out
 # together, those that follow wait for each other.
-HINT_SECONDS = 0.0005
+HINT_SECONDS = 0.001
 MAX_PAUSE_SECONDS = 0.01
 PING_SECONDS = 15.0  # one that does not come back means that the connection is deaf
 RECONNECT_SECONDS = 1.0

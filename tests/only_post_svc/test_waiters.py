@@ -118,7 +118,8 @@ def test_a_new_task_is_not_looked_at_before_there_is_news_of_it(monkeypatch: pyt
     async def work(database: Database, waiters: Waiters) -> TaskRow | None:
         id = await submit(database)
         waiters.note_new("", id)
-        assert await waiters.until_final("other", id, PATIENCE_SECONDS) is None  # it is new for its caller alone
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            assert await waiters.until_final("other", id, PATIENCE_SECONDS) is None  # it is new for its caller alone
         await end_all(database)
         poll = asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS))
         await asyncio.sleep(0.02)

@@ -5,10 +5,11 @@ of their own, so that neither kind of worker looks at what only the other can ru
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import secrets
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, hints, queue, shares
@@ -230,30 +231,34 @@ class Claimants:
         none: they would be lost with the answer."""
         wanted = tuple(sorted(set(types)))
         deadline = self._loop.time() + seconds
-        runs = await self._take(wanted, limit)
-        while not runs and not self._is_stopping and (left := deadline - self._loop.time()) > 0:
-            if await self._turn(wanted, min(left, POLL_SECONDS)):
-                await asyncio.sleep(self._tried_at.get(wanted, 0) + PAUSE_SECONDS - self._loop.time())
-            if await is_gone():
+        while True:
+            with self._turn(wanted) as turn:  # before the look, so that no hint between the two is missed
+                runs = await self._take(wanted, limit)
+                if runs or self._is_stopping or (left := deadline - self._loop.time()) <= 0:
+                    break
+                await self._until_hint(turn, wanted, min(left, POLL_SECONDS))
+            if self._is_stopping or await is_gone():
                 self._wake_first(wanted)
                 return []
-            if not self._is_stopping:
-                runs = await self._take(wanted, limit)
         if runs:
             self._wake_first(wanted)  # where there was one there may be more
         return runs
 
-    async def _turn(self, wanted: tuple[str, ...], seconds: float) -> bool:
-        """Waits for a hint that is this request's to follow. False after `seconds` without one."""
+    async def _until_hint(self, turn: asyncio.Future[None], wanted: tuple[str, ...], seconds: float) -> None:
+        """Or for `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await turn
+            await asyncio.sleep(self._tried_at.get(wanted, 0) + PAUSE_SECONDS - self._loop.time())
+
+    @contextlib.contextmanager
+    def _turn(self, wanted: tuple[str, ...]) -> Iterator[asyncio.Future[None]]:
+        """Done by a hint that is this request's to follow."""
         turn: asyncio.Future[None] = self._loop.create_future()
         waiting = self._waiting.setdefault(wanted, deque())
         waiting.append(turn)
         try:
-            async with asyncio.timeout(seconds):
-                await turn
-            return True
-        except TimeoutError:
-            return False
+            yield turn
         finally:
             waiting.remove(turn)
             if not waiting and self._waiting.get(wanted) is waiting:

@@ -58,7 +58,7 @@ class Transaction(Protocol):
         """Other transactions wait here for the same name until this one ends."""
 
     def publish(self, hint: str) -> None:
-        """As a database does, once this is committed: before any other unit begins in this process."""
+        """As a database does, with the commit: before those units begin that have waited for it."""
 
 
 Unit = Callable[[Transaction], T]

@@ -1,5 +1,6 @@
 """Workers in any language: the same runs as those of the service's own workers, claimed over HTTP."""
 
+import asyncio
 import json
 import os
 import random
@@ -15,9 +16,17 @@ from typing import Any
 
 import pytest
 
+from only_post_svc import elsewhere, hints, queue
+from only_post_svc.main import SCHEMA
+from only_post_svc.metrics import TaskCounts
+from only_post_svc.queue import NewTask
+from only_post_svc.registry import TaskType
+from only_post_svc.settings import Settings
+from shared.database import Transaction, connection
 from tests.databases import rows, settings_of
 from tests.processes import ROOT, Process, Service, Worker, end_family, eventually
 from tests.receivers import receiving
+from tests.shared.engines import ENGINES
 from tests.tokens import SECRET, bearer
 
 MODULES = "tests.tasks,tests.elsewhere_tasks"
@@ -79,6 +88,35 @@ def lose(service: Service, run: Any) -> None:
     """The lease of the run is over."""
     rows(service, "UPDATE task SET lease_until = 0 WHERE id = ?", run["task_id"])
     eventually(lambda: service.result(run["task_id"])["status"] != "running", 30)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_claim_hears_of_what_is_submitted_while_it_looks(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are one group, and the claim's unit is the first."""
+    monkeypatch.setattr(elsewhere, "POLL_SECONDS", 1000.0)
+    new = NewTask(type=TYPE, payload="{}", timeout_ms=60_000, max_attempts=3, lane=TYPE)
+
+    def submit(tx: Transaction) -> None:
+        queue.submit(tx, "", new)
+        tx.publish(hints.QUEUED)
+
+    async def never() -> bool:
+        return False
+
+    async def work(url: str) -> list[str]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        types = [TaskType(TYPE, "", {}, timeout=60, max_attempts=3, is_async=True, elsewhere=True)]
+        settings = Settings.from_env({"DATABASE_URL": url}, makes_files=False)
+        claimants = elsewhere.Claimants(database, settings, types, TaskCounts(), lambda *about: None)
+        async with asyncio.timeout(20):
+            claimed, _ = await asyncio.gather(claimants.claim([TYPE], 1, 25, never), database.write(submit))
+        await database.close()
+        return [run.claim.type for run in claimed]
+
+    with ENGINES[engine](tmp_path) as found:
+        assert asyncio.run(work(found.url)) == [TYPE]
 
 
 def test_the_life_of_a_run(service: Service) -> None:

@@ -15,6 +15,7 @@ POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
 MAX_WAITERS = 5000  # requests; above it they are answered at once
 MAX_TOGETHER = 20  # tasks that are read at once, with their results
 MAX_NEW = 5000  # tasks
+NEW_SECONDS = 0.2  # what a client does that submits a task and then waits for it takes less
 
 
 class Waiters:
@@ -31,8 +32,8 @@ class Waiters:
         database.subscribe(self._take_hint)
 
     def note_new(self, caller: str, task_id: str) -> None:
-        """A task is about to be stored here. For POLL_SECONDS nobody looks at it before there is news of it."""
-        self._new[task_id] = caller, self._loop.time() + POLL_SECONDS
+        """A task is about to be stored here. For NEW_SECONDS nobody looks at it before there is news of it."""
+        self._new[task_id] = caller, self._loop.time() + NEW_SECONDS
         if len(self._new) > MAX_NEW:
             self._new.popitem(last=False)
 

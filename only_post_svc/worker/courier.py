@@ -62,6 +62,7 @@ class Courier:
 
     async def _send_due(self) -> None:
         while self._is_needed:
+            self._due.clear()  # what is heard from here on may be too late for the look
             seconds = await self._database.read(webhooks.seconds_to_next)
             if seconds is None or seconds > LOOK_SECONDS:
                 return
@@ -71,7 +72,6 @@ class Courier:
                 return  # until a delivery under way has ended
 
     async def _until_due(self, seconds: float) -> None:
-        self._due.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._due.wait()

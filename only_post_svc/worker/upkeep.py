@@ -81,6 +81,7 @@ class Upkeep:
 
     async def _promote(self) -> None:
         while True:
+            self._due.clear()  # what is heard from here on may be too late for the look
             seconds = await self._database.read(queue.seconds_to_next_due)
             if seconds is None or seconds > LOOK_SECONDS:
                 return
@@ -96,7 +97,6 @@ class Upkeep:
 
     async def _until_due(self, seconds: float) -> None:
         """Or until something may be due sooner."""
-        self._due.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._due.wait()

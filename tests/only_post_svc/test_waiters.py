@@ -11,7 +11,7 @@ from only_post_svc import queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Ending, NewTask, TaskRow
-from only_post_svc.waiters import MAX_TOGETHER, Waiters
+from only_post_svc.waiters import MAX_TOGETHER, NEW_SECONDS, Waiters
 from only_post_svc.worker.runs import Runs
 from shared.database import Database, connection
 from tests.only_post_svc.store import claim
@@ -88,23 +88,25 @@ def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
     async def work(url: str) -> tuple[TaskRow | None, TaskRow | None]:
         database = await connection.connect(url, {"only_post": SCHEMA})
         waiters = Waiters(database)
-        runs = Runs(database, waiters, 30, TaskCounts(), asyncio.Event(), asyncio.Event())
+        runs = Runs(database, waiters, 30, TaskCounts(), lambda claim: None, asyncio.Event())
         told, quiet = await submit(database), await submit(database, notify="https://example.com/told")
-        waiters.note_new("", told)
-        polls = [asyncio.create_task(waiters.until_final("", id, PATIENCE_SECONDS)) for id in (told, quiet)]
-        await asyncio.sleep(0)
         claims = (await database.write(lambda tx: claim(tx, "t", {"a": 1000}))).claims
-        for run in sorted(map(runs.add, claims), key=lambda run: run.claim.id != told):
-            runs.end(run, Ending(result="1"))
-            if run.claim.id == told:
-                with monkeypatch.context() as patch:
-                    patch.setattr(queue, "find", never)
-                    patch.setattr(queue, "find_ended", never)
-                    await polls[0]
+        of_told, of_quiet = sorted(map(runs.add, claims), key=lambda run: run.claim.id != told)
+        waiters.note_new("", told)
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "find", never)
+            patch.setattr(queue, "find_ended", never)
+            poll = asyncio.create_task(waiters.until_final("", told, PATIENCE_SECONDS))
+            await asyncio.sleep(0)
+            runs.end(of_told, Ending(result="1"))
+            first = await poll
+        poll = asyncio.create_task(waiters.until_final("", quiet, PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        runs.end(of_quiet, Ending(result="1"))
         async with asyncio.timeout(PATIENCE_SECONDS / 2):
-            ended = await polls[0], await polls[1]
+            second = await poll
         await database.close()
-        return ended
+        return first, second
 
     with ENGINES[engine](tmp_path) as found:
         told, with_webhook = asyncio.run(work(found.url))
@@ -114,6 +116,7 @@ def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
 
 def test_a_new_task_is_not_looked_at_before_there_is_news_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("only_post_svc.waiters.NEW_SECONDS", PATIENCE_SECONDS)
 
     async def work(database: Database, waiters: Waiters) -> TaskRow | None:
         id = await submit(database)
@@ -133,15 +136,14 @@ def test_a_new_task_is_not_looked_at_before_there_is_news_of_it(monkeypatch: pyt
     assert task and task.status == "succeeded"
 
 
-def test_a_task_is_new_for_as_long_as_a_lost_hint_may_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", 0.05)
+def test_a_task_is_new_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
 
     async def work(database: Database, waiters: Waiters) -> TaskRow | None:
         id = await submit(database)
         waiters.note_new("", id)
         await end_all(database)
-        await asyncio.sleep(0.06)
-        monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+        await asyncio.sleep(NEW_SECONDS)
         async with asyncio.timeout(PATIENCE_SECONDS / 2):
             return await waiters.until_final("", id, PATIENCE_SECONDS)
 
@@ -151,6 +153,7 @@ def test_a_task_is_new_for_as_long_as_a_lost_hint_may_cost(monkeypatch: pytest.M
 
 def test_of_new_tasks_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("only_post_svc.waiters.POLL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("only_post_svc.waiters.NEW_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr("only_post_svc.waiters.MAX_NEW", 2)
 
     async def work(database: Database, waiters: Waiters) -> TaskRow | None:

@@ -42,6 +42,7 @@ ORPHANS_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 SETTLE_SECONDS = 0.1  # after SIGTERM, in which short runs end by themselves
 RELEASE_SECONDS = 1.0
+UNHEARD_SECONDS = 0.25  # after a claim: where no hint arrives, the end of a run has to do
 PROGRESS_SECONDS = 0.5
 MAX_RESTART_SECONDS = 10.0
 
@@ -66,7 +67,7 @@ class Worker:
         self._queued, self._due, self._lanes = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._bell = Bell(self._queued)
         self.counts = TaskCounts()
-        self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._queued, self._due)
+        self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._run_left, self._due)
         declared = schedules.declared(types.values())
         self._courier = Courier(database, settings)
         note = self._courier.note_pending
@@ -87,6 +88,8 @@ class Worker:
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued
+        self._is_bounded = False  # some callers had as much as they may, at the last claim
+        self._claimed_at = 0.0
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
         self._is_stopping = False
         self._stopped: asyncio.Task[None] | None = None
@@ -176,6 +179,7 @@ class Worker:
                 for claim in dealt.claims:
                     self._start(claim, slots)
             self._may_leave_some = dealt.has_left
+            self._claimed_at = self._loop.time()
             self._bell.note(has_found=dealt.has_found)
             self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(dealt.claims) or int(dealt.is_bounded))
@@ -207,7 +211,9 @@ class Worker:
     def _claim_unit(self, tx: Transaction, token: str) -> tuple[Dealt, Slots]:
         self._queued.clear()  # whatever was heard by now, this claim sees
         slots = self._slots()
-        return self._turns.claim(tx, token, slots, self._runs.claims()), slots
+        dealt = self._turns.claim(tx, token, slots, self._runs.claims())
+        self._is_bounded = dealt.is_bounded  # at once, since the run that bounds it may leave with the same commit
+        return dealt, slots
 
     def _slots(self) -> Slots:
         return Slots(list(self._children), self._settings.task_concurrency, self._keep)
@@ -300,7 +306,12 @@ class Worker:
 
     def run_ended(self, child: Child, message: dict[str, Any], result: bytes) -> None:
         self._runs.end(self._runs[message["end"]], _ending(message, result))
-        if self._may_leave_some:
+        if self._may_leave_some or self._loop.time() - self._claimed_at > UNHEARD_SECONDS:
+            self._queued.set()
+
+    def _run_left(self, claim: Claim) -> None:
+        """Its gates and its caller have room for another."""
+        if claim.permits or self._is_bounded:
             self._queued.set()
 
     async def _check_leases(self) -> None:

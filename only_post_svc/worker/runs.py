@@ -73,8 +73,8 @@ def _release(tx: Transaction, run: Run, *, is_alone: bool) -> bool:
 
 
 class Runs:
-    """By lease: a run may still be stopping while its task runs again. `queued` is set when the end of a run may have
-    let in a task that was held, `due` when one may have been scheduled for another try."""
+    """By lease: a run may still be stopping while its task runs again. `left` is called when one is not here any more,
+    and `due` is set when its task may have been scheduled for another try."""
 
     def __init__(
         self,
@@ -82,14 +82,15 @@ class Runs:
         waiters: Waiters,
         lease_seconds: int,
         counts: TaskCounts,
-        queued: asyncio.Event,
+        left: Callable[[Claim], None],
         due: asyncio.Event,
     ) -> None:
         self._database = database
         self._waiters = waiters
         self._lease_seconds = lease_seconds
         self._counts = counts
-        self._queued, self._due = queued, due
+        self._left = left
+        self._due = due
         self._by_lease: dict[str, Run] = {}
         self._succeeded: list[tuple[Run, Ending]] = []
         self._writing: set[asyncio.Task[None]] = set()
@@ -228,18 +229,21 @@ class Runs:
             await self._store(run, UNSTORABLE)
         except Exception:  # its lease ends, and the task's attempts with it
             log.exception("run.not_stored", extra={"task_id": run.claim.id})
-            del self._by_lease[run.claim.lease]
+            self._drop(run)
         else:
             self._note_end(run, ending, held=held)
 
-    def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
+    def _drop(self, run: Run) -> None:
         del self._by_lease[run.claim.lease]
+        self._left(run.claim)
+
+    def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
+        self._drop(run)
         if held:
             self._counts.ended(run.claim, ending)
             self._database.publish(hints.ended(run.claim.id))
             if run.claim.permits:
-                self._queued.set()
-                self._database.publish(hints.QUEUED)
+                self._database.publish(hints.QUEUED)  # one that was held may have been let in
             if ending.error is not None:
                 self._due.set()
         else:
@@ -251,7 +255,7 @@ class Runs:
             held = await self._insist(lambda tx: _release(tx, run, is_alone=is_alone))
             self._counts.gave_up(run.claim, "released" if held else "lost")
         finally:
-            del self._by_lease[run.claim.lease]
+            self._drop(run)
         self._database.publish(hints.QUEUED)
 
     async def _insist(self, unit: Unit[bool]) -> bool:

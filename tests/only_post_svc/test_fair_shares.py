@@ -1,6 +1,7 @@
 """No caller waits because another has much to do, and bounds hold, from outside."""
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from only_post_svc.worker.upkeep import LOOK_SECONDS
 from tests.databases import ON_A_FILE, rows, shared_by_tests
 from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
@@ -74,6 +76,20 @@ def _caller(service: Service) -> Iterator[Caller]:
     caller = Caller(service)
     yield caller
     caller.post("/api/cancel", {"filter": {}})
+
+
+@ON_A_FILE
+@pytest.mark.parametrize("type", ["who", "nap"])
+def test_one_after_the_other_of_a_caller_who_may_have_one_running(
+    start_service: Callable[..., Service], storage: str, type: str
+) -> None:
+    bounds = {"MAX_RUNNING_PER_CALLER": "1", "WORKER_PROCESSES": "1"}
+    ann = Caller(start_service(**SETTINGS, **bounds))
+    payload = {"seconds": 0.1} if type == "nap" else {}
+    started = time.monotonic()
+    for task_id in ann.batch([{"type": type, "payload": payload}] * 8):
+        ann.until(task_id, status="succeeded")
+    assert time.monotonic() - started < 4 * LOOK_SECONDS  # not each of them had to wait for a look
 
 
 def test_one_person_with_many_long_tasks_leaves_half_of_the_hands_to_others(ann: Caller, bob: Caller) -> None:

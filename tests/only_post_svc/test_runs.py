@@ -31,7 +31,7 @@ def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T
     def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
         async def connected(url: str) -> T:
             database = await connection.connect(url, {"only_post": SCHEMA})
-            runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event(), asyncio.Event())
+            runs = Runs(database, Waiters(database), 30, TaskCounts(), lambda claim: None, asyncio.Event())
             try:
                 return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
             finally:
@@ -105,24 +105,36 @@ def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_be
     assert [task and task.progress for task in with_runs(work)] == ["1", None, "2", None, None]
 
 
-@pytest.mark.parametrize("permits", [0, 1])
-def test_an_end_that_may_let_in_a_task_has_this_worker_claim_at_once(permits: int) -> None:
-    async def work() -> bool:
+def test_who_has_handed_out_the_runs_is_told_when_one_has_left_whatever_became_of_it() -> None:
+    async def work() -> tuple[list[Claim], list[tuple[str, int]]]:
         database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
-        queued = asyncio.Event()
-        runs = Runs(database, Waiters(database), 30, TaskCounts(), queued, asyncio.Event())
-        claimed = (await database.write(_claimed))[0]._replace(permits=permits)
-        await _ended(database, runs, [runs.add(claimed)], [Ending(result="1")])
+        left: list[tuple[str, int]] = []
+        made: list[Runs] = []
+        runs = Runs(
+            database,
+            Waiters(database),
+            30,
+            TaskCounts(),
+            lambda claim: left.append((claim.id, len(made[0].of_task(claim.id)))),
+            asyncio.Event(),
+        )
+        made.append(runs)
+        claims = await database.write(_claimed)
+        well, failed, cancelled, released = map(runs.add, claims[:4])
+        await database.write(lambda tx: queue.cancel(tx, "", cancelled.claim.id))
+        runs.give_back(released, is_alone=False)
+        await _ended(database, runs, [well, failed, cancelled], [Ending(result="1"), Ending(error="{}"), Ending()])
         await database.close()
-        return queued.is_set()
+        return claims[:4], left
 
-    assert asyncio.run(work()) == bool(permits)
+    claims, left = asyncio.run(work())
+    assert sorted(left) == sorted((claim.id, 0) for claim in claims)
 
 
 def test_progress_that_could_not_be_stored_is_still_to_be_said() -> None:
     async def work() -> bool:
         database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
-        runs = Runs(database, Waiters(database), 30, TaskCounts(), asyncio.Event(), asyncio.Event())
+        runs = Runs(database, Waiters(database), 30, TaskCounts(), lambda claim: None, asyncio.Event())
         run = runs.add((await database.write(_claimed))[0])
         run.progress, run.is_reported = "1", False
         await database.close()

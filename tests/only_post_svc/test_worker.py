@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(idle: Service, 
     assert idle.result(task_id, wait=0.3)["status"] == "queued"
     start_beside()
     assert idle.ended(task_id)["result"]["words"] == 2
+
+
+@ON_A_FILE
+def test_where_no_hint_arrives_the_end_of_a_run_has_the_worker_claim(
+    start_service: StartService, start_worker: Callable[..., Worker], tmp_path: Path, storage: str
+) -> None:
+    """Each task is submitted while the one before it runs, and no child is ever idle for long."""
+    (tmp_path / "tasks.sqlite-hints").touch()  # where the directory of the hints would be
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path}/tasks.sqlite"}
+    service = start_service(WORKER_PROCESSES="0", **env)
+
+    def submit() -> str:
+        payload = {"path": str(tmp_path / "notes"), "seconds": 0.4}
+        return str(service.submit("note.async", payload)["task_id"])
+
+    def has_started(count: int) -> bool:
+        return len(starts(tmp_path / "notes")) == count
+
+    submit()
+    start_worker(WORKER_PROCESSES="1", **env)
+    eventually(partial(has_started, 1), LOOK_SECONDS * 2)
+    started = time.monotonic()
+    for count in range(2, 8):
+        submit()
+        eventually(partial(has_started, count), LOOK_SECONDS * 2)
+    assert time.monotonic() - started < 6 * LOOK_SECONDS / 2  # as long as it takes by the looks alone
 
 
 @ON_A_FILE

@@ -245,7 +245,7 @@ class Claimants:
         return runs
 
     async def _until_hint(self, turn: asyncio.Future[None], wanted: tuple[str, ...], seconds: float) -> None:
-        """Or for `seconds`."""
+        """Waits for it, and for the pause behind the last claim; for `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await turn

@@ -15,7 +15,7 @@ POLL_SECONDS = 1.0  # a hint makes it fast; this makes it right when one is lost
 MAX_WAITERS = 5000  # requests; above it they are answered at once
 MAX_TOGETHER = 20  # tasks that are read at once, with their results
 MAX_NEW = 5000  # tasks
-NEW_SECONDS = 0.2  # what a client does that submits a task and then waits for it takes less
+NEW_SECONDS = 0.2  # a client that submits a task and waits for it asks sooner
 
 
 class Waiters:
@@ -32,7 +32,7 @@ class Waiters:
         database.subscribe(self._take_hint)
 
     def note_new(self, caller: str, task_id: str) -> None:
-        """A task is about to be stored here. For NEW_SECONDS nobody looks at it before there is news of it."""
+        """A task is about to be stored here. For NEW_SECONDS it is not looked at before there is news of it."""
         self._new[task_id] = caller, self._loop.time() + NEW_SECONDS
         if len(self._new) > MAX_NEW:
             self._new.popitem(last=False)
@@ -75,7 +75,7 @@ class Waiters:
             _let_go(waiting)
 
     def awaited(self, task_ids: Iterable[str]) -> list[str]:
-        """Those of them that somebody waits for here; MAX_TOGETHER at most."""
+        """Those of them that requests wait for here; MAX_TOGETHER at most."""
         return list(islice((task_id for task_id in task_ids if task_id in self._waiting), MAX_TOGETHER))
 
     def tell(self, ended: Iterable[TaskRow]) -> None:

@@ -42,7 +42,7 @@ ORPHANS_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 SETTLE_SECONDS = 0.1  # after SIGTERM, in which short runs end by themselves
 RELEASE_SECONDS = 1.0
-UNHEARD_SECONDS = 0.25  # after a claim: where no hint arrives, the end of a run has to do
+UNHEARD_SECONDS = 0.25  # after a claim: the end of a run has the next one follow, as hints may not arrive
 PROGRESS_SECONDS = 0.5
 MAX_RESTART_SECONDS = 10.0
 

@@ -238,10 +238,9 @@ class Claimants:
                     break
                 await self._until_hint(turn, wanted, min(left, POLL_SECONDS))
             if self._is_stopping or await is_gone():
-                self._wake_first(wanted)
-                return []
-        if runs:
-            self._wake_first(wanted)  # where there was one there may be more
+                break
+        if runs or turn.done():  # there may be more, or a hint that this request has taken and does not follow
+            self._wake_first(wanted)
         return runs
 
     async def _until_hint(self, turn: asyncio.Future[None], wanted: tuple[str, ...], seconds: float) -> None:
@@ -293,8 +292,8 @@ class Claimants:
         for claim, ending in ended:
             self._counts.ended(claim, ending)
             self._database.publish(hints.ended(claim.id))
-            if claim.permits or self._max_running_per_caller is not None:
-                self._database.publish(hints.QUEUED)  # one that was held may have been let in
+            if self._max_running_per_caller is not None:
+                self._database.publish(hints.QUEUED)  # its caller has room for another
             if ending.error is not None:
                 self._log_failure(claim, ending.error, None)
         if any(ending.error is not None for _, ending in ended):

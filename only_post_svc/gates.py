@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from only_post_svc import hints
 from shared.database import Transaction
 
 OF_KEY, OF_TYPE = 1, 2  # bits of a task's `permits`
@@ -127,6 +128,7 @@ def _let_in(tx: Transaction, gate: Gate, served: str) -> str | None:
             return None
         if found := tx.one(NEXT, **gate._asdict(), caller=caller):
             tx.put(LET_IN, id=found[0], permit=gate.permit)
+            tx.publish(hints.QUEUED)
             return str(caller)
         served = caller
     return None

@@ -59,6 +59,16 @@ class Timeline:
     def do(self, unit: Callable[[At], T]) -> T:
         return self._runner.run(self._database.write(lambda tx: unit(At(tx, self.now))))
 
+    def hear(self) -> list[str]:
+        """The hints from now on."""
+        heard: list[str] = []
+
+        async def subscribe() -> None:
+            self._database.subscribe(heard.append)
+
+        self._runner.run(subscribe())
+        return heard
+
     def later(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
 

@@ -73,8 +73,8 @@ def _release(tx: Transaction, run: Run, *, is_alone: bool) -> bool:
 
 
 class Runs:
-    """By lease: a run may still be stopping while its task runs again. `left` is called when one is not here any more,
-    and `due` is set when its task may have been scheduled for another try."""
+    """By lease: a run may still be stopping while its task runs again. `left` is called with the claim of each run that
+    is over, and `due` is set when its task may have been scheduled for another try."""
 
     def __init__(
         self,
@@ -242,8 +242,6 @@ class Runs:
         if held:
             self._counts.ended(run.claim, ending)
             self._database.publish(hints.ended(run.claim.id))
-            if run.claim.permits:
-                self._database.publish(hints.QUEUED)  # one that was held may have been let in
             if ending.error is not None:
                 self._due.set()
         else:

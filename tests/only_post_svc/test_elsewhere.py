@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import NewTask
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
-from shared.database import Transaction, connection
+from shared.database import Database, Transaction, connection
 from tests.databases import rows, settings_of
 from tests.processes import ROOT, Process, Service, Worker, end_family, eventually
 from tests.receivers import receiving
@@ -90,33 +90,66 @@ def lose(service: Service, run: Any) -> None:
     eventually(lambda: service.result(run["task_id"])["status"] != "running", 30)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_claim_hears_of_what_is_submitted_while_it_looks(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are one group, and the claim's unit is the first."""
-    monkeypatch.setattr(elsewhere, "POLL_SECONDS", 1000.0)
-    new = NewTask(type=TYPE, payload="{}", timeout_ms=60_000, max_attempts=3, lane=TYPE)
+class Store:
+    """A queue of TYPE, and the requests that wait for its tasks."""
 
-    def submit(tx: Transaction) -> None:
-        queue.submit(tx, "", new)
-        tx.publish(hints.QUEUED)
-
-    async def never() -> bool:
-        return False
-
-    async def work(url: str) -> list[str]:
-        database = await connection.connect(url, {"only_post": SCHEMA})
+    def __init__(self, database: Database, url: str) -> None:
         types = [TaskType(TYPE, "", {}, timeout=60, max_attempts=3, is_async=True, elsewhere=True)]
         settings = Settings.from_env({"DATABASE_URL": url}, makes_files=False)
-        claimants = elsewhere.Claimants(database, settings, types, TaskCounts(), lambda *about: None)
-        async with asyncio.timeout(20):
-            claimed, _ = await asyncio.gather(claimants.claim([TYPE], 1, 25, never), database.write(submit))
-        await database.close()
-        return [run.claim.type for run in claimed]
+        self._database = database
+        self._claimants = elsewhere.Claimants(database, settings, types, TaskCounts(), lambda *about: None)
 
-    with ENGINES[engine](tmp_path) as found:
-        assert asyncio.run(work(found.url)) == [TYPE]
+    async def claim(self, seconds: float) -> list[str]:
+        async def never() -> bool:
+            return False
+
+        return [run.claim.type for run in await self._claimants.claim([TYPE], 1, seconds, never)]
+
+    async def submit(self) -> None:
+        new = NewTask(type=TYPE, payload="{}", timeout_ms=60_000, max_attempts=3, lane=TYPE)
+
+        def unit(tx: Transaction) -> None:
+            queue.submit(tx, "", new)
+            tx.publish(hints.QUEUED)
+
+        await self._database.write(unit)
+
+
+@pytest.fixture(params=ENGINES)
+def on_a_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Does some work over one whose requests hear of tasks by hints alone."""
+    monkeypatch.setattr(elsewhere, "POLL_SECONDS", 1000.0)
+
+    def do(work: Callable[[Store], Awaitable[Any]]) -> Any:
+        async def connected(url: str) -> Any:
+            database = await connection.connect(url, {"only_post": SCHEMA})
+            async with asyncio.timeout(20):
+                done = await work(Store(database, url))
+            await database.close()
+            return done
+
+        with ENGINES[request.param](tmp_path) as engine:
+            return asyncio.run(connected(engine.url))
+
+    return do
+
+
+def test_a_claim_hears_of_what_is_submitted_while_it_looks(on_a_store: Callable[..., Any]) -> None:
+    """They are one group, and the claim's unit is the first."""
+
+    async def work(store: Store) -> list[str]:
+        claimed, _ = await asyncio.gather(store.claim(25), store.submit())
+        return claimed
+
+    assert on_a_store(work) == [TYPE]
+
+
+def test_a_hint_that_comes_to_a_request_which_does_not_wait_is_passed_on(on_a_store: Callable[..., Any]) -> None:
+    async def work(store: Store) -> tuple[list[str], list[str]]:
+        at_once, later, _ = await asyncio.gather(store.claim(0), store.claim(25), store.submit())
+        return at_once, later
+
+    assert on_a_store(work) == ([], [TYPE])
 
 
 def test_the_life_of_a_run(service: Service) -> None:

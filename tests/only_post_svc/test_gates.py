@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from only_post_svc import bulk, gates, queue, shares
+from only_post_svc import bulk, gates, hints, queue, shares
 from only_post_svc.bulk import Selection
 from only_post_svc.gates import Gate
 from only_post_svc.queue import Claim, Ending
@@ -59,6 +59,22 @@ def test_one_of_a_key_runs_and_the_next_is_let_in_by_its_end(store: Bounded) -> 
     store.finish(runs[0], result="1")
     assert store.held(second) is None
     assert [run.id for run in store.take()] == [second]
+
+
+def test_a_task_that_is_let_in_is_told_of_whatever_let_it_in(store: Bounded) -> None:
+    for caller in "abc":
+        store.submit(key="k", caller=caller)
+    (run,) = store.take()
+    heard = store.hear()
+    store.finish(run, result="1")
+    assert heard == [hints.QUEUED]
+    (run,) = store.take()
+    gone = run.caller
+    assert store.do(lambda tx: queue.forget(tx, gone))
+    assert heard == [hints.QUEUED] * 2
+    (run,) = store.take()
+    store.finish(run, result="1")
+    assert heard == [hints.QUEUED] * 2  # there is none left to let in
 
 
 def test_tasks_without_a_key_have_no_bound_of_a_key(store: Bounded) -> None:

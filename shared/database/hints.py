@@ -13,7 +13,7 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 MAX_DATAGRAM_BYTES = 60_000
@@ -91,8 +91,7 @@ class Hints:
                     self._deliver(hint)
 
     def _deliver(self, hint: str) -> None:
-        for callback in self._callbacks:
-            callback(hint)
+        deliver(hint, self._callbacks)
 
 
 class Mailbox:
@@ -161,6 +160,15 @@ def _opened(directory: Path) -> int:
         return handle
     os.close(handle)
     raise PermissionError(f"{directory} is not this user's alone")
+
+
+def deliver(hint: str, callbacks: Iterable[Callable[[str], None]]) -> None:
+    """One that raises is logged: the others hear the hint all the same, and the write that it tells of is done."""
+    for callback in callbacks:
+        try:
+            callback(hint)
+        except Exception:
+            log.exception("hints.not_heard", extra={"hint": hint})
 
 
 def packed(hints: list[str], max_bytes: int) -> list[str]:

@@ -26,7 +26,11 @@ class Outcome(NamedTuple):
     hints: Sequence[str] = ()  # that go out with the unit's commit
 
 
-def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = lambda hint: None) -> None:
+def unpublished(hint: str) -> None:
+    """Units that only read have no hints."""
+
+
+def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = unpublished) -> None:
     """Called in the loop of the futures. A Problem is known by its code: it is passed on without its traceback, whose
     frames hold the jobs, and so the Problem itself, until the garbage collector comes."""
     for future, value, error, _ in outcomes:

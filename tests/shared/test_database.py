@@ -712,6 +712,27 @@ def test_the_hint_of_a_unit_that_leaves_nothing_behind_is_never_heard(engine: En
     assert engine.run(work) == ["written"]
 
 
+def test_a_subscriber_that_raises_harms_neither_the_others_nor_the_write(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(lambda hint: [][0])
+        database.subscribe(heard.append)
+
+        def unit(tx: Transaction) -> None:
+            add(tx, "a")
+            tx.publish("a is there")
+
+        await asyncio.gather(database.write(unit), database.write(adding("b")))
+        await database.write(adding("c"))
+        assert await database.read(ids) == ["a", "b", "c"]
+        return heard
+
+    assert engine.run(work) == ["a is there"]
+    assert "hints.not_heard" in caplog.text
+
+
 def test_a_thousand_hints_at_once_all_arrive_where_they_were_published(engine: Engine) -> None:
     async def work(database: Database) -> set[str]:
         heard: set[str] = set()

@@ -61,9 +61,9 @@ class PostgreSQL:
         self._vacuums_at = 0.0
         self._notifications = Notifications(connections)
         self._writers = Lane(connections, WRITING, self.publish, width=WRITERS, seconds=WRITE_SECONDS)
-        self._long = Aside(connections, WRITING, self.publish, WRITE_SECONDS)
-        self._reader = Reader(connections, self.publish, seconds=READ_SECONDS)
-        self._aside = Aside(connections, QUERYING, self.publish, QUERY_SECONDS)
+        self._long = Aside(connections, WRITING, self.publish, seconds=WRITE_SECONDS)
+        self._reader = Reader(connections, seconds=READ_SECONDS)
+        self._aside = Aside(connections, QUERYING, seconds=QUERY_SECONDS)
 
     async def refusal(self) -> str:
         """Why the server can't be used, in its own words or libpq's; empty when it can."""

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shared.database import Unit, report_unavailable
-from shared.database.jobs import Job, Outcome, resolve
+from shared.database.jobs import Job, Outcome, resolve, unpublished
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
@@ -30,7 +30,13 @@ class Lane:
     they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
 
     def __init__(
-        self, connections: Connector, begin: str, publish: Callable[[str], None], *, width: int, seconds: float
+        self,
+        connections: Connector,
+        begin: str,
+        publish: Callable[[str], None] = unpublished,
+        *,
+        width: int,
+        seconds: float,
     ) -> None:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
@@ -137,7 +143,9 @@ def give_up(future: asyncio.Future[Any]) -> None:
 class Aside:
     """Runs units that may take long, one after the other, in a thread."""
 
-    def __init__(self, connections: Connector, begin: str, publish: Callable[[str], None], seconds: float) -> None:
+    def __init__(
+        self, connections: Connector, begin: str, publish: Callable[[str], None] = unpublished, *, seconds: float
+    ) -> None:
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._connections = connections

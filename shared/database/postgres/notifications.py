@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from shared.database.hints import packed
+from shared.database.hints import deliver, packed
 from shared.database.postgres.connections import PATIENCE_SECONDS, Connector, PatientConnection
 from shared.database.postgres.dialect import statement
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire
@@ -81,8 +81,7 @@ class Notifications:
 
     def _deliver(self, hints: list[str]) -> None:
         for hint in hints:
-            for callback in self._callbacks:
-                callback(hint)
+            deliver(hint, self._callbacks)
 
     async def _serve(self) -> None:
         while not self._closing.is_set():

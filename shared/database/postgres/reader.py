@@ -2,7 +2,6 @@
 the event loop go out together."""
 
 import asyncio
-from collections.abc import Callable
 from typing import TypeVar
 
 import psycopg
@@ -38,7 +37,7 @@ class Reading(Statements):
 
 
 class Reader:
-    def __init__(self, connections: Connector, publish: Callable[[str], None], *, seconds: float) -> None:
+    def __init__(self, connections: Connector, *, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._seconds = seconds
@@ -51,7 +50,7 @@ class Reader:
         self._idle = asyncio.Event()
         self._idle.set()
         # Behind a pooler only a transaction can be made read only, no session.
-        self._pooled = Lane(connections, READING, publish, width=WIRES, seconds=seconds)
+        self._pooled = Lane(connections, READING, width=WIRES, seconds=seconds)
         self._is_pooled = False
 
     async def run(self, unit: Unit[T]) -> T:

@@ -72,12 +72,11 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Dealt:
-    """What a claim has brought. `last` is the caller who was served last; `has_found`: there were tasks to choose from;
-    `has_more`: another claim may bring more; `has_left`: so may one when a hand is free again; `has_made_lanes`: this
-    worker does not know them yet; `is_bounded`: some callers have as much as they may."""
+    """What a claim has brought. `last` is the caller who was served last; `has_more`: another claim may bring more;
+    `has_left`: so may one when a hand is free again; `has_made_lanes`: this worker does not know them yet;
+    `is_bounded`: some callers have as much as they may."""
 
     last: str = ""
-    has_found: bool = False
     has_more: bool = False
     has_left: bool = False
     has_made_lanes: bool = False
@@ -90,6 +89,11 @@ class Dealt:
         """In the order of `chosen`."""
         place = {id: number for number, id in enumerate(self.chosen)}
         return sorted((Claim(*row) for row in self.rows()), key=lambda claim: place[claim.id])
+
+    @property
+    def was_in_vain(self) -> bool:
+        """There was nothing to choose from."""
+        return not self.chosen and not self.has_left
 
     @property
     def has_moved_some(self) -> bool:
@@ -161,7 +165,6 @@ def claim(
     well_placed = [one for one in candidates if one.type in kinds and one.is_alone >= kinds[one.type].is_alone]
     dealt = Dealt(last=after, has_more=has_more or len(well_placed) < len(candidates), is_bounded=bool(passed_over))
     dealt.has_made_lanes = has_made_lanes
-    dealt.has_found = bool(candidates)
     passage = Passage(tx, well_placed, kinds)
     chosen = _deal(well_placed, after, lambda one: passage.is_open(one) and fits(one) and passage.let(one))
     dealt.has_more |= passage.store()

@@ -4,7 +4,6 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from functools import partial
-from itertools import islice
 
 from only_post_svc import hints, queue
 from only_post_svc.queue import TaskRow
@@ -32,7 +31,9 @@ class Waiters:
         database.subscribe(self._take_hint)
 
     def note_new(self, caller: str, task_id: str) -> None:
-        """A task is about to be stored here. For NEW_SECONDS it is not looked at before there is news of it."""
+        """A task is about to be stored here. For NEW_SECONDS it is not looked at before there is news of it. Called by
+        the unit that stores it, since any later the news might come first; where the unit leaves nothing behind, no
+        client knows the id."""
         self._new[task_id] = caller, self._loop.time() + NEW_SECONDS
         if len(self._new) > MAX_NEW:
             self._new.popitem(last=False)
@@ -76,7 +77,7 @@ class Waiters:
 
     def awaited(self, task_ids: Iterable[str]) -> list[str]:
         """Those of them that requests wait for here; MAX_TOGETHER at most."""
-        return list(islice((task_id for task_id in task_ids if task_id in self._waiting), MAX_TOGETHER))
+        return [task_id for task_id in task_ids if task_id in self._waiting][:MAX_TOGETHER]
 
     def tell(self, ended: Iterable[TaskRow]) -> None:
         """Gives tasks that have ended to the requests that wait for them."""

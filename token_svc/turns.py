@@ -28,7 +28,8 @@ class Place(NamedTuple):
 
 
 class Turns:
-    """`threads` do the work, and at most `places` wait: of one address half of them, of one account ACCOUNT_PLACES."""
+    """`threads` do the work, with AHEAD of it handed over, and at most `places` wait: of one address half of them, of
+    one account ACCOUNT_PLACES."""
 
     def __init__(self, threads: int, places: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, name)

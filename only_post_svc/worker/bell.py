@@ -13,13 +13,13 @@ class Bell:
     def __init__(self, event: asyncio.Event) -> None:
         self._event = event
         self._loop = asyncio.get_running_loop()
-        self._in_vain = 0  # claims, since the last that found something
+        self._in_vain = 0  # claims in a row
         self._not_before = 0.0
         self._late: asyncio.TimerHandle | None = None
 
-    def note(self, *, has_found: bool) -> None:
+    def note(self, *, was_in_vain: bool) -> None:
         """After a claim."""
-        self._in_vain = 0 if has_found else self._in_vain + 1
+        self._in_vain = self._in_vain + 1 if was_in_vain else 0
         self._not_before = self._loop.time() + (PAUSE_SECONDS if self._in_vain > 1 else 0)
 
     def ring(self) -> None:

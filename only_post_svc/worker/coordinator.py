@@ -42,7 +42,7 @@ ORPHANS_SECONDS = 1.0
 GRACE_SECONDS = 1.0  # what a run has to clean up once it was asked to stop
 SETTLE_SECONDS = 0.1  # after SIGTERM, in which short runs end by themselves
 RELEASE_SECONDS = 1.0
-UNHEARD_SECONDS = 0.25  # after a claim: the end of a run has the next one follow, as hints may not arrive
+UNHEARD_SECONDS = 0.25  # after a claim, the end of a run is a reason for another: hints may not arrive
 PROGRESS_SECONDS = 0.5
 MAX_RESTART_SECONDS = 10.0
 
@@ -180,7 +180,7 @@ class Worker:
                     self._start(claim, slots)
             self._may_leave_some = dealt.has_left
             self._claimed_at = self._loop.time()
-            self._bell.note(has_found=dealt.has_found)
+            self._bell.note(was_in_vain=dealt.was_in_vain)
             self._drain(left.lacks_exclusive)
             self._heartbeat.note_claims(len(dealt.claims) or int(dealt.is_bounded))
             if dealt.has_moved_some:

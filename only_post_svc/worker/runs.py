@@ -202,12 +202,13 @@ class Runs:
 
     async def _store_succeeded(self) -> None:
         """All that have ended together; each by itself when that fails, as one of them may be why."""
-        succeeded, self._succeeded = self._succeeded, []
-        ended = [(run.claim, ending) for run, ending in succeeded]
-        awaited = self._waiters.awaited(run.claim.id for run, _ in succeeded)
+        succeeded: list[tuple[Run, Ending]] = []
 
         def unit(tx: Transaction) -> Callable[[], list[TaskRow]]:
-            queue.succeed(tx, ended)
+            succeeded.extend(self._succeeded)
+            self._succeeded.clear()
+            queue.succeed(tx, [(run.claim, ending) for run, ending in succeeded])
+            awaited = self._waiters.awaited(run.claim.id for run, _ in succeeded)
             return queue.find_ended_later(tx, awaited)
 
         try:

@@ -12,6 +12,10 @@ from shared.errors import Problem
 
 T = TypeVar("T")
 
+ENOUGH = 16  # units, for which a group does not wait any longer
+QUIET_TURNS = 2  # of the event loop: from the bytes of a request to its unit
+MAX_TURNS = 10
+
 
 class Job(NamedTuple):
     unit: Unit[Any]
@@ -45,6 +49,24 @@ def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = unpubl
     for outcome in outcomes:
         for hint in outcome.hints:
             publish(hint)
+
+
+class Gathering:
+    """When a group begins: not with the first unit, while others come in that were asked for at the same moment. They
+    would be a second group, at the price of the first."""
+
+    def __init__(self) -> None:
+        self._count = self._turns = self._quiet_turns = 0
+
+    def is_over(self, count: int) -> bool:
+        """Whether the units that wait now are to begin. Asked once in each turn of the event loop."""
+        self._turns += 1
+        self._quiet_turns = self._quiet_turns + 1 if count == self._count else 0
+        self._count = count
+        if count < ENOUGH and self._quiet_turns < QUIET_TURNS and self._turns < MAX_TURNS:
+            return False
+        self._count = self._turns = self._quiet_turns = 0
+        return True
 
 
 class Helper:

@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 
 from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.hints import Hints
-from shared.database.jobs import Helper, Job, Outcome, resolve
+from shared.database.jobs import Gathering, Helper, Job, Outcome, resolve
 from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
 from shared.database.sqlite_transaction import Transaction
 from shared.errors import Unavailable, stopping
@@ -75,6 +75,7 @@ class SQLite:
         self._path = location if self._is_memory else str(Path(location).resolve())
         self._lock = open_lock(self._path, self._is_memory)
         self._waiting: deque[Job] = deque()
+        self._gathering = Gathering()
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
         if not self._is_memory:
@@ -153,6 +154,8 @@ class SQLite:
         """One group after another, while anything waits."""
         try:
             while self._waiting:
+                while not self._gathering.is_over(len(self._waiting)):
+                    await asyncio.sleep(0)
                 if self._waiting[0].is_long:
                     await self._write_each([self._waiting.popleft()])
                 else:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shared.database import Unit, report_unavailable
-from shared.database.jobs import Job, Outcome, resolve, unpublished
+from shared.database.jobs import Gathering, Job, Outcome, resolve, unpublished
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
@@ -47,6 +47,7 @@ class Lane:
         self._greenlets = Greenlets()
         self._waiting: deque[Job] = deque()
         self._under_way = 0  # groups
+        self._gathering = Gathering()
         self._is_starting = False
         self._late: asyncio.TimerHandle | None = None
         self._impatient: set[asyncio.Future[Any]] = set()
@@ -64,7 +65,7 @@ class Lane:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
         self._waiting.append(Job(unit, future, False))
-        if not self._is_starting:  # with all that come in this turn of the loop
+        if not self._is_starting:
             self._is_starting = True
             self._loop.call_soon(self._start)
         late = self._loop.call_later(seconds, give_up, future) if seconds is not None else None
@@ -79,10 +80,17 @@ class Lane:
             if late is not None:
                 late.cancel()
 
-    def _start(self, fewest: int = FEWEST_BESIDE) -> None:
-        """Begins a group. Beside one that is under way it takes `fewest` units: fewer are cheaper in the next group,
-        with those that come meanwhile."""
+    def _start(self) -> None:
+        """Begins a group once it is gathered."""
+        if not self._under_way and not self._gathering.is_over(len(self._waiting)):
+            self._loop.call_soon(self._start)
+            return
         self._is_starting = False
+        self._begin(FEWEST_BESIDE)
+
+    def _begin(self, fewest: int) -> None:
+        """Beside a group that is under way another takes `fewest` units: fewer are cheaper in the next, with those that
+        come meanwhile."""
         while self._under_way < self._width and len(self._waiting) >= (fewest if self._under_way else 1):
             self._under_way += 1
             self._idle.clear()
@@ -92,7 +100,7 @@ class Lane:
 
     def _start_late(self) -> None:
         self._late = None
-        self._start(fewest=1)
+        self._begin(fewest=1)
 
     def _work(self) -> None:
         while group := list(self._next()):

@@ -275,7 +275,7 @@ class Claimants:
         return taken.runs
 
     def _take_hint(self, hint: str) -> None:
-        if hint in (hints.QUEUED, hints.LANES):
+        if hints.parse(hint)[0] in (hints.QUEUED, hints.LANES):
             for types in self._waiting:
                 self._wake_first(types)
 

@@ -6,6 +6,11 @@ LANES = "lanes"  # a type's tasks wait apart from others, or are paused, or no l
 NOTIFY = "notify"  # there is a task whose end has to be told to a webhook
 
 
+def queued_but_for(worker_id: str) -> str:
+    """A task can be claimed, but this worker has looked for it by then."""
+    return f"{QUEUED} {worker_id}"
+
+
 def ended(task_id: str) -> str:
     """The task is final, or may be."""
     return f"ended {task_id}"
@@ -17,6 +22,6 @@ def cancelled(task_id: str) -> str:
 
 
 def parse(hint: str) -> tuple[str, str]:
-    """The kind of a hint, and the task that it is about ('' where it is about none)."""
-    kind, _, task_id = hint.partition(" ")
-    return kind, task_id
+    """The kind of a hint, and the task or worker that it names ('' where it names none)."""
+    kind, _, id = hint.partition(" ")
+    return kind, id

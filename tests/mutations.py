@@ -43,8 +43,8 @@ MUTATIONS = [
     Mutation(
         "a unit's hint goes out before the next unit begins",
         "shared/database/postgres/lanes.py",
-        "resolve(outcomes, self._publish)",
-        "self._loop.call_soon(resolve, outcomes, self._publish)",
+        "resolve(ended, self._publish)",
+        "self._loop.call_soon(resolve, ended, self._publish)",
         "tests/shared/test_database.py",
         "before_the_next_unit",
     ),

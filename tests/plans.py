@@ -86,6 +86,9 @@ class Watched:
     def publish(self, hint: str) -> None:
         pass
 
+    def republish(self, hint: str, instead: str) -> None:
+        pass
+
 
 class SQLitePlans:
     def __init__(self, path: Path) -> None:

@@ -47,6 +47,9 @@ class At:
     def publish(self, hint: str) -> None:
         self._tx.publish(hint)
 
+    def republish(self, hint: str, instead: str) -> None:
+        self._tx.republish(hint, instead)
+
 
 class Timeline:
     """A database, and what happens to it one after the other."""

@@ -117,6 +117,11 @@ class Worker:
         """Of workers elsewhere, through this process: /health knows by it that tasks are taken."""
         self._heartbeat.note_claims(count)
 
+    def expect_tasks(self) -> None:
+        """Tasks are about to be stored here. A worker that has hands free claims them in the same transaction."""
+        if not self._may_leave_some:
+            self._bell.ring()
+
     def stop(self) -> None:
         """Claims nothing more, gives the running tasks a moment, then releases them. Returns at once."""
         if self._stopped is None:
@@ -153,16 +158,17 @@ class Worker:
                 await self._runs.settled()
 
     def _take_hint(self, hint: str) -> None:
-        kind, task_id = hints.parse(hint)
+        kind, id = hints.parse(hint)
         self._courier.take_hint(kind)
         if kind == hints.QUEUED:
-            self._bell.ring()
+            if id != self.id:
+                self._bell.ring()
         elif kind == hints.SCHEDULED:
             self._due.set()
         elif kind == hints.LANES:
             self._lanes.set()
         elif kind == "cancelled":
-            for run in self._runs.of_task(task_id):
+            for run in self._runs.of_task(id):
                 self._interrupt(run, "cancelled")
 
     async def _claim(self) -> None:
@@ -204,7 +210,7 @@ class Worker:
         if unanswered := self._unanswered:
             await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
         self._unanswered = token = self.id + secrets.token_hex(SECRET_CHARACTERS // 2)
-        taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None)
+        taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None, is_last=True)
         self._unanswered = ""
         return taken
 
@@ -212,6 +218,7 @@ class Worker:
         self._queued.clear()  # whatever was heard by now, this claim sees
         slots = self._slots()
         dealt = self._turns.claim(tx, token, slots, self._runs.claims())
+        tx.republish(hints.QUEUED, hints.queued_but_for(self.id))
         self._is_bounded = dealt.is_bounded  # at once, since the run that bounds it may leave with the same commit
         return dealt, slots
 

@@ -60,6 +60,9 @@ class Transaction(Protocol):
     def publish(self, hint: str) -> None:
         """As a database does, with the commit: before those units begin that have waited for it."""
 
+    def republish(self, hint: str, instead: str) -> None:
+        """Publishes another hint in place of one that this transaction's units have published by now, if any has."""
+
 
 Unit = Callable[[Transaction], T]
 
@@ -67,10 +70,11 @@ Unit = Callable[[Transaction], T]
 class Database(Protocol):
     dialect: str
 
-    async def write(self, unit: Unit[T], seconds: float | None = ..., *, is_long: bool = ...) -> T:
+    async def write(self, unit: Unit[T], seconds: float | None = ..., *, is_long: bool = ..., is_last: bool = ...) -> T:
         """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no effect but its SQL
         and its hints; one that raises leaves nothing behind. One that `is_long`, some milliseconds and more, is run so
-        that others need not wait for it.
+        that others need not wait for it. One that `is_last` runs behind the others of its transaction, and sees what
+        they have written.
 
         Raises Unavailable (503) when the database does not answer or has no room; whether the unit
         was committed is then unknown only if it was under way. Raises Unstorable (422) for a value that it refuses.

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from shared.database import Unit
@@ -20,24 +21,31 @@ MAX_TURNS = 10
 class Job(NamedTuple):
     unit: Unit[Any]
     future: asyncio.Future[Any]
-    is_long: bool
+    is_long: bool = False
+    is_last: bool = False
 
 
 class Outcome(NamedTuple):
     future: asyncio.Future[Any]
     value: Any
     error: BaseException | None = None
-    hints: Sequence[str] = ()  # that go out with the unit's commit
+
+
+class Ended(NamedTuple):
+    """What became of the units of a transaction, and the hints that go out with its commit."""
+
+    outcomes: Sequence[Outcome]
+    hints: Iterable[str] = ()
 
 
 def unpublished(hint: str) -> None:
     """Units that only read have no hints."""
 
 
-def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = unpublished) -> None:
+def resolve(ended: Ended, publish: Callable[[str], None] = unpublished) -> None:
     """Called in the loop of the futures. A Problem is known by its code: it is passed on without its traceback, whose
     frames hold the jobs, and so the Problem itself, until the garbage collector comes."""
-    for future, value, error, _ in outcomes:
+    for future, value, error in ended.outcomes:
         if future.done():
             continue
         if error is None:
@@ -46,9 +54,40 @@ def resolve(outcomes: Sequence[Outcome], publish: Callable[[str], None] = unpubl
             future.set_exception(error.with_traceback(None))
         else:
             future.set_exception(error)
-    for outcome in outcomes:
-        for hint in outcome.hints:
-            publish(hint)
+    for hint in ended.hints:
+        publish(hint)
+
+
+class Waiting:
+    """Jobs that wait for a transaction, in turn, and behind them those that are to be last."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._last: deque[Job] = deque()
+
+    def __len__(self) -> int:
+        return len(self._jobs) + len(self._last)
+
+    def add(self, job: Job) -> None:
+        (self._last if job.is_last else self._jobs).append(job)
+
+    def next_long(self) -> Job | None:
+        """The next one, where it is long."""
+        return self._jobs.popleft() if self._jobs and self._jobs[0].is_long else None
+
+    @property
+    def has_group(self) -> bool:
+        return bool(self._last) or bool(self._jobs and not self._jobs[0].is_long)
+
+    def next_group(self, may_go_on: Callable[[], bool]) -> Iterator[Job]:
+        """Jobs up to the next long one, one and more while they `may_go_on`, and all that are to be last: these never
+        wait for another group, or under load they would for ever."""
+        while self._jobs and not self._jobs[0].is_long:
+            yield self._jobs.popleft()
+            if not may_go_on():
+                break
+        while self._last:
+            yield self._last.popleft()
 
 
 class Gathering:
@@ -93,4 +132,4 @@ class Helper:
             except BaseException as error:
                 outcome = Outcome(future, None, error)
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(resolve, [outcome])
+                self._loop.call_soon_threadsafe(resolve, Ended([outcome]))

@@ -27,7 +27,6 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,7 +35,7 @@ from typing import Any, TypeVar
 
 from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.hints import Hints
-from shared.database.jobs import Gathering, Helper, Job, Outcome, resolve
+from shared.database.jobs import Ended, Gathering, Helper, Job, Outcome, Waiting, resolve
 from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
 from shared.database.sqlite_transaction import Transaction
 from shared.errors import Unavailable, stopping
@@ -74,7 +73,7 @@ class SQLite:
         self._is_memory = location == MEMORY
         self._path = location if self._is_memory else str(Path(location).resolve())
         self._lock = open_lock(self._path, self._is_memory)
-        self._waiting: deque[Job] = deque()
+        self._waiting = Waiting()
         self._gathering = Gathering()
         self._writing: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -95,13 +94,15 @@ class SQLite:
         self._aside = ThreadPoolExecutor(1, "sqlite-query")
         self._disk = Helper("sqlite-disk")
 
-    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
+    async def write(
+        self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False, is_last: bool = False
+    ) -> T:
         if self._is_closing:
             raise stopping()
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many writes are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(Job(unit, future, is_long))
+        self._waiting.add(Job(unit, future, is_long, is_last))
         if self._writing is None:
             self._writing = self._loop.create_task(self._write_all())
         if seconds is None:
@@ -156,9 +157,9 @@ class SQLite:
             while self._waiting:
                 while not self._gathering.is_over(len(self._waiting)):
                     await asyncio.sleep(0)
-                if self._waiting[0].is_long:
-                    await self._write_each([self._waiting.popleft()])
-                else:
+                if long := self._waiting.next_long():
+                    await self._write_each([long])
+                if self._waiting.has_group:
                     await self._write_group()
         finally:
             self._writing = None
@@ -167,31 +168,28 @@ class SQLite:
         group: list[Job] = []
         try:
             await self._begin()
-            outcomes = self._together(group)
-            if outcomes is not None:
+            ended = self._together(group)
+            if ended is not None:
                 await self._disk.do(self._commit)
         except Exception as error:  # or its callers would wait for ever
             unavailable = report_unavailable(error)
-            outcomes = [Outcome(job.future, None, unavailable) for job in group or self._next()]
-        if outcomes is not None:
-            resolve(outcomes, self.publish)
+            ended = Ended([Outcome(job.future, None, unavailable) for job in group or self._next()])
+        if ended is not None:
+            resolve(ended, self.publish)
         else:
             await self._write_each(group)
 
     async def _write_each(self, jobs: list[Job]) -> None:
         for job in jobs:
             if not job.future.done():
-                resolve([await self._disk.do(partial(self._alone, job))], self.publish)
+                resolve(await self._disk.do(partial(self._alone, job)), self.publish)
 
     def _next(self) -> Iterator[Job]:
         """Jobs that wait, as many as run in LOOP_SECONDS."""
         until = time.monotonic() + LOOP_SECONDS
-        while self._waiting and not self._waiting[0].is_long:
-            yield self._waiting.popleft()
-            if time.monotonic() > until:
-                return
+        return self._waiting.next_group(lambda: time.monotonic() < until)
 
-    def _together(self, group: list[Job]) -> list[Outcome] | None:
+    def _together(self, group: list[Job]) -> Ended | None:
         """Runs the jobs that wait, and adds them to `group`. None when one failed that may have written something: all
         are rolled back."""
         outcomes: list[Outcome] = []
@@ -199,19 +197,20 @@ class SQLite:
         for job in self._next():
             group.append(job)
             changes = self._writer.total_changes  # counts rows of RETURNING too, but no DDL: hence `has_run`
-            tx.has_run, tx.hints = False, []
+            tx.has_run, hints = False, tx.hints.copy()
             try:
                 value = None if job.future.done() else job.unit(tx)
-                outcomes.append(Outcome(job.future, value, hints=tx.hints))
+                outcomes.append(Outcome(job.future, value))
             except Exception as error:
                 may_have_written = tx.has_run or self._writer.total_changes != changes
                 if may_have_written or isinstance(error, (sqlite3.Error, *REFUSED)):
                     self._undo()
                     return None
+                tx.hints = hints
                 outcomes.append(Outcome(job.future, None, error))
-        return outcomes
+        return Ended(outcomes, tx.hints)
 
-    def _alone(self, job: Job) -> Outcome:
+    def _alone(self, job: Job) -> Ended:
         try:
             tx = Transaction(self._writer)
             self._begin_in_turn()
@@ -222,12 +221,12 @@ class SQLite:
                 raise
             self._commit()
         except REFUSED as error:
-            return Outcome(job.future, None, Unstorable(error))
+            return Ended([Outcome(job.future, None, Unstorable(error))])
         except (sqlite3.Error, OSError, MemoryError) as error:
-            return Outcome(job.future, None, report_unavailable(error))
+            return Ended([Outcome(job.future, None, report_unavailable(error))])
         except Exception as error:
-            return Outcome(job.future, None, error)
-        return Outcome(job.future, value, hints=tx.hints)
+            return Ended([Outcome(job.future, None, error)])
+        return Ended([Outcome(job.future, value)], tx.hints)
 
     async def _begin(self) -> None:
         if not self._has_begun():

@@ -16,7 +16,7 @@ class Transaction:
         self._connection = connection
         self._now: int | None = None
         self.has_run = False
-        self.hints: list[str] = []
+        self.hints: dict[str, None] = {}  # in order
 
     @property
     def now(self) -> int:
@@ -59,7 +59,12 @@ class Transaction:
         pass  # one writes at a time
 
     def publish(self, hint: str) -> None:
-        self.hints.append(hint)
+        self.hints[hint] = None
+
+    def republish(self, hint: str, instead: str) -> None:
+        if hint in self.hints:
+            del self.hints[hint]
+            self.hints[instead] = None
 
 
 FOR_UPDATE = re.compile(r"FOR UPDATE( OF \w+)?( SKIP LOCKED)?")

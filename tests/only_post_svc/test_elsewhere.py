@@ -105,12 +105,12 @@ class Store:
 
         return [run.claim.type for run in await self._claimants.claim([TYPE], 1, seconds, never)]
 
-    async def submit(self) -> None:
+    async def submit(self, hint: str = hints.QUEUED) -> None:
         new = NewTask(type=TYPE, payload="{}", timeout_ms=60_000, max_attempts=3, lane=TYPE)
 
         def unit(tx: Transaction) -> None:
             queue.submit(tx, "", new)
-            tx.publish(hints.QUEUED)
+            tx.publish(hint)
 
         await self._database.write(unit)
 
@@ -134,11 +134,12 @@ def on_a_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     return do
 
 
-def test_a_claim_hears_of_what_is_submitted_while_it_looks(on_a_store: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("hint", [hints.QUEUED, hints.queued_but_for("a worker here")])
+def test_a_claim_hears_of_what_is_submitted_while_it_looks(on_a_store: Callable[..., Any], hint: str) -> None:
     """They are one group, and the claim's unit is the first."""
 
     async def work(store: Store) -> list[str]:
-        claimed, _ = await asyncio.gather(store.claim(25), store.submit())
+        claimed, _ = await asyncio.gather(store.claim(25), store.submit(hint))
         return claimed
 
     assert on_a_store(work) == [TYPE]

@@ -58,6 +58,14 @@ def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(idle: Service, 
     assert idle.ended(task_id)["result"]["words"] == 2
 
 
+def test_a_task_is_claimed_by_the_transaction_that_stores_it_where_a_hand_is_free(start_service: StartService) -> None:
+    """So it starts at the time at which it is made: a transaction has one time."""
+    service = start_service(WORKER_PROCESSES="1")
+    tasks = [service.post("/api/task", {"type": "echo", "payload": {"n": n}, "wait": 5}).json() for n in range(40)]
+    assert {task["status"] for task in tasks} == {"succeeded"}
+    assert sum(task["started_at"] == task["created_at"] for task in tasks) >= 36  # others met a claim under way
+
+
 @ON_A_FILE
 def test_where_no_hint_arrives_the_end_of_a_run_has_the_worker_claim(
     start_service: StartService, start_worker: Callable[..., Worker], tmp_path: Path, storage: str

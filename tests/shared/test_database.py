@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from shared.database import Database, Transaction, Unit, Unstorable, connection, migrate
+from shared.database.jobs import ENOUGH, MAX_TURNS, Gathering
 from shared.database.sqlite import WRITE_SECONDS
 from shared.errors import Conflict, ExceptionHandler, Unavailable
 from shared.settings import SettingsError
@@ -710,6 +711,95 @@ def test_the_hint_of_a_unit_that_leaves_nothing_behind_is_never_heard(engine: En
         return heard
 
     assert engine.run(work) == ["written"]
+
+
+def test_a_unit_that_is_last_runs_behind_the_others_of_its_transaction(engine: Engine) -> None:
+    """Also where more wait than one group takes, and behind long ones: it waits for none of a later group."""
+    seen: list[int] = []
+
+    def look(tx: Transaction) -> None:
+        seen.append(len(ids(tx)))
+        tx.republish("added", "added, and seen")
+        tx.republish("never published", "made up")
+
+    def adding_one(id: str) -> Unit[None]:
+        def unit(tx: Transaction) -> None:
+            add(tx, id)
+            tx.publish("added")
+
+        return unit
+
+    async def work(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(heard.append)
+        async with engine.busy(database):
+            first = asyncio.create_task(database.write(look, is_last=True))
+            await asyncio.sleep(0)
+            others = [asyncio.create_task(database.write(adding_one(f"{number}"))) for number in range(400)]
+            others.append(asyncio.create_task(database.write(adding_one("long"), is_long=True)))
+            await asyncio.sleep(0)
+        await asyncio.gather(first, *others)
+        return heard
+
+    heard = engine.run(work)
+    assert (len(seen), seen[0] > 16) == (1, True)
+    assert (heard.count("added, and seen"), set(heard)) == (1, {"added, and seen", "added"})
+
+
+def test_one_that_is_last_and_fails_harms_no_other_and_changes_no_hint(engine: Engine) -> None:
+    def failing(tx: Transaction) -> None:
+        tx.republish("added", "seen")
+        raise Conflict("refused", "no")
+
+    def speaking(tx: Transaction) -> None:
+        add(tx, "a")
+        tx.publish("added")
+
+    async def work(database: Database) -> list[str]:
+        heard: list[str] = []
+        database.subscribe(heard.append)
+        both = (database.write(failing, is_last=True), database.write(speaking))
+        await asyncio.gather(*both, return_exceptions=True)
+        return [*heard, *await database.read(ids)]
+
+    assert engine.run(work) == ["added", "a"]
+
+
+def test_units_that_follow_each_other_at_once_share_a_transaction(engine: Engine) -> None:
+    transactions: list[Transaction] = []
+
+    async def work(database: Database) -> None:
+        await database.write(adding("before"))
+        writes = []
+        for _ in range(4):
+            writes.append(asyncio.create_task(database.write(transactions.append)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*writes)
+
+    engine.run(work)
+    assert len(set(map(id, transactions))) == 1
+
+
+def test_a_group_begins_though_units_go_on_coming_in() -> None:
+    gathering = Gathering()
+    assert [gathering.is_over(count) for count in range(1, MAX_TURNS + 1)] == [False] * (MAX_TURNS - 1) + [True]
+    assert gathering.is_over(ENOUGH)
+    assert [gathering.is_over(1) for _ in range(3)] == [False, False, True]
+
+
+def test_what_waits_when_it_is_closed_is_still_written(engine: Engine) -> None:
+    async def work() -> list[str]:
+        database = await engine.connect()
+        write = asyncio.create_task(database.write(adding("a")))
+        await asyncio.sleep(0)
+        await database.close()
+        await write
+        other = await engine.connect()
+        found = await other.read(ids)
+        await other.close()
+        return found
+
+    assert asyncio.run(work()) == ["a"]
 
 
 def test_a_subscriber_that_raises_harms_neither_the_others_nor_the_write(

@@ -69,12 +69,14 @@ class PostgreSQL:
         """Why the server can't be used, in its own words or libpq's; empty when it can."""
         return await asyncio.to_thread(self._connections.refusal)
 
-    async def write(self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False) -> T:
+    async def write(
+        self, unit: Unit[T], seconds: float | None = WRITE_SECONDS, *, is_long: bool = False, is_last: bool = False
+    ) -> T:
         if self._is_closing:
             raise stopping()
         if is_long:
             return await self._long.run(unit, seconds, is_long=True)
-        return await self._writers.run(unit, seconds)
+        return await self._writers.run(unit, seconds, is_last=is_last)
 
     async def read(self, unit: Unit[T]) -> T:
         return await self._reader.run(unit)

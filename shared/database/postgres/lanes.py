@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shared.database import Unit, report_unavailable
-from shared.database.jobs import Gathering, Job, Outcome, resolve, unpublished
+from shared.database.jobs import Ended, Gathering, Job, Outcome, Waiting, resolve, unpublished
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
@@ -45,7 +44,7 @@ class Lane:
         self._sessions = Sessions(self._make, begin, self._times)
         self._width = width
         self._greenlets = Greenlets()
-        self._waiting: deque[Job] = deque()
+        self._waiting = Waiting()
         self._under_way = 0  # groups
         self._gathering = Gathering()
         self._is_starting = False
@@ -59,12 +58,13 @@ class Lane:
         connection = awaited(self._loop.run_in_executor(None, self._connections.connect, session(self._times)))
         return LoopWire(connection, self._loop, patience_seconds=SILENT_SECONDS)
 
-    async def run(self, unit: Unit[T], seconds: float | None) -> T:
+    async def run(self, unit: Unit[T], seconds: float | None, *, is_last: bool = False) -> T:
         """The unit's value. Raises Unavailable after `seconds`, and when the server is silent."""
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable("busy", "too many units are waiting")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(Job(unit, future, False))
+        self._waiting.add(Job(unit, future, is_last=is_last))
+        self._idle.clear()
         if not self._is_starting:
             self._is_starting = True
             self._loop.call_soon(self._start)
@@ -87,13 +87,13 @@ class Lane:
             return
         self._is_starting = False
         self._begin(FEWEST_BESIDE)
+        self._note_whether_idle()
 
     def _begin(self, fewest: int) -> None:
         """Beside a group that is under way another takes `fewest` units: fewer are cheaper in the next, with those that
         come meanwhile."""
         while self._under_way < self._width and len(self._waiting) >= (fewest if self._under_way else 1):
             self._under_way += 1
-            self._idle.clear()
             self._greenlets.start(self._work)
         if self._waiting and self._under_way < self._width and self._late is None:
             self._late = self._loop.call_later(HELD_UP_SECONDS, self._start_late)
@@ -103,21 +103,26 @@ class Lane:
         self._begin(fewest=1)
 
     def _work(self) -> None:
-        while group := list(self._next()):
+        while group := self._next():
             try:
-                for outcomes in self._sessions.run(group):
-                    resolve(outcomes, self._publish)
+                for ended in self._sessions.run(group):
+                    resolve(ended, self._publish)
             except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
-                resolve([Outcome(job.future, None, stopping()) for job in group])
+                resolve(Ended([Outcome(job.future, None, stopping()) for job in group]))
             except Exception as error:  # or its callers would wait for ever
-                resolve([Outcome(job.future, None, error) for job in group])
+                resolve(Ended([Outcome(job.future, None, error) for job in group]))
         self._under_way -= 1
-        if not self._under_way:
+        self._note_whether_idle()
+
+    def _note_whether_idle(self) -> None:
+        if not self._under_way and not self._waiting:
             self._idle.set()
 
-    def _next(self) -> Iterator[Job]:
-        for _ in range(min(len(self._waiting), MAX_GROUP)):
-            yield self._waiting.popleft()
+    def _next(self) -> list[Job]:
+        group: list[Job] = []
+        for job in self._waiting.next_group(lambda: len(group) < MAX_GROUP):
+            group.append(job)
+        return group
 
     def _look_out(self) -> None:
         if self._looking is None or self._looking.done():
@@ -183,14 +188,14 @@ class Aside:
 
     def _work(self, job: Job) -> None:
         try:
-            for outcomes in self._sessions.run([job]):
-                self._tell(outcomes)
+            for ended in self._sessions.run([job]):
+                self._tell(ended)
         except Exception as error:  # or its callers would wait for ever
-            self._tell([Outcome(job.future, None, error)])
+            self._tell(Ended([Outcome(job.future, None, error)]))
 
-    def _tell(self, outcomes: list[Outcome]) -> None:
+    def _tell(self, ended: Ended) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(resolve, outcomes, self._publish)
+            self._loop.call_soon_threadsafe(resolve, ended, self._publish)
 
     def close(self) -> None:
         """Waits for what is under way, though not long for a server that says nothing."""

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors
 
 from shared.database import Unit, Unstorable, report_unavailable
-from shared.database.jobs import Outcome, resolve
+from shared.database.jobs import Ended, Outcome, resolve
 from shared.database.postgres.connections import Connector, PatientConnection
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.lanes import MAX_WAITING, Lane, give_up
@@ -82,7 +82,7 @@ class Reader:
             outcome = Outcome(future, None, stopping())
         except Exception as error:
             outcome = Outcome(future, None, error)
-        resolve([outcome])
+        resolve(Ended([outcome]))
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()

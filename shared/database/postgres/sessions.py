@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 
 from shared.database import Unstorable, report_unavailable
-from shared.database.jobs import Job, Outcome
+from shared.database.jobs import Ended, Job, Outcome
 from shared.database.postgres.clock import Clock
 from shared.database.postgres.transaction import Times, Transaction, Unmet
 from shared.database.postgres.wire import Wire
@@ -51,7 +51,7 @@ class Sessions:
         self._is_closing = False
         self.heard_at = 0.0  # when the server last did what it was asked
 
-    def run(self, group: Sequence[Job]) -> Iterator[list[Outcome]]:
+    def run(self, group: Sequence[Job]) -> Iterator[Ended]:
         """What became of the units: of all together, or of one after the other when one of them has failed."""
         waiting = [job for job in group if not job.future.done()]
         together = self._together(waiting) if len(waiting) > 1 else None
@@ -59,49 +59,50 @@ class Sessions:
             yield together
             return
         for job in waiting:
-            yield [self._alone(job)]
+            yield self._alone(job)
 
-    def _together(self, group: Sequence[Job]) -> list[Outcome] | None:
+    def _together(self, group: Sequence[Job]) -> Ended | None:
         """All units in one transaction; None when one failed that may have written something."""
         outcomes: list[Outcome] = []
         try:
             with self._transaction(self._times._replace(lock_ms=GROUP_LOCK_MS)) as tx:
                 for job in group:
-                    tx.has_run, tx.hints = False, []
+                    tx.has_run, hints = False, tx.hints.copy()
                     try:
-                        outcomes.append(Outcome(job.future, job.unit(tx), hints=tx.hints))
+                        outcomes.append(Outcome(job.future, job.unit(tx)))
                         self.heard_at = time.monotonic()
                     except Exception as error:
                         if tx.has_run or isinstance(error, (psycopg.Error, *REFUSED)):
                             raise _Failed from error
+                        tx.hints = hints
                         outcomes.append(Outcome(job.future, None, error))
         except Unavailable as error:
-            return [Outcome(job.future, None, error) for job in group]
+            return Ended([Outcome(job.future, None, error) for job in group])
         except (psycopg.Error, _Failed):
             return None
-        return outcomes
+        return Ended(outcomes, tx.hints)
 
-    def _alone(self, job: Job) -> Outcome:
+    def _alone(self, job: Job) -> Ended:
         failures = 0
         times = self._times._replace(statement_ms=LONG_MS) if job.is_long else self._times
         while not job.future.done():
             try:
                 with self._transaction(times) as tx:
                     value = job.unit(tx)
-                return Outcome(job.future, value, hints=tx.hints)
+                return Ended([Outcome(job.future, value)], tx.hints)
             except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
                 self.heard_at = time.monotonic()
             except REFUSED as error:
-                return Outcome(job.future, None, Unstorable(error))
+                return Ended([Outcome(job.future, None, Unstorable(error))])
             except Unmet as unmet:
-                return Outcome(job.future, None, unmet.error)
+                return Ended([Outcome(job.future, None, unmet.error)])
             except psycopg.Error as error:
                 failures += 1
                 if failures == TRIES or not isinstance(error, TRANSIENT):
-                    return Outcome(job.future, None, report_unavailable(error))
+                    return Ended([Outcome(job.future, None, report_unavailable(error))])
             except Exception as error:
-                return Outcome(job.future, None, error)
-        return Outcome(job.future, None)
+                return Ended([Outcome(job.future, None, error)])
+        return Ended([Outcome(job.future, None)])
 
     @contextlib.contextmanager
     def _transaction(self, times: Times) -> Iterator[Transaction]:

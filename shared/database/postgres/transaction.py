@@ -92,7 +92,7 @@ class Statements(ABC):
         self._clock: StatementAnswer | None = None
         self._now: int | None = None
         self.has_run = False
-        self.hints: list[str] = []
+        self.hints: dict[str, None] = {}  # in order
 
     @property
     def now(self) -> int:
@@ -137,7 +137,12 @@ class Statements(ABC):
         self._send(LOCK, {"name": name})
 
     def publish(self, hint: str) -> None:
-        self.hints.append(hint)
+        self.hints[hint] = None
+
+    def republish(self, hint: str, instead: str) -> None:
+        if hint in self.hints:
+            del self.hints[hint]
+            self.hints[instead] = None
 
     def ask(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         """Raises psycopg.Error."""

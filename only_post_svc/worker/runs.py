@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from only_post_svc import checkpoints, hints, queue
@@ -19,6 +20,8 @@ from shared.loops import AGAIN_SECONDS
 
 # An end that any database takes, in the place of one that is refused for good. Without it the task would run again.
 UNSTORABLE = Ending(error=queue.error("invalid_result", "the database can't store what it has left"), can_retry=False)
+
+MAX_TOGETHER = 100  # runs that end in one statement
 
 log = logging.getLogger(__name__)
 
@@ -201,25 +204,29 @@ class Runs:
             await asyncio.sleep(0.02)
 
     async def _store_succeeded(self) -> None:
-        """All that have ended together; each by itself when that fails, as one of them may be why."""
-        succeeded: list[tuple[Run, Ending]] = []
+        """All that have ended when its unit begins; each by itself when that fails, as one of them may be why."""
+        take = cache(self._take_succeeded)  # for the unit, which may run twice, and for what is to be done behind it
 
         def unit(tx: Transaction) -> Callable[[], list[TaskRow]]:
-            succeeded.extend(self._succeeded)
-            self._succeeded.clear()
-            queue.succeed(tx, [(run.claim, ending) for run, ending in succeeded])
-            awaited = self._waiters.awaited(run.claim.id for run, _ in succeeded)
+            queue.succeed(tx, [(run.claim, ending) for run, ending in take()])
+            awaited = self._waiters.awaited(run.claim.id for run, _ in take())
             return queue.find_ended_later(tx, awaited)
 
         try:
             stored = await self._database.write(unit, seconds=None)
         except Exception:  # what is still wrong with one of them is met again, and told, by `_store`
-            for run, ending in succeeded:
+            for run, ending in take():
                 self._in_background(self._store(run, ending))
         else:
             self._waiters.tell(task for task in stored() if not task.has_webhook)
-            for run, ending in succeeded:
+            for run, ending in take():
                 self._note_end(run, ending, held=True)
+
+    def _take_succeeded(self) -> list[tuple[Run, Ending]]:
+        taken, self._succeeded = self._succeeded[:MAX_TOGETHER], self._succeeded[MAX_TOGETHER:]
+        if self._succeeded:
+            self._in_background(self._store_succeeded())
+        return taken
 
     async def _store(self, run: Run, ending: Ending) -> None:
         held = False

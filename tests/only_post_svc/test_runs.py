@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,6 +13,7 @@ from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
 from only_post_svc.waiters import Waiters
+from only_post_svc.worker import runs as runs_of_worker
 from only_post_svc.worker.runs import Run, Runs
 from shared.database import Database, Transaction, connection
 from shared.errors import Unavailable
@@ -103,6 +104,38 @@ def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_be
         return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
 
     assert [task and task.progress for task in with_runs(work)] == ["1", None, "2", None, None]
+
+
+def test_ends_that_a_database_does_not_take_are_stored_once_it_does(
+    with_runs: Callable[..., list[TaskRow]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not even have begun with them."""
+    monkeypatch.setattr(runs_of_worker, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(runs_of_worker, "MAX_TOGETHER", 2)
+
+    async def work(database: Database, runs: Runs, some: list[Run]) -> list[TaskRow | None]:
+        write, refused = database.write, 0
+
+        async def refusing(*args: Any, **options: Any) -> Any:
+            nonlocal refused
+            refused += 1
+            if refused <= 8:
+                raise Unavailable("database_unavailable", "the database does not answer")
+            return await write(*args, **options)
+
+        monkeypatch.setattr(database, "write", refusing)
+        return await _ended(database, runs, some, [Ending(result=str(number)) for number in range(5)])
+
+    assert [task.result for task in with_runs(work)] == [str(number) for number in range(5)]
+
+
+def test_more_runs_than_one_statement_takes_may_end_at_once(
+    with_runs: Callable[..., list[TaskRow]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_of_worker, "MAX_TOGETHER", 2)
+    endings = [Ending(result=str(number)) for number in range(5)]
+    tasks = with_runs(lambda database, runs, some: _ended(database, runs, some, endings))
+    assert [task.result for task in tasks] == [str(number) for number in range(5)]
 
 
 def test_who_has_handed_out_the_runs_is_told_when_one_has_left_whatever_became_of_it() -> None:

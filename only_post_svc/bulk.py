@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from only_post_svc import checkpoints, hints, queue
 from only_post_svc.gates import Permits, give_back
-from only_post_svc.queue import MAX_SWEPT
+from only_post_svc.queue import FINISHED, MAX_SWEPT
 from shared.database import Database, Transaction, listed
 
 # Held tasks first: the permits of cancelled runs would let them in.
@@ -52,9 +52,9 @@ FILTERS = {
     "submitted_before": "created_at < :submitted_before",
 }
 
-CANCEL = """
-UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND coalesce(finished_at, 0) = 0
+CANCEL = f"""
+UPDATE task SET status = 'cancelled', finished_at = {FINISHED}, lease = NULL, lease_until = NULL
+WHERE id IN {{ids}} AND coalesce(finished_at, 0) = 0
 RETURNING id, type, key, permits
 """
 

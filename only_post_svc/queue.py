@@ -119,6 +119,11 @@ COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.
         WHEN task.gate = '' THEN 'max_running' WHEN task.gate IS NOT NULL THEN 'max_running_per_key' END"""
 
 
+# A transaction has the time at which it began, and may meet what a later one has written. The times of a task follow
+# each other all the same.
+STARTED = "CASE WHEN run_at > :now THEN run_at ELSE :now END"
+FINISHED = "CASE WHEN coalesce(started_at, created_at) > :now THEN coalesce(started_at, created_at) ELSE :now END"
+
 INSERT = """
 INSERT INTO task (id, caller, is_person, type, key, unique_key, is_alone, lane, status, priority, timeout_ms, attempt,
     max_attempts, traceparent, created_at, run_at)
@@ -343,7 +348,7 @@ HOLD = f"SELECT unique_key FROM task WHERE {MINE} FOR UPDATE"
 
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
 CANCEL = f"""
-UPDATE task SET status = 'cancelled', finished_at = :now, lease = NULL, lease_until = NULL
+UPDATE task SET status = 'cancelled', finished_at = {FINISHED}, lease = NULL, lease_until = NULL
 WHERE {MINE} AND status IN ('queued', 'scheduled', 'held', 'running')
 RETURNING type, key, permits
 """
@@ -438,15 +443,15 @@ def report(tx: Transaction, run: Claim, progress: str) -> bool:
     return tx.run(REPORT, id=run.id, lease=run.lease, progress=progress) == 1
 
 
-SUCCEED = """
-UPDATE task SET status = 'succeeded', finished_at = :now, error = NULL, lease = NULL, lease_until = NULL
-WHERE id IN {ids} AND lease IN {leases}
+SUCCEED = f"""
+UPDATE task SET status = 'succeeded', finished_at = {FINISHED}, error = NULL, lease = NULL, lease_until = NULL
+WHERE id IN {{ids}} AND lease IN {{leases}}
 """
 
 INSERT_RESULT = "INSERT INTO task_result (task_id, body) VALUES (:id, :body)"
 
-FAIL = """
-UPDATE task SET status = 'failed', finished_at = :now, error = :error, progress = coalesce(:progress, progress),
+FAIL = f"""
+UPDATE task SET status = 'failed', finished_at = {FINISHED}, error = :error, progress = coalesce(:progress, progress),
     lease = NULL, lease_until = NULL
 WHERE id = :id AND lease = :lease RETURNING type, key, permits
 """

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from only_post_svc.gates import OF_KEY, OF_TYPE, Door, Gate
-from only_post_svc.queue import Claim
+from only_post_svc.queue import STARTED, Claim
 from shared.database import Row, Transaction, listed
 
 ALL = ""  # the lane of all types that have none of their own
@@ -134,10 +134,10 @@ WHERE status = 'queued' AND is_alone = :each.is_alone AND lane = :each.lane AND 
 ORDER BY priority DESC, run_at, id LIMIT :each.share FOR UPDATE SKIP LOCKED
 """
 
-CLAIM = """
+CLAIM = f"""
 UPDATE task SET status = 'running', attempt = attempt + 1, lease = :token || id, lease_until = :until,
-    started_at = :now, progress = NULL
-WHERE id IN {ids} AND type NOT IN (SELECT type FROM lane WHERE is_paused = 1)
+    started_at = {STARTED}, progress = NULL
+WHERE id IN {{ids}} AND type NOT IN (SELECT type FROM lane WHERE is_paused = 1)
 RETURNING id, type, attempt, max_attempts, timeout_ms, is_alone,
     (SELECT body FROM task_payload WHERE task_id = task.id), lease, caller, key, is_person,
     (SELECT body FROM task_checkpoint WHERE task_id = task.id), traceparent, permits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import checkpoints, health, queue
+from only_post_svc import bulk, checkpoints, health, queue
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.worker import heartbeat
 from shared.database import Transaction
@@ -39,6 +39,28 @@ def test_a_new_task_is_what_was_asked_for(store: Store) -> None:
 def test_a_task_for_later_is_scheduled(store: Store, options: Any, status: str, ahead: int) -> None:
     task = store.find(store.submit(**options))
     assert (task.status, task.run_at - store.now) == (status, ahead)
+
+
+@pytest.mark.parametrize("how", ["succeed", "fail", "cancel", "cancel at once", "cancel many"])
+def test_the_times_of_a_task_follow_each_other_though_clocks_differ(store: Store, how: str) -> None:
+    """Each process supposes what the server's clock says."""
+    made_at = store.now
+    task_id = store.submit("a", caller="ann")
+    store.later(-0.003)
+    if how != "cancel at once":
+        (run,) = store.claim()
+        store.later(-0.002)
+    if how == "succeed":
+        store.do(lambda tx: queue.succeed(tx, [(run, Ending(result="1"))]))
+    elif how == "fail":
+        store.finish(run, error=ERROR, can_retry=False)
+    elif how == "cancel many":
+        store.do(lambda tx: bulk.cancel(tx, bulk.Selection("ann")))
+    else:
+        store.do(lambda tx: queue.cancel(tx, "ann", task_id))
+    task = store.find(task_id, "ann")
+    assert task.is_final
+    assert (task.started_at, task.finished_at) == (None if how == "cancel at once" else made_at, made_at)
 
 
 def test_a_task_is_found_by_its_own_caller_only(store: Store) -> None:

@@ -2,8 +2,8 @@
 
     caller          in the event loop                            what it waits for
     ------          -----------------                            -----------------
-    write(unit) ──► all that wait are a group: BEGIN, each   ──► the turn to write (a lock on a file beside the
-                    unit's statements, then COMMIT               database), and COMMIT: in the thread `sqlite-disk`
+    write(unit) ──► all that come in together are a group:   ──► the turn to write (a lock on a file beside the
+                    BEGIN, their statements, COMMIT              database), and COMMIT: in the thread `sqlite-disk`
     write(is_long) ► nothing                                 ──► the same thread runs all of it
     read(unit)  ──► runs where it is, on a connection of     ──► nothing
                     its own

@@ -2,8 +2,8 @@
 
     caller          what waits                                   wire: a session, libpq's pipeline
     ------          ----------                                   ---------------------------------
-    write(unit) ──► Lane: all that wait are a group,     ──────► one of WRITERS, a group on each:
-                    one transaction, in one greenlet             BEGIN, clock, statements, COMMIT
+    write(unit) ──► Lane: all that come in together      ──────► one of WRITERS, a group on each:
+                    are a group, in one greenlet                 BEGIN, clock, statements, COMMIT
     read(unit)  ──► Reader: a greenlet each,             ──────► the reader's: each statement for itself,
                     all on one wire                              those of one turn of the loop in one packet
     write(is_long) ► Aside: one after the other,         ──────► of the thread's own

@@ -69,7 +69,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 counts=worker.counts,
                 claimants=claimants,
                 note_claims=worker.note_claims,
-                expect_tasks=worker.expect_tasks,
+                expect_task=worker.expect_task,
                 cursors=await cursors(database, settings.secret_key),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
                 document=lru_cache(MAX_DOCUMENTS)(partial(document, settings, types)),

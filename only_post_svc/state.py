@@ -40,7 +40,7 @@ class State(TypedDict):
     counts: TaskCounts
     claimants: Claimants
     note_claims: Callable[[int], None]
-    expect_tasks: Callable[[], None]
+    expect_task: Callable[[], None]
     cursors: Cursors
     rate_limit: RateLimit | None
     document: Callable[[frozenset[str]], str]  # for a caller with these scopes of types

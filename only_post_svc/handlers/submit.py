@@ -131,10 +131,9 @@ async def _submit_once(
         return Answer(202, write([task for task, _ in submitted]), headers=existing)
 
     with await backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
-        is_long = len(new) > LONG_BATCH
-        if not is_long:
-            state["expect_tasks"]()
-        answer = await database.write(unit, is_long=is_long)
+        if len(new) == 1:
+            state["expect_task"]()
+        answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
         made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]
         place.made = len(made)
     state["counts"].submitted(made)

@@ -88,6 +88,7 @@ class Worker:
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued
+        self._is_expecting = False
         self._is_bounded = False  # some callers had as much as they may, at the last claim
         self._claimed_at = 0.0
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
@@ -117,9 +118,10 @@ class Worker:
         """Of workers elsewhere, through this process: /health knows by it that tasks are taken."""
         self._heartbeat.note_claims(count)
 
-    def expect_tasks(self) -> None:
-        """Tasks are about to be stored here. A worker that has hands free claims them in the same transaction."""
+    def expect_task(self) -> None:
+        """One is about to be stored here. A worker that has a hand free claims it in the same transaction."""
         if not self._may_leave_some:
+            self._is_expecting = True
             self._bell.ring()
 
     def stop(self) -> None:
@@ -210,7 +212,8 @@ class Worker:
         if unanswered := self._unanswered:
             await self._database.write(lambda tx: queue.release_claim(tx, unanswered), seconds=None)
         self._unanswered = token = self.id + secrets.token_hex(SECRET_CHARACTERS // 2)
-        taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None, is_last=True)
+        is_last, self._is_expecting = self._is_expecting, False
+        taken = await self._database.write(lambda tx: self._claim_unit(tx, token), seconds=None, is_last=is_last)
         self._unanswered = ""
         return taken
 

@@ -13,7 +13,7 @@ from shared.errors import Problem
 
 T = TypeVar("T")
 
-ENOUGH = 16  # units, for which a group does not wait any longer
+ENOUGH = 8  # units for a group: it waits for no more, and begins beside another that is under way
 QUIET_TURNS = 2  # of the event loop: from the bytes of a request to its unit
 MAX_TURNS = 10
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shared.database import Unit, report_unavailable
-from shared.database.jobs import Ended, Gathering, Job, Outcome, Waiting, resolve, unpublished
+from shared.database.jobs import ENOUGH, Ended, Gathering, Job, Outcome, Waiting, resolve, unpublished
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
@@ -18,7 +18,6 @@ from shared.errors import Unavailable, stopping
 T = TypeVar("T")
 
 MAX_GROUP = 128
-FEWEST_BESIDE = 8  # units that wait, before a second group begins beside one that is under way
 HELD_UP_SECONDS = 0.01  # a group that takes longer waits for a lock, or for the disk
 MAX_WAITING = 10_000
 SILENT_LOOKS = 3  # at which nothing had got done; looks and not seconds, since a process may itself have been stopped
@@ -86,7 +85,7 @@ class Lane:
             self._loop.call_soon(self._start)
             return
         self._is_starting = False
-        self._begin(FEWEST_BESIDE)
+        self._begin(ENOUGH)
         self._note_whether_idle()
 
     def _begin(self, fewest: int) -> None:

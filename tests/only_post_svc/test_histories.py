@@ -128,6 +128,11 @@ class LifeOfATask(RuleBasedStateMachine):
     def now(self) -> int:
         return self.store.now
 
+    def end_of(self, model: Model) -> int:
+        """When it ends, where it does so now: not before its start, though the clock was set back."""
+        started = model.task.started_at
+        return max(self.now, model.task.created_at if started is None else started)
+
     def _new(self, caller: str, options: dict[str, Any]) -> Callable[[Transaction], TaskRow]:
         new = NewTask(payload="{}", timeout_ms=1000, **options)
         return lambda tx: queue.submit(tx, caller, new)
@@ -187,7 +192,12 @@ class LifeOfATask(RuleBasedStateMachine):
     def _claim(self, begin: str, types: set[str], hands: int) -> list[Claim]:
         chosen = self.tasks.in_turn(types, self.served)[:hands]
         for model in chosen:
-            model.change(status="running", attempt=model.task.attempt + 1, started_at=self.now, progress=None)
+            model.change(
+                status="running",
+                attempt=model.task.attempt + 1,
+                started_at=max(self.now, model.task.run_at),
+                progress=None,
+            )
             model.lease, model.lease_until = begin + model.task.id, self.now + LEASE_MS
             self.served = model.caller
         claims = self._take(begin, types, hands)
@@ -265,7 +275,9 @@ class LifeOfATask(RuleBasedStateMachine):
             return
         status = "succeeded" if ending.error is None else "failed"
         progress = ending.progress or task.progress
-        model.let_go(status=status, finished_at=self.now, error=ending.error, progress=progress, result=ending.result)
+        model.let_go(
+            status=status, finished_at=self.end_of(model), error=ending.error, progress=progress, result=ending.result
+        )
 
     @rule(some=st.lists(runs, min_size=2, max_size=3, unique=True))
     def succeed(self, some: list[Claim]) -> None:
@@ -278,7 +290,7 @@ class LifeOfATask(RuleBasedStateMachine):
         self.store.do(lambda tx: queue.succeed(tx, ended))
         for model, (_, ending) in zip(models, ended, strict=True):
             assert model is not None
-            model.let_go(status="succeeded", finished_at=self.now, error=None, result=ending.result)
+            model.let_go(status="succeeded", finished_at=self.end_of(model), error=None, result=ending.result)
 
     def _next_try(self, run: Claim, ending: Ending) -> int:
         if ending.retry_after_seconds is not None:
@@ -302,7 +314,7 @@ class LifeOfATask(RuleBasedStateMachine):
         can = model is not None and model.task.status not in FINAL
         assert self.store.do(lambda tx: queue.cancel(tx, caller, task_id)) == can
         if model is not None and can:
-            model.let_go(status="cancelled", finished_at=self.now)
+            model.let_go(status="cancelled", finished_at=self.end_of(model))
 
     @rule(task_id=ids, caller=CALLERS)
     def retry(self, task_id: str, caller: str) -> None:
@@ -345,7 +357,7 @@ class LifeOfATask(RuleBasedStateMachine):
         for model in expired:
             model.change(has_failures=1)
             if model.task.attempt >= model.task.max_attempts:
-                model.let_go(status="failed", finished_at=self.now, error=LOST)
+                model.let_go(status="failed", finished_at=self.end_of(model), error=LOST)
             else:
                 model.let_go(status="queued", error=LOST)
 

@@ -36,9 +36,9 @@ class Clock:
         self._latest = max(self._latest, int(own * 1000 + self._ahead_ms))
         return self._latest
 
-    def heard(self, now: int) -> None:
-        """What the server said a moment ago. What comes late makes it seem slow, so the fastest answer counts."""
-        own = time.monotonic()
+    def heard(self, now: int, own: float) -> None:
+        """What the server said, and the time at which it was there. What comes late makes it seem slow, so the fastest
+        answer counts."""
         ahead_ms = now - own * 1000
         if own >= self._doubted_until and (own >= self._known_until or ahead_ms >= self._ahead_ms):
             self._ahead_ms, self._known_until = ahead_ms, own + KNOWN_SECONDS

@@ -1,5 +1,6 @@
 """Transactions of PostgreSQL, over a wire."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -173,6 +174,7 @@ class Transaction(Statements):
         self._rows: dict[str, list[Given]] = {}  # to be added, by INSERT
         self._expectations: list[tuple[StatementAnswer, Exception]] = []
         self._known = known
+        self._clock_at: float | None = None  # when its answer was there
         wire.failure = None
         self._send(begin, {})
         more, values = (OTHER_TIMES, times.values) if times != session else ("", {})
@@ -216,13 +218,15 @@ class Transaction(Statements):
         self._wait(committing)
         if committing.status != b"COMMIT":
             raise self._failure() or errors.InFailedSqlTransaction("rolled back")
-        self._known.heard(int(self._wire.rows(self._clock)[0][0]))
+        assert self._clock_at is not None
+        self._known.heard(int(self._wire.rows(self._clock)[0][0]), self._clock_at)
 
     def _wait(self, answer: StatementAnswer) -> None:
         """Synced, not just flushed: only then does the server count the time in which it hears no more (IDLE_MS)."""
         if not answer.is_there:
             self._wire.sync()
             self._wire.wait(answer)
+            self._clock_at = self._clock_at or time.monotonic()
         if answer.error is not None:
             raise self._failure() or answer.error
 

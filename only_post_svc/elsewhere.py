@@ -270,6 +270,8 @@ class Claimants:
         bounds = self._lease_seconds, self._max_running_per_caller
         taken = await self._database.write(lambda tx: claim(tx, token, kinds, limit, after, *bounds))
         self._served = taken.last
+        if taken.runs:
+            self._tried_at.pop(types, None)
         if len(self._tried_at) > MAX_REMEMBERED:
             self._tried_at.clear()
         return taken.runs

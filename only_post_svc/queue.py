@@ -121,8 +121,9 @@ COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.
 
 # A transaction has the time at which it began, and may meet what a later one has written. The times of a task follow
 # each other all the same.
-STARTED = "CASE WHEN run_at > :now THEN run_at ELSE :now END"
-FINISHED = "CASE WHEN coalesce(started_at, created_at) > :now THEN coalesce(started_at, created_at) ELSE :now END"
+NOT_BEFORE = "CASE WHEN {time} - :now BETWEEN 0 AND 1000 THEN {time} ELSE :now END"  # further ahead, a clock was set
+STARTED = NOT_BEFORE.format(time="run_at")
+FINISHED = NOT_BEFORE.format(time="coalesce(started_at, created_at)")
 
 INSERT = """
 INSERT INTO task (id, caller, is_person, type, key, unique_key, is_alone, lane, status, priority, timeout_ms, attempt,

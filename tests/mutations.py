@@ -83,8 +83,8 @@ MUTATIONS = [
     Mutation(
         "the times of a task follow each other",
         "only_post_svc/queue.py",
-        "CASE WHEN run_at > :now THEN run_at ELSE :now END",
-        ":now",
+        "BETWEEN 0 AND 1000",
+        "BETWEEN 1 AND 0",
         "tests/only_post_svc/test_queue.py",
         "follow_each_other",
     ),

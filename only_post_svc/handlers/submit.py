@@ -131,7 +131,7 @@ async def _submit_once(
         return Answer(202, write([task for task, _ in submitted]), headers=existing)
 
     with await backlog.place(database, who.id, len(new), is_person=who.is_person) as place:
-        if len(new) == 1:
+        if len(new) == 1 and not (new[0].is_for_later or new[0].lane):
             state["expect_task"]()
         answer = await database.write(unit, is_long=len(new) > LONG_BATCH)
         made = [one for one, (_, is_existing) in zip(new, submitted, strict=False) if not is_existing]

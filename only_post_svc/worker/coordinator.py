@@ -218,10 +218,12 @@ class Worker:
         return taken
 
     def _claim_unit(self, tx: Transaction, token: str) -> tuple[Dealt, Slots]:
-        self._queued.clear()  # whatever was heard by now, this claim sees
+        self._queued.clear()  # what is stored by now this claim sees, and what is only expected has a hint of its own
         slots = self._slots()
+        has_hands = slots.shared > 0  # there were when it was asked for
         dealt = self._turns.claim(tx, token, slots, self._runs.claims())
-        tx.republish(hints.QUEUED, hints.queued_but_for(self.id))
+        if has_hands:
+            tx.republish(hints.QUEUED, hints.queued_but_for(self.id))
         self._is_bounded = dealt.is_bounded  # at once, since the run that bounds it may leave with the same commit
         return dealt, slots
 

@@ -221,11 +221,11 @@ class Runs:
             self._waiters.tell(task for task in stored() if not task.has_webhook)
             for run, ending in take():
                 self._note_end(run, ending, held=True)
+        if self._succeeded and len(take()) == MAX_TOGETHER:  # there were more than it takes
+            self._in_background(self._store_succeeded())
 
     def _take_succeeded(self) -> list[tuple[Run, Ending]]:
         taken, self._succeeded = self._succeeded[:MAX_TOGETHER], self._succeeded[MAX_TOGETHER:]
-        if self._succeeded:
-            self._in_background(self._store_succeeded())
         return taken
 
     async def _store(self, run: Run, ending: Ending) -> None:

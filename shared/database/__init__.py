@@ -58,7 +58,8 @@ class Transaction(Protocol):
         """Other transactions wait here for the same name until this one ends."""
 
     def publish(self, hint: str) -> None:
-        """As a database does, with the commit: before those units begin that have waited for it."""
+        """As a database does, with the commit, and once for all units of the transaction: before those units begin that
+        have waited for it."""
 
     def republish(self, hint: str, instead: str) -> None:
         """Publishes another hint in place of one that this transaction's units have published by now, if any has."""
@@ -74,7 +75,7 @@ class Database(Protocol):
         """The unit's value, once what it wrote is on disk. A unit may run twice, so it must have no effect but its SQL
         and its hints; one that raises leaves nothing behind. One that `is_long`, some milliseconds and more, is run so
         that others need not wait for it. One that `is_last` runs behind the others of its transaction, and sees what
-        they have written.
+        they have written; it is not long.
 
         Raises Unavailable (503) when the database does not answer or has no room; whether the unit
         was committed is then unknown only if it was under way. Raises Unstorable (422) for a value that it refuses.

@@ -14,7 +14,7 @@ from shared.errors import Problem
 T = TypeVar("T")
 
 ENOUGH = 8  # units for a group: it waits for no more, and begins beside another that is under way
-QUIET_TURNS = 2  # of the event loop: from the bytes of a request to its unit
+QUIET_TURNS = 2  # of the event loop, that pass between the arrival of a request and that of its unit
 MAX_TURNS = 10
 
 
@@ -80,8 +80,8 @@ class Waiting:
         return bool(self._last) or bool(self._jobs and not self._jobs[0].is_long)
 
     def next_group(self, may_go_on: Callable[[], bool]) -> Iterator[Job]:
-        """Jobs up to the next long one, one and more while they `may_go_on`, and all that are to be last: these never
-        wait for another group, or under load they would for ever."""
+        """Jobs up to the next long one: one, and others as long as they `may_go_on`. Then all that are to be last: they
+        never wait for another group, or under load they would for ever."""
         while self._jobs and not self._jobs[0].is_long:
             yield self._jobs.popleft()
             if not may_go_on():

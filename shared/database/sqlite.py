@@ -185,7 +185,7 @@ class SQLite:
                 resolve(await self._disk.do(partial(self._alone, job)), self.publish)
 
     def _next(self) -> Iterator[Job]:
-        """Jobs that wait, as many as run in LOOP_SECONDS."""
+        """Jobs that wait, as many as run in LOOP_SECONDS, and all that are to be last."""
         until = time.monotonic() + LOOP_SECONDS
         return self._waiting.next_group(lambda: time.monotonic() < until)
 

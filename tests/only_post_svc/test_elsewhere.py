@@ -105,6 +105,9 @@ class Store:
 
         return [run.claim.type for run in await self._claimants.claim([TYPE], 1, seconds, never)]
 
+    def forget_looks(self) -> None:
+        self._claimants._tried_at.clear()
+
     async def submit(self, hint: str = hints.QUEUED) -> None:
         new = NewTask(type=TYPE, payload="{}", timeout_ms=60_000, max_attempts=3, lane=TYPE)
 
@@ -151,6 +154,22 @@ def test_a_hint_that_comes_to_a_request_which_does_not_wait_is_passed_on(on_a_st
         return at_once, later
 
     assert on_a_store(work) == ([], [TYPE])
+
+
+def test_claims_that_find_tasks_follow_each_other_without_a_pause(
+    on_a_store: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Submits of one transaction have one hint, which each passes on."""
+    monkeypatch.setattr(elsewhere, "PAUSE_SECONDS", 1000.0)
+
+    async def work(store: Store) -> list[list[str]]:
+        waiting = [asyncio.create_task(store.claim(25)) for _ in range(4)]
+        await asyncio.sleep(0.05)  # all have looked
+        store.forget_looks()
+        await asyncio.gather(*(store.submit() for _ in range(4)))
+        return await asyncio.gather(*waiting)
+
+    assert on_a_store(work) == [[TYPE]] * 4
 
 
 def test_the_life_of_a_run(service: Service) -> None:

@@ -529,3 +529,21 @@ async def main(engine):
 
 def test_hints_are_heard_by_a_process_with_thousands_of_connections(postgres: Engine) -> None:
     assert postgres.start(MANY_FILES).communicate(timeout=60)[0] == "heard\n"
+
+
+def test_one_that_is_last_does_not_wait_for_a_lock_that_another_waits_for(postgres: Engine) -> None:
+    def locking(tx: Transaction) -> None:
+        tx.lock("a name")
+        add(tx, "a")
+
+    async def work(database: Database) -> list[str]:
+        with psycopg.connect(postgres.url) as holder:
+            holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('a name', 0))")
+            waiting = asyncio.create_task(database.write(locking, seconds=None))
+            async with asyncio.timeout(20):
+                await database.write(lambda tx: add(tx, "last"), is_last=True)
+            found = await database.read(ids)
+        await waiting
+        return found
+
+    assert postgres.run(work) == ["last"]

@@ -86,7 +86,6 @@ class Lane:
             return
         self._is_starting = False
         self._begin(ENOUGH)
-        self._note_whether_idle()
 
     def _begin(self, fewest: int) -> None:
         """Beside a group that is under way another takes `fewest` units: fewer are cheaper in the next, with those that
@@ -99,7 +98,8 @@ class Lane:
 
     def _start_late(self) -> None:
         self._late = None
-        self._begin(fewest=1)
+        if self._under_way:
+            self._begin(fewest=1)
 
     def _work(self) -> None:
         while group := self._next():
@@ -111,10 +111,7 @@ class Lane:
             except Exception as error:  # or its callers would wait for ever
                 resolve(Ended([Outcome(job.future, None, error) for job in group]))
         self._under_way -= 1
-        self._note_whether_idle()
-
-    def _note_whether_idle(self) -> None:
-        if not self._under_way and not self._waiting:
+        if not self._under_way:
             self._idle.set()
 
     def _next(self) -> list[Job]:

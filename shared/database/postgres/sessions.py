@@ -58,7 +58,7 @@ class Sessions:
         if together is not None:
             yield together
             return
-        for job in waiting:
+        for job in sorted(waiting, key=lambda job: not job.is_last):  # one that is last waits for no other's lock
             yield self._alone(job)
 
     def _together(self, group: Sequence[Job]) -> Ended | None:

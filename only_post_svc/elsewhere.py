@@ -22,7 +22,7 @@ from shared.database import Database, Transaction, listed
 
 WORKER = "elsewhere"  # what failures name as the worker
 POLL_SECONDS = 5.0  # for hints that are lost
-MAX_REMEMBERED = 1000  # sets of types, each with the time of its last claim
+MAX_REMEMBERED = 1000  # sets of types, each with the time of a claim that got nothing
 PAUSE_SECONDS = 0.02  # between two claims for the same types, where the first got nothing
 
 KEEP_LANE = """

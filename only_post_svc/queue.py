@@ -503,8 +503,6 @@ class LeaseLost(Exception):
 
 def succeed(tx: Transaction, ended: Sequence[tuple[Claim, Ending]]) -> None:
     """Ends runs that have all succeeded, in two statements instead of two for each. Raises LeaseLost."""
-    if not ended:
-        return
     of_runs, named = _of(SUCCEED, [run for run, _ in ended])
     _report_last(tx, ended)
     tx.expect(len(ended), LeaseLost(), of_runs, now=tx.now, **named)

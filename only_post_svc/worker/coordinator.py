@@ -88,7 +88,7 @@ class Worker:
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued
-        self._is_expecting = False
+        self._is_expecting = False  # a task that is about to be stored here
         self._is_bounded = False  # some callers had as much as they may, at the last claim
         self._claimed_at = 0.0
         self._unanswered = ""  # the token of a claim that is under way, or whose answer got lost
@@ -218,9 +218,9 @@ class Worker:
         return taken
 
     def _claim_unit(self, tx: Transaction, token: str) -> tuple[Dealt, Slots]:
-        self._queued.clear()  # what is stored by now this claim sees, and what is only expected has a hint of its own
+        self._queued.clear()  # this claim sees all that is stored by now; what is stored later has a hint of its own
         slots = self._slots()
-        has_hands = slots.shared > 0  # there were when it was asked for
+        has_hands = slots.shared > 0  # without any it does not look for `async def` tasks
         dealt = self._turns.claim(tx, token, slots, self._runs.claims())
         if has_hands:
             tx.republish(hints.QUEUED, hints.queued_but_for(self.id))

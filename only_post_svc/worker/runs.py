@@ -208,7 +208,9 @@ class Runs:
         take = cache(self._take_succeeded)  # for the unit, which may run twice, and for what is to be done behind it
 
         def unit(tx: Transaction) -> Callable[[], list[TaskRow]]:
-            queue.succeed(tx, [(run.claim, ending) for run, ending in take()])
+            ended = [(run.claim, ending) for run, ending in take()]
+            for start in range(0, len(ended), MAX_TOGETHER):
+                queue.succeed(tx, ended[start : start + MAX_TOGETHER])
             awaited = self._waiters.awaited(run.claim.id for run, _ in take())
             return queue.find_ended_later(tx, awaited)
 
@@ -221,11 +223,9 @@ class Runs:
             self._waiters.tell(task for task in stored() if not task.has_webhook)
             for run, ending in take():
                 self._note_end(run, ending, held=True)
-        if self._succeeded and len(take()) == MAX_TOGETHER:  # there were more than it takes
-            self._in_background(self._store_succeeded())
 
     def _take_succeeded(self) -> list[tuple[Run, Ending]]:
-        taken, self._succeeded = self._succeeded[:MAX_TOGETHER], self._succeeded[MAX_TOGETHER:]
+        taken, self._succeeded = self._succeeded, []
         return taken
 
     async def _store(self, run: Run, ending: Ending) -> None:

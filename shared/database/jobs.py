@@ -38,6 +38,26 @@ class Ended(NamedTuple):
     hints: Iterable[str] = ()
 
 
+def failed(error: Exception, jobs: Iterable[Job]) -> Ended:
+    """All of them, by the same error."""
+    return Ended([Outcome(job.future, None, error) for job in jobs])
+
+
+class Publishing:
+    """The hints of a transaction, each once."""
+
+    def __init__(self) -> None:
+        self.hints: dict[str, None] = {}  # in order
+
+    def publish(self, hint: str) -> None:
+        self.hints[hint] = None
+
+    def republish(self, hint: str, instead: str) -> None:
+        if hint in self.hints:
+            del self.hints[hint]
+            self.hints[instead] = None
+
+
 def unpublished(hint: str) -> None:
     """Units that only read have no hints."""
 

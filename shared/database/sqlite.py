@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 from shared.database import Unit, Unstorable, report_unavailable
 from shared.database.hints import Hints
-from shared.database.jobs import Ended, Gathering, Helper, Job, Outcome, Waiting, resolve
+from shared.database.jobs import Ended, Gathering, Helper, Job, Outcome, Waiting, failed, resolve
 from shared.database.sqlite_files import identity, lock_of, make_file, open_lock
 from shared.database.sqlite_transaction import Transaction
 from shared.errors import Unavailable, stopping
@@ -173,7 +173,7 @@ class SQLite:
                 await self._disk.do(self._commit)
         except Exception as error:  # or its callers would wait for ever
             unavailable = report_unavailable(error)
-            ended = Ended([Outcome(job.future, None, unavailable) for job in group or self._next()])
+            ended = failed(unavailable, group or self._next())
         if ended is not None:
             resolve(ended, self.publish)
         else:
@@ -221,11 +221,11 @@ class SQLite:
                 raise
             self._commit()
         except REFUSED as error:
-            return Ended([Outcome(job.future, None, Unstorable(error))])
+            return failed(Unstorable(error), [job])
         except (sqlite3.Error, OSError, MemoryError) as error:
-            return Ended([Outcome(job.future, None, report_unavailable(error))])
+            return failed(report_unavailable(error), [job])
         except Exception as error:
-            return Ended([Outcome(job.future, None, error)])
+            return failed(error, [job])
         return Ended([Outcome(job.future, value)], tx.hints)
 
     async def _begin(self) -> None:

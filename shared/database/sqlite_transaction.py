@@ -7,16 +7,17 @@ from functools import lru_cache
 from typing import Any
 
 from shared.database import Row, is_reading
+from shared.database.jobs import Publishing
 
 CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"  # unixepoch('subsec') needs 3.42
 
 
-class Transaction:
+class Transaction(Publishing):
     def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
         self._connection = connection
         self._now: int | None = None
         self.has_run = False
-        self.hints: dict[str, None] = {}  # in order
 
     @property
     def now(self) -> int:
@@ -57,14 +58,6 @@ class Transaction:
 
     def lock(self, name: str) -> None:
         pass  # one writes at a time
-
-    def publish(self, hint: str) -> None:
-        self.hints[hint] = None
-
-    def republish(self, hint: str, instead: str) -> None:
-        if hint in self.hints:
-            del self.hints[hint]
-            self.hints[instead] = None
 
 
 FOR_UPDATE = re.compile(r"FOR UPDATE( OF \w+)?( SKIP LOCKED)?")

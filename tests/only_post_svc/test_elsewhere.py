@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from only_post_svc import elsewhere, hints, queue
+from only_post_svc.elsewhere import RunElsewhere
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import NewTask
@@ -98,6 +99,13 @@ class Store:
         settings = Settings.from_env({"DATABASE_URL": url}, makes_files=False)
         self._database = database
         self._claimants = elsewhere.Claimants(database, settings, types, TaskCounts(), lambda *about: None)
+        self.looks = 0
+        self._look, self._claimants._take = self._claimants._take, self._count_look  # type: ignore[method-assign]
+
+    async def _count_look(self, types: tuple[str, ...], limit: int) -> list[RunElsewhere]:
+        runs = await self._look(types, limit)
+        self.looks += 1
+        return runs
 
     async def claim(self, seconds: float) -> list[str]:
         async def never() -> bool:
@@ -105,7 +113,10 @@ class Store:
 
         return [run.claim.type for run in await self._claimants.claim([TYPE], 1, seconds, never)]
 
-    def forget_looks(self) -> None:
+    async def take_no_pause(self, looks: int) -> None:
+        """Once so many requests have looked and found nothing: as if that were long ago."""
+        while self.looks < looks:
+            await asyncio.sleep(0.01)
         self._claimants._tried_at.clear()
 
     async def submit(self, hint: str = hints.QUEUED) -> None:
@@ -164,8 +175,7 @@ def test_claims_that_find_tasks_follow_each_other_without_a_pause(
 
     async def work(store: Store) -> list[list[str]]:
         waiting = [asyncio.create_task(store.claim(25)) for _ in range(4)]
-        await asyncio.sleep(0.05)  # all have looked
-        store.forget_looks()
+        await store.take_no_pause(looks=4)
         await asyncio.gather(*(store.submit() for _ in range(4)))
         return await asyncio.gather(*waiting)
 

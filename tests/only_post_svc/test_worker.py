@@ -61,9 +61,14 @@ def test_a_worker_runs_the_tasks_of_a_web_process_that_runs_none(idle: Service, 
 def test_a_task_is_claimed_by_the_transaction_that_stores_it_where_a_hand_is_free(start_service: StartService) -> None:
     """So it starts at the time at which it is made: a transaction has one time."""
     service = start_service(WORKER_PROCESSES="1")
-    tasks = [service.post("/api/task", {"type": "echo", "payload": {"n": n}, "wait": 5}).json() for n in range(40)]
-    assert {task["status"] for task in tasks} == {"succeeded"}
-    assert sum(task["started_at"] == task["created_at"] for task in tasks) >= 36  # others met a claim under way
+
+    def start_when_made() -> bool:
+        """All but those that met a claim under way. (Separate transactions often have the same millisecond.)"""
+        tasks = [service.post("/api/task", {"type": "echo", "payload": {"n": n}, "wait": 20}).json() for n in range(40)]
+        assert {task["status"] for task in tasks} == {"succeeded"}
+        return [task["started_at"] == task["created_at"] for task in tasks].count(True) >= 36
+
+    eventually(start_when_made, 20)
 
 
 @ON_A_FILE

@@ -742,7 +742,7 @@ def test_a_unit_that_is_last_runs_behind_the_others_of_its_transaction(engine: E
         return heard
 
     heard = engine.run(work)
-    assert (len(seen), seen[0] > 16) == (1, True)
+    assert (len(seen), seen[0] > ENOUGH) == (1, True)
     assert (heard.count("added, and seen"), set(heard)) == (1, {"added, and seen", "added"})
 
 

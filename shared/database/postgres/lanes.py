@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from shared.database import Unit, report_unavailable
-from shared.database.jobs import ENOUGH, Ended, Gathering, Job, Outcome, Waiting, resolve, unpublished
+from shared.database.jobs import ENOUGH, Ended, Gathering, Job, Waiting, failed, resolve, unpublished
 from shared.database.postgres.connections import Connector
 from shared.database.postgres.greenlets import Greenlets, awaited
 from shared.database.postgres.sessions import LOCK_MS, SILENT_SECONDS, Sessions
@@ -107,9 +107,9 @@ class Lane:
                 for ended in self._sessions.run(group):
                     resolve(ended, self._publish)
             except asyncio.CancelledError:  # of the connecting, when the event loop is about to end
-                resolve(Ended([Outcome(job.future, None, stopping()) for job in group]))
+                resolve(failed(stopping(), group))
             except Exception as error:  # or its callers would wait for ever
-                resolve(Ended([Outcome(job.future, None, error) for job in group]))
+                resolve(failed(error, group))
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
@@ -187,7 +187,7 @@ class Aside:
             for ended in self._sessions.run([job]):
                 self._tell(ended)
         except Exception as error:  # or its callers would wait for ever
-            self._tell(Ended([Outcome(job.future, None, error)]))
+            self._tell(failed(error, [job]))
 
     def _tell(self, ended: Ended) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed

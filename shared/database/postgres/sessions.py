@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 
 from shared.database import Unstorable, report_unavailable
-from shared.database.jobs import Ended, Job, Outcome
+from shared.database.jobs import Ended, Job, Outcome, failed
 from shared.database.postgres.clock import Clock
 from shared.database.postgres.transaction import Times, Transaction, Unmet
 from shared.database.postgres.wire import Wire
@@ -77,7 +77,7 @@ class Sessions:
                         tx.hints = hints
                         outcomes.append(Outcome(job.future, None, error))
         except Unavailable as error:
-            return Ended([Outcome(job.future, None, error) for job in group])
+            return failed(error, group)
         except (psycopg.Error, _Failed):
             return None
         return Ended(outcomes, tx.hints)
@@ -93,15 +93,15 @@ class Sessions:
             except errors.LockNotAvailable:  # how long to wait for others is the caller's to say
                 self.heard_at = time.monotonic()
             except REFUSED as error:
-                return Ended([Outcome(job.future, None, Unstorable(error))])
+                return failed(Unstorable(error), [job])
             except Unmet as unmet:
-                return Ended([Outcome(job.future, None, unmet.error)])
+                return failed(unmet.error, [job])
             except psycopg.Error as error:
                 failures += 1
                 if failures == TRIES or not isinstance(error, TRANSIENT):
-                    return Ended([Outcome(job.future, None, report_unavailable(error))])
+                    return failed(report_unavailable(error), [job])
             except Exception as error:
-                return Ended([Outcome(job.future, None, error)])
+                return failed(error, [job])
         return Ended([Outcome(job.future, None)])
 
     @contextlib.contextmanager

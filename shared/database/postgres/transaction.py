@@ -9,6 +9,7 @@ import psycopg
 from psycopg import errors
 
 from shared.database import Row, is_reading
+from shared.database.jobs import Publishing
 from shared.database.postgres.clock import CHECKED_CLOCK, CLOCK, Clock, WrongClock
 from shared.database.postgres.dialect import Statement, adds_a_row, expecting, lateral, repeated, statement
 from shared.database.postgres.wire import StatementAnswer, Wire
@@ -85,15 +86,15 @@ class Unmet(psycopg.Error):
         self.error = error
 
 
-class Statements(ABC):
+class Statements(Publishing, ABC):
     """What a unit of work may ask over a wire."""
 
     def __init__(self, wire: Wire) -> None:
+        super().__init__()
         self._wire = wire
         self._clock: StatementAnswer | None = None
         self._now: int | None = None
         self.has_run = False
-        self.hints: dict[str, None] = {}  # in order
 
     @property
     def now(self) -> int:
@@ -136,14 +137,6 @@ class Statements(ABC):
 
     def lock(self, name: str) -> None:
         self._send(LOCK, {"name": name})
-
-    def publish(self, hint: str) -> None:
-        self.hints[hint] = None
-
-    def republish(self, hint: str, instead: str) -> None:
-        if hint in self.hints:
-            del self.hints[hint]
-            self.hints[instead] = None
 
     def ask(self, sql: str, values: Mapping[str, Any]) -> StatementAnswer:
         """Raises psycopg.Error."""

@@ -297,14 +297,20 @@ def gate(path: str, stubborn: int = 0, *, context: Context) -> int:
     """Say that it runs and in which process, then wait for the file PATH.ATTEMPT and do what is in it. The
     attempt `stubborn` swallows whatever is raised to stop it."""
     _append(path, f"start {context.task_id} {context.attempt} {os.getpid()}")
-    door = Path(f"{path}.{context.attempt}")
-    while not door.exists():
+    while True:
         try:
-            context.progress(0.5, f"attempt {context.attempt}")
-            time.sleep(0.02)
+            return _wait_at(Path(f"{path}.{context.attempt}"), context)
+        except Exception:
+            raise
         except BaseException:
             if context.attempt != stubborn:
                 raise
+
+
+def _wait_at(door: Path, context: Context) -> int:
+    while not door.exists():
+        context.progress(0.5, f"attempt {context.attempt}")
+        time.sleep(0.02)
     if door.read_text() == "raise":
         raise Fail(f"attempt {context.attempt}")
     return context.attempt

@@ -247,11 +247,11 @@ class Runs:
 
     def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
         self._drop(run)
+        if ending.error is not None:  # though it was discarded: a commit whose answer got lost may have scheduled it
+            self._due.set()
         if held:
             self._counts.ended(run.claim, ending)
             self._database.publish(hints.ended(run.claim.id))
-            if ending.error is not None:
-                self._due.set()
         else:
             self._counts.gave_up(run.claim, "cancelled" if run.stopping == "cancelled" else "lost")
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})

@@ -114,8 +114,10 @@ async def delete(request: Request[State]) -> Response:
         accounts.delete(tx, current.id)
         attempts.forget(tx, names.fold(current.username))
 
-    await request.state["database"].write(unit)
-    request.state["left"].set()
+    try:
+        await request.state["database"].write(unit)
+    finally:
+        request.state["left"].set()  # also where a commit's answer got lost
     events.announce("deleted", account.id, address(request))
     return Response(status_code=204)
 

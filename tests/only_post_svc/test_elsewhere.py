@@ -34,7 +34,7 @@ MODULES = "tests.tasks,tests.elsewhere_tasks"
 TYPE = "thumbs.make"
 PAYLOAD = {"url": "https://a.example/1.0.png", "sizes": [1]}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-SECONDS = float(os.environ.get("ELSEWHERE_SECONDS", "5"))
+SECONDS = float(os.environ.get("ELSEWHERE_SECONDS", "3"))
 PAGE = ROOT / "docs" / "workers-elsewhere.md"
 
 

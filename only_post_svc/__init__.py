@@ -10,6 +10,6 @@ if not hasattr(shared, "VERSION"):
         sys.exit(line)
     raise ImportError(line)
 
-from only_post_svc.registry import Context, Fail, Retry, task  # noqa: E402: not before that is known
+from only_post_svc.registry import Context, Fail, Retry, task  # not before that is known
 
 __all__ = ["Context", "Fail", "Retry", "task"]

@@ -88,25 +88,28 @@ class Service:
             method, f"{self.url}{path}", json=body, data=form, params=query, headers=headers, auth=auth or self._auth
         )
         deadline = time.monotonic() + self._retry_seconds
-        is_renewed = False
         for pause in _pauses():
             try:
-                answer = self.session.send(self.session.prepare_request(request), timeout=self._timeout + wait)
+                answer = self._send(request, self._timeout + wait)
             except (requests.ConnectionError, requests.Timeout) as error:
                 if time.monotonic() + pause > deadline:
                     raise NotReached(str(error)) from error
             else:
                 if answer.status_code < 400:
                     return answer
-                if answer.status_code == 401 and isinstance(request.auth, Bearer) and not is_renewed:
-                    request.auth.forget(answer.request)
-                    is_renewed = True
-                    continue
                 pause = max(pause, float(answer.headers.get("Retry-After") or 0))
                 if answer.status_code not in RETRIED or time.monotonic() + pause > deadline:
                     raise ServiceError(answer)
             time.sleep(pause)
         raise AssertionError("pauses have no end")
+
+    def _send(self, request: requests.Request, timeout: float) -> requests.Response:
+        """The answer, by a new token where the first one is refused."""
+        answer = self.session.send(self.session.prepare_request(request), timeout=timeout)
+        if answer.status_code == 401 and isinstance(request.auth, Bearer):
+            request.auth.forget(answer.request)
+            answer = self.session.send(self.session.prepare_request(request), timeout=timeout)
+        return answer
 
     def __enter__(self) -> Self:
         return self

@@ -68,10 +68,7 @@ class Worker:
         self._bell = Bell(self._queued)
         self.counts = TaskCounts()
         self._runs = Runs(database, waiters, settings.lease_seconds, self.counts, self._run_left, self._due)
-        declared = schedules.declared(types.values())
         self._courier = Courier(database, settings)
-        note = self._courier.note_pending
-        bounds = {type.type: (type.max_running, type.max_running_per_key) for type in types.values()}
         self._upkeep = Upkeep(
             database,
             settings,
@@ -79,12 +76,10 @@ class Worker:
             self._queued,
             self._due,
             self.counts,
-            declared,
-            list(types.values()),
-            bounds,
-            note,
+            types.values(),
+            self._courier.note_pending,
         )
-        marks = encode([one.mark for one in declared])
+        marks = encode([one.mark for one in schedules.declared(types.values())])
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued

@@ -4,7 +4,7 @@ of dead workers, deletes what is old."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection
 
 from only_post_svc import elsewhere, gates, hints, queue, schedules, shares
 from only_post_svc.backlog import Count
@@ -12,7 +12,6 @@ from only_post_svc.gates import Gate
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, NewTask
 from only_post_svc.registry import TaskType
-from only_post_svc.schedules import NewSchedule
 from only_post_svc.settings import Settings
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared import departures, idempotency
@@ -35,9 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """`mine` gives the runs of this worker, `declared` are the schedules of its code and `bounds` its types'
-    `max_running` and `max_running_per_key`, `note_webhooks` takes whether any is still to be told; `queued` is set when
-    there may be something to claim, `due` when something may be due."""
+    """`mine` gives the runs of this worker and `types` are those of its code; `note_webhooks` takes whether any is
+    still to be told; `queued` is set when there may be something to claim, `due` when something may be due."""
 
     def __init__(
         self,
@@ -47,9 +45,7 @@ class Upkeep:
         queued: asyncio.Event,
         due: asyncio.Event,
         counts: TaskCounts,
-        declared: Sequence[NewSchedule],
-        types: Sequence[TaskType],
-        bounds: Mapping[str, tuple[int | None, int | None]],
+        types: Collection[TaskType],
         note_webhooks: Callable[[bool], None],
     ) -> None:
         self._database = database
@@ -59,12 +55,11 @@ class Upkeep:
         self._queued = queued
         self._due = due
         self._counts = counts
-        self._declared = declared
+        self._declared = schedules.declared(types)
         self._types = types
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
         self._limits = settings.max_queued, settings.max_queued_per_caller
-        self._bounds = bounds
         self._mended = Gate("")
         self._has_set_bounds = False
         self.clock = ClockWatch(settings.lease_seconds)
@@ -167,7 +162,7 @@ class Upkeep:
 
     def _mend_some(self, tx: Transaction) -> tuple[list[Gate], Gate | None]:
         if not self._has_set_bounds:
-            gates.set_bounds(tx, self._bounds)
+            gates.set_bounds(tx, {one.type: (one.max_running, one.max_running_per_key) for one in self._types})
         return gates.mend(tx, self._mended)
 
     async def _drop_lanes(self) -> None:

@@ -4,7 +4,7 @@ Every statement names the owner, so that another user's item is not found, like 
 writes holds the account's lock, since the account has the number of its latest change and the sums of what it stores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from shared import ids, pruning
@@ -125,26 +125,34 @@ def page(
     """Up to `limit` items behind `after` that fit. It ends early before the item that would make it longer than
     `most_bytes`; with a filter also once it has looked at much, and it may be empty then."""
     found: list[ItemRow] = []
-    size = looked_at = looked_at_bytes = 0
-    look = FIRST_LOOK
-    while True:
-        chunk = look if fits else min(look, limit + 1 - len(found))
+    size = looked_at_bytes = 0
+    for looked_at, item in enumerate(_behind(tx, owner, after, most=None if fits else limit + 1)):
+        length = len(item.data.encode())
+        if looked_at == MAX_LOOKED_AT or looked_at_bytes > MAX_LOOKED_AT_BYTES:
+            return Page(found, after)
+        if fits is None or fits(item):
+            if len(found) == limit or (found and size + length > most_bytes):
+                return Page(found, after)
+            found.append(item)
+            size += length
+        looked_at_bytes, after = looked_at_bytes + length, item.id
+    return Page(found, None)
+
+
+def _behind(tx: Transaction, owner: str, after: str, most: int | None) -> Iterator[ItemRow]:
+    """The items behind `after`, up to `most`: short ones are read together, each long one by itself."""
+    look, given = FIRST_LOOK, 0
+    while most is None or given < most:
+        chunk = look if most is None else min(look, most - given)
         some = tx.all(LIST_SHORT, owner=owner, after=after, limit=chunk, long=LONG)
         for row in some:
             item = ItemRow(*row) if row[1] is not None else find(tx, owner, row[0])
-            if item is None:  # deleted since, by another transaction
-                continue
-            length = len(item.data.encode())
-            if looked_at == MAX_LOOKED_AT or looked_at_bytes > MAX_LOOKED_AT_BYTES:
-                return Page(found, after)
-            if fits is None or fits(item):
-                if len(found) == limit or (found and size + length > most_bytes):
-                    return Page(found, after)
-                found.append(item)
-                size += length
-            looked_at, looked_at_bytes, after = looked_at + 1, looked_at_bytes + length, item.id
+            if item is not None:  # or it was deleted since, by another transaction
+                given += 1
+                yield item
         if len(some) < chunk:
-            return Page(found, None)
+            return
+        after = some[-1][0]
         look = CHUNK if all(row[1] is not None for row in some) else FIRST_LOOK
 
 

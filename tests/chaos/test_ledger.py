@@ -28,7 +28,8 @@ CLIENTS = 4
 
 
 class Member:
-    """One process of the service under the nemesis' hand, started again whenever it has gone."""
+    """One process of the service under the nemesis' hand, started again whenever it has gone. While it starts nothing
+    is done to it: one whose modules can't be loaded, as their process was killed, ends, and nobody would start it."""
 
     def __init__(self, directory: Path, name: str, database: dict[str, str], port: int = 0) -> None:
         self.name = name
@@ -38,13 +39,13 @@ class Member:
         self.terms = 0
         self._directory = directory
         self._numbers = itertools.count()
-        self.process = self._start()
+        self.process = self._start(wait=False)
 
-    def _start(self) -> Process:
+    def _start(self, *, wait: bool = True) -> Process:
         settings = {"TASK_MODULES": TASKS, "LEASE_SECONDS": str(LEASE_SECONDS), "TASK_CONCURRENCY": "4"}
         settings |= self._database
         if self.port:
-            return Service(self._directory, {**settings, "WORKER_PROCESSES": "1"}, self.port, wait=False)
+            return Service(self._directory, {**settings, "WORKER_PROCESSES": "1"}, self.port, wait)
         name = f"{self.name}-{next(self._numbers)}"
         return Worker(self._directory, {**settings, "WORKER_PROCESSES": "2"}, name=name)
 

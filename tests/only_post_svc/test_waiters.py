@@ -85,6 +85,8 @@ def never(*arguments: object, **named: object) -> NoReturn:
 def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("only_post_svc.waiters.NEW_SECONDS", PATIENCE_SECONDS)
+
     async def work(url: str) -> tuple[TaskRow | None, TaskRow | None]:
         database = await connection.connect(url, {"only_post": SCHEMA})
         waiters = Waiters(database)

@@ -668,8 +668,16 @@ def test_hints_reach_another_process_and_come_back(engine: Engine) -> None:
     engine.run(work)
 
 
+# Without a supposed time no transaction is found late and repeated, one unit by one.
+ASKS_FOR_THE_TIME = "shared.database.postgres.clock.Clock.supposed"
+
+
 @pytest.mark.parametrize("is_long", [False, True])
-def test_a_units_hint_goes_out_with_its_commit_and_before_the_next_unit_begins(engine: Engine, is_long: bool) -> None:
+def test_a_units_hint_goes_out_with_its_commit_and_before_the_next_unit_begins(
+    engine: Engine, is_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.database.postgres.lanes.HELD_UP_SECONDS", 1000.0)  # however slow the commit is
+
     async def work(database: Database) -> list[list[str]]:
         heard: list[str] = []
         during: list[list[str]] = []
@@ -718,6 +726,7 @@ def test_a_unit_that_is_last_runs_behind_the_others_of_its_transaction(
 ) -> None:
     """Also where more wait than one group takes, and behind long ones: it waits for none of a later group."""
     monkeypatch.setattr("shared.database.sqlite.LOOP_SECONDS", 0)
+    monkeypatch.setattr(ASKS_FOR_THE_TIME, lambda clock: None)
     transactions: list[Transaction] = []  # of the others
     looks: list[tuple[Transaction, int, int]] = []
 
@@ -777,6 +786,7 @@ def test_units_that_follow_each_other_at_once_share_a_transaction(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.database.sqlite.LOOP_SECONDS", 1000.0)  # however slow the machine is
+    monkeypatch.setattr(ASKS_FOR_THE_TIME, lambda clock: None)
     transactions: list[Transaction] = []
 
     async def work(database: Database) -> None:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from shared.database import Database, Transaction, connection
-from shared.database.postgres import WRITE_SECONDS, WRITERS, PostgreSQL
+from shared.database.postgres import WRITE_SECONDS, PostgreSQL
 from shared.database.postgres.lanes import SILENT_LOOKS
 from shared.database.postgres.notifications import PING_SECONDS
 from shared.database.postgres.wire import LOOK_SECONDS, PLANS_SECONDS
@@ -157,10 +157,9 @@ async def asleep(engine: Engine, database: Database, count: int) -> "asyncio.Tas
 
 def test_a_unit_that_was_given_up_before_its_turn_is_never_run(postgres: Engine) -> None:
     async def work(database: Database) -> list[str]:
-        held_up = [await asleep(postgres, database, number) for number in range(1, WRITERS + 1)]
-        with pytest.raises(Unavailable):
-            await database.write(lambda tx: add(tx, "late"), seconds=0.3)
-        await asyncio.gather(*held_up)
+        async with postgres.busy(database):
+            with pytest.raises(Unavailable):
+                await database.write(lambda tx: add(tx, "late"), seconds=0.3)
         await database.write(lambda tx: add(tx, "last"))
         return await database.read(ids)
 

@@ -300,10 +300,8 @@ def gate(path: str, stubborn: int = 0, *, context: Context) -> int:
     while True:
         try:
             return _wait_at(Path(f"{path}.{context.attempt}"), context)
-        except Exception:
-            raise
-        except BaseException:
-            if context.attempt != stubborn:
+        except BaseException as error:
+            if context.attempt != stubborn or isinstance(error, Exception):
                 raise
 
 

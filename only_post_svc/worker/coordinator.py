@@ -12,7 +12,7 @@ import time
 import uuid
 from typing import Any
 
-from only_post_svc import health, hints, queue, schedules, shares
+from only_post_svc import health, hints, queue, shares
 from only_post_svc.failures import SECRET_CHARACTERS
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
@@ -79,7 +79,7 @@ class Worker:
             types.values(),
             self._courier.note_pending,
         )
-        marks = encode([one.mark for one in schedules.declared(types.values())])
+        marks = encode([one.mark for one in self._upkeep.declared])
         self._heartbeat = Heartbeat(database, self.id, processes, self.counts, lambda: len(self._runs), marks)
         self._loops = Loops(self._upkeep.clock.distrust)
         self._may_leave_some = True  # of what is queued

@@ -247,7 +247,7 @@ class Runs:
 
     def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
         self._drop(run)
-        if ending.error is not None:  # though it was discarded: a commit whose answer got lost may have scheduled it
+        if ending.error is not None:  # without its lease too: a commit whose answer got lost may have ended it
             self._due.set()
         if held:
             self._counts.ended(run.claim, ending)

@@ -55,7 +55,7 @@ class Upkeep:
         self._queued = queued
         self._due = due
         self._counts = counts
-        self._declared = schedules.declared(types)
+        self.declared = schedules.declared(types)
         self._types = types
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
@@ -100,7 +100,7 @@ class Upkeep:
         """How many tasks were queued; where none was due, the tasks that schedules have made."""
         if queued := queue.promote(tx):
             return queued, []
-        return 0, schedules.tick(tx, self._declared, self.clock.steady_since, Count(*self._limits).admit)
+        return 0, schedules.tick(tx, self.declared, self.clock.steady_since, Count(*self._limits).admit)
 
     async def _declare(self) -> None:
         """At the start, and repeatedly as long as any worker's code has schedules."""
@@ -112,7 +112,7 @@ class Upkeep:
             if is_start:
                 schedules.clamp(tx)
                 elsewhere.keep_lanes(tx, self._types)
-            return schedules.declare(tx, self._declared, is_start=is_start)
+            return schedules.declare(tx, self.declared, is_start=is_start)
 
         self._is_declared = await self._database.write(unit)
         if is_start and self._is_declared:

@@ -150,7 +150,7 @@ def test_rolling_restarts_fail_no_request_and_cost_no_attempt(pair: Pair, tmp_pa
 
 
 class Poll(threading.Thread):
-    """One long poll, sent before whatever is sent behind it, and when its answer came."""
+    """One long poll, sent by the time that this is made, and when its answer came."""
 
     def __init__(self, web: Service, path: str, body: Any) -> None:
         super().__init__(daemon=True)

@@ -29,10 +29,10 @@ SETTLED_SECONDS = 20
 def with_runs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., T]:
     """Does some work over a database and the runs of five tasks."""
 
-    def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]]) -> T:
+    def do(work: Callable[[Database, Runs, list[Run]], Awaitable[T]], due: asyncio.Event | None = None) -> T:
         async def connected(url: str) -> T:
             database = await connection.connect(url, {"only_post": SCHEMA})
-            runs = Runs(database, Waiters(database), 30, TaskCounts(), lambda claim: None, asyncio.Event())
+            runs = Runs(database, Waiters(database), 30, TaskCounts(), lambda claim: None, due or asyncio.Event())
             try:
                 return await work(database, runs, [runs.add(claim) for claim in await database.write(_claimed)])
             finally:
@@ -73,6 +73,17 @@ def test_one_that_has_lost_its_lease_keeps_none_of_the_others_from_ending(
 
     statuses = [task.status for task in with_runs(work)]
     assert statuses == ["succeeded", "succeeded", "cancelled", "succeeded", "succeeded"]
+
+
+def test_a_try_that_a_lost_commit_has_scheduled_is_looked_for_at_once(with_runs: Callable[..., list[TaskRow]]) -> None:
+    due, failed = asyncio.Event(), Ending(error=json.dumps({"code": "task_error"}))
+
+    async def work(database: Database, runs: Runs, some: list[Run]) -> list[TaskRow | None]:
+        await database.write(lambda tx: queue.finish(tx, some[0].claim, failed))  # the commit whose answer got lost
+        return await _ended(database, runs, some, [failed, *[Ending(result="1")] * 4])
+
+    assert [task.status for task in with_runs(work, due)] == ["scheduled", *["succeeded"] * 4]
+    assert due.is_set()
 
 
 NO_TEXT = "\ud800"  # no database takes a lone surrogate

@@ -668,8 +668,9 @@ def test_hints_reach_another_process_and_come_back(engine: Engine) -> None:
     engine.run(work)
 
 
-# Without a supposed time no transaction is found late and repeated, one unit by one.
-ASKS_FOR_THE_TIME = "shared.database.postgres.clock.Clock.supposed"
+# A transaction that supposes the time, and was held up meanwhile, is run again, each unit alone. Where there is none to
+# suppose, it asks the server first.
+SUPPOSED_TIME = "shared.database.postgres.clock.Clock.supposed"
 
 
 @pytest.mark.parametrize("is_long", [False, True])
@@ -726,7 +727,7 @@ def test_a_unit_that_is_last_runs_behind_the_others_of_its_transaction(
 ) -> None:
     """Also where more wait than one group takes, and behind long ones: it waits for none of a later group."""
     monkeypatch.setattr("shared.database.sqlite.LOOP_SECONDS", 0)
-    monkeypatch.setattr(ASKS_FOR_THE_TIME, lambda clock: None)
+    monkeypatch.setattr(SUPPOSED_TIME, lambda clock: None)
     transactions: list[Transaction] = []  # of the others
     looks: list[tuple[Transaction, int, int]] = []
 
@@ -786,7 +787,7 @@ def test_units_that_follow_each_other_at_once_share_a_transaction(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.database.sqlite.LOOP_SECONDS", 1000.0)  # however slow the machine is
-    monkeypatch.setattr(ASKS_FOR_THE_TIME, lambda clock: None)
+    monkeypatch.setattr(SUPPOSED_TIME, lambda clock: None)
     transactions: list[Transaction] = []
 
     async def work(database: Database) -> None:

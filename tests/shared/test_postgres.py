@@ -147,10 +147,10 @@ def test_a_unit_whose_commit_was_cut_off_is_never_run_again(
 ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
 
 
-async def asleep(engine: Engine, database: Database, count: int) -> "asyncio.Task[list[Any]]":
-    """A write that is under way for a second, one of `count`."""
+async def asleep(engine: Engine, database: Database) -> "asyncio.Task[list[Any]]":
+    """A write that is under way for a second."""
     write = asyncio.create_task(database.write(lambda tx: tx.all("SELECT pg_sleep(1)")))
-    while execute(engine.url, ASLEEP) != [(count,)]:
+    while execute(engine.url, ASLEEP) != [(1,)]:
         await asyncio.sleep(0.01)
     return write
 
@@ -168,7 +168,7 @@ def test_a_unit_that_was_given_up_before_its_turn_is_never_run(postgres: Engine)
 
 def test_a_unit_that_is_held_up_does_not_hold_up_the_others(postgres: Engine) -> None:
     async def work(database: Database) -> None:
-        slow = await asleep(postgres, database, 1)
+        slow = await asleep(postgres, database)
         for number in range(5):
             await database.write(lambda tx, id=str(number): add(tx, id))  # type: ignore[misc]
         assert not slow.done()

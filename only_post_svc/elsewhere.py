@@ -216,7 +216,8 @@ class Claimants:
         self._tried_at: dict[tuple[str, ...], float] = {}
         self._served = ""
         self._is_stopping = False
-        database.subscribe(self._take_hint)
+        for topic in (hints.QUEUED, hints.LANES) if self._kinds else ():
+            database.subscribe(topic, self._wake)
 
     def stop(self) -> None:
         """Answers all that wait, and holds no more requests from now on."""
@@ -276,10 +277,9 @@ class Claimants:
             self._tried_at.clear()
         return taken.runs
 
-    def _take_hint(self, hint: str) -> None:
-        if hints.parse(hint)[0] in (hints.QUEUED, hints.LANES):
-            for types in self._waiting:
-                self._wake_first(types)
+    def _wake(self, about: str) -> None:
+        for types in self._waiting:
+            self._wake_first(types)
 
     def _wake_first(self, types: tuple[str, ...]) -> None:
         if turn := next((turn for turn in self._waiting.get(types, ()) if not turn.done()), None):

@@ -1,9 +1,12 @@
 """The hints that processes of one database send each other. One may get lost: its receivers poll as well."""
 
+# Topics, which are hints by themselves where they are about nothing more.
 QUEUED = "queued"  # a task can be claimed
 SCHEDULED = "scheduled"  # a task has a new time to run at
 LANES = "lanes"  # a type's tasks wait apart from others, or are paused, or no longer
 NOTIFY = "notify"  # there is a task whose end has to be told to a webhook
+ENDED = "ended"
+CANCELLED = "cancelled"
 
 
 def queued_but_for(worker_id: str) -> str:
@@ -13,15 +16,9 @@ def queued_but_for(worker_id: str) -> str:
 
 def ended(task_id: str) -> str:
     """The task is final, or may be."""
-    return f"ended {task_id}"
+    return f"{ENDED} {task_id}"
 
 
 def cancelled(task_id: str) -> str:
     """The task is final, and a worker that still runs its code has to stop it."""
-    return f"cancelled {task_id}"
-
-
-def parse(hint: str) -> tuple[str, str]:
-    """The kind of a hint, and the task or worker that it names ('' where it names none)."""
-    kind, _, id = hint.partition(" ")
-    return kind, id
+    return f"{CANCELLED} {task_id}"

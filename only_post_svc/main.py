@@ -50,6 +50,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes, waiters)
         claimants = Claimants(database, settings, types.values(), worker.counts, log_failure)
+        waiters.start()
         worker.start()
 
         def stop() -> None:

@@ -28,7 +28,10 @@ class Waiters:
         self._polling: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._loop = asyncio.get_running_loop()
-        database.subscribe(self._take_hint)
+
+    def start(self) -> None:
+        for topic in (hints.ENDED, hints.CANCELLED):
+            self._database.subscribe(topic, self._take_ended)
 
     def note_new(self, caller: str, task_id: str) -> None:
         """A task is about to be stored here. For NEW_SECONDS it is not looked at before there is news of it. Called by
@@ -84,10 +87,7 @@ class Waiters:
         for task in ended:
             _let_go(self._waiting.get(task.id, ()), task)
 
-    def _take_hint(self, hint: str) -> None:
-        kind, task_id = hints.parse(hint)
-        if kind not in ("ended", "cancelled"):
-            return
+    def _take_ended(self, task_id: str) -> None:
         self._new.pop(task_id, None)
         if not all(news.done() for news in self._waiting.get(task_id, ())):
             self._ended.append(task_id)

@@ -62,12 +62,12 @@ class Timeline:
     def do(self, unit: Callable[[At], T]) -> T:
         return self._runner.run(self._database.write(lambda tx: unit(At(tx, self.now))))
 
-    def hear(self) -> list[str]:
-        """The hints from now on."""
+    def hear(self, topic: str) -> list[str]:
+        """What the hints of a topic are about, from now on."""
         heard: list[str] = []
 
         async def subscribe() -> None:
-            self._database.subscribe(heard.append)
+            self._database.subscribe(topic, heard.append)
 
         self._runner.run(subscribe())
         return heard

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from shared.database import Database
 
-HINT = "changed "
+CHANGED = "changed"  # the topic of the hints that name an owner whose items have changed
 POLL_SECONDS = 5.0  # for hints that are lost
 MAX_WAITING = 5000  # requests; above it they are answered at once
 
@@ -18,11 +18,11 @@ class Watchers:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._count = 0
         self._is_stopping = False
-        database.subscribe(self._take_hint)
+        database.subscribe(CHANGED, self._wake)
 
     def publish(self, owner: str) -> None:
         """Tells all processes that items of the owner have changed."""
-        self._database.publish(HINT + owner)
+        self._database.publish(f"{CHANGED} {owner}")
 
     @contextlib.contextmanager
     def watching(self, owner: str) -> Iterator[asyncio.Event]:
@@ -53,7 +53,6 @@ class Watchers:
             for news in waiting:
                 news.set()
 
-    def _take_hint(self, hint: str) -> None:
-        if hint.startswith(HINT):
-            for news in self._waiting.get(hint.removeprefix(HINT), ()):
-                news.set()
+    def _wake(self, owner: str) -> None:
+        for news in self._waiting.get(owner, ()):
+            news.set()

@@ -93,7 +93,12 @@ class Worker:
 
     def start(self) -> None:
         linux.adopt_orphans()  # of children that have died
-        self._database.subscribe(self._take_hint)
+        self._database.subscribe(hints.SCHEDULED, lambda about: self._due.set())
+        if self._processes:  # a web process that runs no tasks leaves the rest to the workers
+            self._database.subscribe(hints.QUEUED, self._take_queued)
+            self._database.subscribe(hints.LANES, lambda about: self._lanes.set())
+            self._database.subscribe(hints.CANCELLED, self._take_cancelled)
+            self._courier.start(self._loops)
         for _ in range(self._processes):
             self._spawn()
         self._loops.start(self._claim, at=self._queued)
@@ -105,8 +110,6 @@ class Worker:
         self._loops.start(self._runs.store_progress, every=PROGRESS_SECONDS)
         self._heartbeat.start(self._loops, self._settings.lease_seconds)
         self._upkeep.start(self._loops)
-        if self._processes:  # a web process that runs no tasks leaves this to the workers, too
-            self._courier.start(self._loops)
         log.info("worker.started", extra={"worker": self.id, "processes": self._processes})
 
     def note_claims(self, count: int) -> None:
@@ -154,19 +157,13 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._runs.settled()
 
-    def _take_hint(self, hint: str) -> None:
-        kind, id = hints.parse(hint)
-        self._courier.take_hint(kind)
-        if kind == hints.QUEUED:
-            if id != self.id:
-                self._bell.ring()
-        elif kind == hints.SCHEDULED:
-            self._due.set()
-        elif kind == hints.LANES:
-            self._lanes.set()
-        elif kind == "cancelled":
-            for run in self._runs.of_task(id):
-                self._interrupt(run, "cancelled")
+    def _take_queued(self, but_for: str) -> None:
+        if but_for != self.id:
+            self._bell.ring()
+
+    def _take_cancelled(self, task_id: str) -> None:
+        for run in self._runs.of_task(task_id):
+            self._interrupt(run, "cancelled")
 
     async def _claim(self) -> None:
         while not self._is_stopping:

@@ -38,11 +38,14 @@ class Courier:
         self._with_traceback = settings.app_env == "development"
         self._due = asyncio.Event()
         self._is_needed = False
+        self._unheard: list[str] = []  # topics with many hints, to subscribe to once there is a webhook
         self._in_flight: dict[asyncio.Task[None], str] = {}
         self._slow: dict[str, None] = {}
         self._after = ""
 
     def start(self, loops: Loops) -> None:
+        self._database.subscribe(hints.NOTIFY, lambda about: self.note_pending(True))
+        self._unheard = [hints.ENDED, hints.CANCELLED]
         loops.start(self._send_due, at=self._due)
 
     def stop(self) -> None:
@@ -53,11 +56,12 @@ class Courier:
         """Whether the worker has seen a webhook in the database that is still to be sent."""
         self._is_needed = is_pending
         if is_pending:
+            while self._unheard:
+                self._database.subscribe(self._unheard.pop(), self._take_ended)
             self._due.set()
 
-    def take_hint(self, kind: str) -> None:
-        self._is_needed |= kind == hints.NOTIFY
-        if self._is_needed and kind in ("ended", "cancelled", hints.NOTIFY):
+    def _take_ended(self, task_id: str) -> None:
+        if self._is_needed:
             self._due.set()
 
     async def _send_due(self) -> None:

@@ -93,9 +93,11 @@ class Database(Protocol):
         often, statements pass over more and more of them until then."""
 
     def publish(self, hint: str) -> None:
-        """Tells every process on this database, this one included. A hint may get lost."""
+        """Tells every process on this database that has subscribed to the hint's topic, its first word, this one
+        included. A hint may get lost."""
 
-    def subscribe(self, callback: Callable[[str], None]) -> None: ...
+    def subscribe(self, topic: str, callback: Callable[[str], None]) -> None:
+        """`callback` is called with the rest of each hint: what it is about, `''` where it is about nothing more."""
 
     async def close(self) -> None: ...
 

@@ -13,7 +13,8 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 MAX_DATAGRAM_BYTES = 60_000
@@ -24,12 +25,35 @@ PEERS_SECONDS = 0.5  # how long the list of the others is cached
 log = logging.getLogger(__name__)
 
 
+class Subscribers:
+    """Of this process, by topic."""
+
+    def __init__(self) -> None:
+        self._callbacks: defaultdict[str, list[Callable[[str], None]]] = defaultdict(list)
+
+    @property
+    def topics(self) -> list[str]:
+        return list(self._callbacks)
+
+    def add(self, topic: str, callback: Callable[[str], None]) -> None:
+        self._callbacks[topic].append(callback)
+
+    def deliver(self, hint: str) -> None:
+        """One that raises is logged: the others hear the hint all the same, and the write that it tells of is done."""
+        topic = topic_of(hint)
+        for callback in self._callbacks.get(topic, ()):
+            try:
+                callback(hint[len(topic) + 1 :])
+            except Exception:
+                log.exception("hints.not_heard", extra={"hint": hint})
+
+
 class Hints:
     """Reach this process alone where there is no `directory`, or where it can't be used."""
 
     def __init__(self, directory: Path | None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._callbacks: list[Callable[[str], None]] = []
+        self.subscribers = Subscribers()
         self._pending: dict[str, None] = {}
         self._peers: list[Path] = []
         self._peers_until = 0.0
@@ -47,14 +71,11 @@ class Hints:
         else:
             self._loop.add_reader(self._mailbox.socket, self._receive, self._mailbox)
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        self._callbacks.append(callback)
-
     def publish(self, hint: str) -> None:
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending[hint] = None
-        self._deliver(hint)
+        self.subscribers.deliver(hint)
 
     def close(self) -> None:
         if self._mailbox is not None:
@@ -88,10 +109,7 @@ class Hints:
         with contextlib.suppress(BlockingIOError):
             for _ in range(64):
                 for hint in mailbox.socket.recv(MAX_DATAGRAM_BYTES).decode(errors="replace").split("\n"):
-                    self._deliver(hint)
-
-    def _deliver(self, hint: str) -> None:
-        deliver(hint, self._callbacks)
+                    self.subscribers.deliver(hint)
 
 
 class Mailbox:
@@ -162,13 +180,8 @@ def _opened(directory: Path) -> int:
     raise PermissionError(f"{directory} is not this user's alone")
 
 
-def deliver(hint: str, callbacks: Iterable[Callable[[str], None]]) -> None:
-    """One that raises is logged: the others hear the hint all the same, and the write that it tells of is done."""
-    for callback in callbacks:
-        try:
-            callback(hint)
-        except Exception:
-            log.exception("hints.not_heard", extra={"hint": hint})
+def topic_of(hint: str) -> str:
+    return hint.partition(" ")[0]
 
 
 def packed(hints: list[str], max_bytes: int) -> list[str]:

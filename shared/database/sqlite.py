@@ -148,8 +148,8 @@ class SQLite:
     def publish(self, hint: str) -> None:
         self._hints.publish(hint)
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        self._hints.subscribe(callback)
+    def subscribe(self, topic: str, callback: Callable[[str], None]) -> None:
+        self._hints.subscribers.add(topic, callback)
 
     async def _write_all(self) -> None:
         """One group after another, while anything waits."""

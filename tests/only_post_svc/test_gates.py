@@ -65,16 +65,16 @@ def test_a_task_that_is_let_in_is_told_of_whatever_let_it_in(store: Bounded) -> 
     for caller in "abc":
         store.submit(key="k", caller=caller)
     (run,) = store.take()
-    heard = store.hear()
+    heard = store.hear(hints.QUEUED)
     store.finish(run, result="1")
-    assert heard == [hints.QUEUED]
+    assert len(heard) == 1
     (run,) = store.take()
     gone = run.caller
     assert store.do(lambda tx: queue.forget(tx, gone))
-    assert heard == [hints.QUEUED] * 2
+    assert len(heard) == 2
     (run,) = store.take()
     store.finish(run, result="1")
-    assert heard == [hints.QUEUED] * 2  # there is none left to let in
+    assert len(heard) == 2  # there is none left to let in
 
 
 def test_tasks_without_a_key_have_no_bound_of_a_key(store: Bounded) -> None:

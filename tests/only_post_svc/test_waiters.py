@@ -25,8 +25,10 @@ PATIENCE_SECONDS = 20
 def on_a_database(work: Callable[[Database, Waiters], Awaitable[T]]) -> T:
     async def connected() -> T:
         database = await connection.connect("sqlite:///:memory:", {"only_post": SCHEMA})
+        waiters = Waiters(database)
+        waiters.start()
         try:
-            return await work(database, Waiters(database))
+            return await work(database, waiters)
         finally:
             await database.close()
 
@@ -90,6 +92,7 @@ def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
     async def work(url: str) -> tuple[TaskRow | None, TaskRow | None]:
         database = await connection.connect(url, {"only_post": SCHEMA})
         waiters = Waiters(database)
+        waiters.start()
         runs = Runs(database, waiters, 30, TaskCounts(), lambda claim: None, asyncio.Event())
         told, quiet = await submit(database), await submit(database, notify="https://example.com/told")
         claims = (await database.write(lambda tx: claim(tx, "t", {"a": 1000}))).claims

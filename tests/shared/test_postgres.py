@@ -434,7 +434,7 @@ def test_whoever_waits_as_long_as_it_takes_is_told_that_the_server_is_silent(rem
 def test_closing_takes_no_longer_because_the_server_is_silent(remote: Engine, proxy: Proxy) -> None:
     async def work() -> None:
         database = await remote.connect()
-        database.subscribe(lambda hint: None)
+        database.subscribe("told", lambda about: None)
         await asyncio.gather(*(way(ids) for way in (database.write, database.read, database.query)))
         proxy.swallow()
         stuck = [asyncio.create_task(way(ids)) for way in (database.write, database.read, database.query)]
@@ -449,10 +449,10 @@ def test_closing_takes_no_longer_because_the_server_is_silent(remote: Engine, pr
 async def heard(database: Database, other: Database, hint: str) -> None:
     """Returns once a hint of the one has reached the other."""
     is_heard = asyncio.Event()
-    database.subscribe(lambda heard: is_heard.set() if heard == hint else None)
+    database.subscribe("told", lambda heard: is_heard.set() if heard == hint else None)
     async with asyncio.timeout(2 * PING_SECONDS + SETTLED_SECONDS):
         while not is_heard.is_set():
-            other.publish(hint)
+            other.publish(f"told {hint}")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await is_heard.wait()
@@ -481,11 +481,11 @@ def test_hints_go_on_after_the_connection_that_listens_is_lost(
 ) -> None:
     async def work(database: Database) -> None:
         other = await postgres.connect()
-        other.subscribe(lambda hint: None)
+        other.subscribe("told", lambda about: None)
         await heard(database, other, "before")
-        database.publish("a hint that may be lost with it")
+        database.publish("told what may be lost with it")
         await asyncio.to_thread(BREAKS[how], postgres, proxy)
-        database.publish("another")
+        database.publish("told more")
         await heard(database, other, "to it")
         await heard(other, database, "from it")
         await other.close()
@@ -506,6 +506,18 @@ def test_hints_go_on_after_a_silence_in_which_nothing_was_published(
     remote.run(work)
 
 
+def test_a_session_is_woken_by_the_topics_that_it_listens_to_alone(postgres: Engine) -> None:
+    async def work(database: Database) -> list[str]:
+        with psycopg.connect(postgres.url, autocommit=True) as listening:
+            listening.execute("LISTEN only_post_told")
+            for hint in ("other", "told you", "another", "told"):
+                database.publish(hint)
+            news = await asyncio.to_thread(lambda: list(listening.notifies(timeout=20, stop_after=1)))
+            return [hint for one in news for hint in one.payload.split("\n")[1:]]
+
+    assert postgres.run(work) == ["told you", "told"]
+
+
 MANY_FILES = """
 import resource
 async def main(engine):
@@ -514,11 +526,11 @@ async def main(engine):
     files = [open("/dev/null") for _ in range(1100)]  # as many as a web process with long polls has
     one, other = await engine.connect(), await engine.connect()
     heard = asyncio.Event()
-    one.subscribe(lambda hint: heard.set())
-    other.subscribe(lambda hint: None)
+    one.subscribe("told", lambda about: heard.set())
+    other.subscribe("told", lambda about: None)
     async with asyncio.timeout(20):
         while not heard.is_set():
-            other.publish("hint")
+            other.publish("told")
             await asyncio.sleep(0.05)
     await one.close()
     await other.close()

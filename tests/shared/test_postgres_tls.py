@@ -47,7 +47,7 @@ def encryption(cluster: Cluster, url: str) -> set[bool]:
     async def use() -> set[bool]:
         database: Database = await connection.connect(url, {})
         try:
-            database.subscribe(lambda hint: None)
+            database.subscribe("told", lambda about: None)
             await asyncio.gather(*(way(lambda tx: tx.now) for way in (database.write, database.read, database.query)))
             rows = await asyncio.to_thread(eventually, lambda: found if len(found := of(cluster)) >= 3 else None)
         finally:

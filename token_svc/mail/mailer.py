@@ -109,11 +109,7 @@ class Mailer:
         self.news = asyncio.Event()
         self._places = asyncio.Semaphore(AT_ONCE)
         self._sending: set[asyncio.Task[None]] = set()
-        database.subscribe(self._take_hint)
-
-    def _take_hint(self, hint: str) -> None:
-        if hint == outbox.HINT:
-            self.news.set()
+        database.subscribe(outbox.HINT, lambda about: self.news.set())
 
     async def step(self) -> None:
         """Starts to send what is due, as many at once as there are places."""

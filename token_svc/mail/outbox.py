@@ -10,7 +10,7 @@ from token_svc.events import NO_ACCOUNT
 
 RESET = "reset"
 VERIFY = "verify"
-HINT = "token mail"  # to other processes: a mail waits
+HINT = "mail"  # to other processes: a mail waits
 RATE = (5, 3600)  # to one address: a stranger cannot fill its inbox
 LEASE_MS = 120_000  # for one that is being sent; longer than a try may take
 FIRST_DELAY_MS = 5_000

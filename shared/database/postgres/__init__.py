@@ -100,8 +100,8 @@ class PostgreSQL:
     def publish(self, hint: str) -> None:
         self._notifications.publish(hint)
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        self._notifications.subscribe(callback)
+    def subscribe(self, topic: str, callback: Callable[[str], None]) -> None:
+        self._notifications.subscribe(topic, callback)
 
     async def close(self) -> None:
         """Waits for what is under way; later units are refused."""

@@ -1,4 +1,5 @@
-"""Hints between the processes of any number of hosts: LISTEN and NOTIFY, on a wire of their own."""
+"""Hints between the processes of any number of hosts: LISTEN and NOTIFY, on a wire of their own. Each topic has a
+channel, so that a process is not woken by what it has not subscribed to."""
 
 import asyncio
 import contextlib
@@ -7,19 +8,19 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from itertools import groupby
 
 import psycopg
 
-from shared.database.hints import deliver, packed
+from shared.database.hints import Subscribers, packed, topic_of
 from shared.database.postgres.connections import PATIENCE_SECONDS, Connector, PatientConnection
 from shared.database.postgres.dialect import statement
 from shared.database.postgres.wire import LOOK_SECONDS, LoopWire
 from shared.errors import Unavailable
 
-CHANNEL = "only_post"
-LISTEN = f"LISTEN {CHANNEL}"
+CHANNEL = "only_post_{topic}"
 # A hint may get lost, so its commit need not wait for the disk. Local: a pooler gives the session to others.
-NOTIFY = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', :payload)"
+NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, :payload)"
 MAX_PAYLOAD_BYTES = 7900  # PostgreSQL takes less than 8000
 MAX_WAITING = 10_000  # while there is no connection; the oldest get lost
 # NOTIFY takes a lock of the whole database when it commits. So one hint goes out at once, and after many that went out
@@ -37,10 +38,10 @@ class Notifications:
     def __init__(self, connections: Connector) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections = connections
-        self._callbacks: list[Callable[[str], None]] = []
+        self._subscribers = Subscribers()
         self._pending: dict[str, None] = {}
         self._outgoing: deque[str] = deque(maxlen=MAX_WAITING)
-        self._id = uuid.uuid4().hex[:12]
+        self._id = uuid.uuid4().hex[:12]  # the topic of its pings, too
         self._heard_at = 0.0
         self._wire: LoopWire | None = None
         self._pausing: asyncio.TimerHandle | None = None
@@ -48,16 +49,18 @@ class Notifications:
         self._closing = asyncio.Event()
         self._is_closed = False
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        self._callbacks.append(callback)
+    def subscribe(self, topic: str, callback: Callable[[str], None]) -> None:
+        self._subscribers.add(topic, callback)
         self._start()
+        if self._wire is not None:
+            self._listen_to(self._wire, topic)
 
     def publish(self, hint: str) -> None:
         self._start()
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending[hint] = None
-        self._deliver([hint])
+        self._subscribers.deliver(hint)
 
     def _start(self) -> None:
         """Not before it is needed: a service that has no hints needs no connection for them."""
@@ -78,10 +81,6 @@ class Notifications:
         self._outgoing.extend(hints)
         if self._pausing is None:
             self._send()
-
-    def _deliver(self, hints: list[str]) -> None:
-        for hint in hints:
-            deliver(hint, self._callbacks)
 
     async def _serve(self) -> None:
         while not self._closing.is_set():
@@ -108,11 +107,9 @@ class Notifications:
         """Returns when this process stops. Raises psycopg.Error when the connection is lost, or has gone deaf."""
         wire = LoopWire(connection, self._loop, patience_seconds=PATIENCE_SECONDS, hear_hint=self._hear)
         try:
-            if wire.is_direct:
-                wire.send(*statement(LISTEN))
-                wire.sync()
-            else:
-                log.info("hints.pooled")  # a pooler's session would listen for its next client: receivers poll
+            self._listen_to(wire, self._id, *self._subscribers.topics)
+            if not wire.is_direct:
+                log.info("hints.pooled")
             self._heard_at = time.monotonic()
             self._wire = wire
             self._go_on()
@@ -125,6 +122,15 @@ class Notifications:
             await self._answered(wire)
             wire.close()
 
+    def _listen_to(self, wire: LoopWire, *topics: str) -> None:
+        """Behind a pooler to none: its session would listen for its next client, so receivers poll."""
+        if not wire.is_direct or wire.is_lost:
+            return
+        with contextlib.suppress(psycopg.Error):  # the next look finds it lost
+            for topic in topics:
+                wire.send(*statement(f"LISTEN {CHANNEL.format(topic=topic)}"))
+            wire.sync()
+
     def _check(self, wire: LoopWire) -> None:
         """Whether it hears itself. To TCP all may be well."""
         if wire.failure is not None:
@@ -133,7 +139,7 @@ class Notifications:
         if silent_seconds >= 2 * PING_SECONDS:
             raise psycopg.InterfaceError("the connection has gone deaf")
         if silent_seconds >= PING_SECONDS and wire.silent_seconds() == 0:
-            self._notify(wire, "")
+            self._notify(wire, [self._id])
 
     def _go_on(self) -> None:
         if self._pausing is not None:
@@ -146,13 +152,15 @@ class Notifications:
             return
         hints = list(dict.fromkeys(self._outgoing))
         self._outgoing.clear()
-        for payload in packed(hints, MAX_PAYLOAD_BYTES):
-            self._notify(self._wire, payload)
+        self._notify(self._wire, hints)
         self._pausing = self._loop.call_later(min(MAX_PAUSE_SECONDS, len(hints) * HINT_SECONDS), self._go_on)
 
-    def _notify(self, wire: LoopWire, payload: str) -> None:
+    def _notify(self, wire: LoopWire, hints: list[str]) -> None:
         with contextlib.suppress(psycopg.Error):  # the next look finds it lost
-            wire.send(*statement(NOTIFY, payload=f"{self._id}\n{payload}"))
+            for topic, some in groupby(sorted(hints, key=topic_of), topic_of):
+                for payload in packed(list(some), MAX_PAYLOAD_BYTES):
+                    channel = CHANNEL.format(topic=topic)
+                    wire.send(*statement(NOTIFY, channel=channel, payload=f"{self._id}\n{payload}"))
             wire.sync()
 
     async def _answered(self, wire: LoopWire) -> None:
@@ -165,5 +173,6 @@ class Notifications:
     def _hear(self, payload: str) -> None:
         self._heard_at = time.monotonic()
         sender, *hints = payload.split("\n")
-        if sender != self._id and hints != [""]:
-            self._deliver(hints)
+        if sender != self._id:
+            for hint in hints:
+                self._subscribers.deliver(hint)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.processes import HTTPService, Service, TokenService, eventually
 from tests.token_svc.users import User
 
-SECONDS = float(os.environ.get("HOSTILE_SECONDS", "5"))
+SECONDS = float(os.environ.get("HOSTILE_SECONDS", "3"))
 MEBIBYTE = 1024 * 1024
 GROWTH_BYTES = 150 * MEBIBYTE
 LEFT_BYTES = 75 * MEBIBYTE  # that the allocator keeps of it

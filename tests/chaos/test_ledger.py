@@ -22,7 +22,7 @@ from tests.chaos.ledger import SEED, Client, Ledger, check_endings, check_runs, 
 from tests.chaos.traces import lines, runners_in
 from tests.processes import TASKS, Process, Service, Worker, eventually, free_port
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "4"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "3"))
 LEASE_SECONDS = 2
 CLIENTS = 4
 

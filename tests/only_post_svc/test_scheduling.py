@@ -15,7 +15,7 @@ from tests.processes import TASKS, Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
 SCHEDULED = "tests.scheduled_tasks"
-SECONDS = float(os.environ.get("SCHEDULE_SECONDS", "4"))  # how long workers are killed
+SECONDS = float(os.environ.get("SCHEDULE_SECONDS", "3"))  # how long workers are killed
 LONG_AGO = 1_700_000_000_000
 
 on_a_file = pytest.mark.parametrize("storage", ["sqlite"], indirect=True)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from only_post_svc import elsewhere, gates, hints, queue, schedules, shares
 from only_post_svc.backlog import Count
@@ -16,7 +17,8 @@ from only_post_svc.settings import Settings
 from only_post_svc.worker.clock_watch import ClockWatch
 from shared import departures, idempotency
 from shared.auth import MAX_LIFETIME_SECONDS
-from shared.database import Database, Transaction
+from shared.database import Database, Transaction, Unit
+from shared.errors import Unavailable
 from shared.loops import Loops
 from shared.pruning import MAX_PRUNED
 
@@ -31,6 +33,8 @@ SERVICE = "only_post"  # the name of its tables
 LOST = queue.error("worker_lost", "its worker stopped renewing the lease")
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Upkeep:
@@ -83,7 +87,7 @@ class Upkeep:
             if seconds > 0:
                 await self._until_due(seconds)
                 continue
-            queued, ticked = await self._database.write(self._queue_due, is_long=True)
+            queued, ticked = await self._queue(self._queue_due)
             self._counts.submitted(ticked)
             if queued or ticked:
                 self._database.publish(hints.QUEUED)
@@ -95,6 +99,15 @@ class Upkeep:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._due.wait()
+
+    async def _queue(self, unit: Unit[T]) -> T:
+        """The value of a unit that queues tasks. Workers look for them also where only the answer to its commit may
+        have got lost."""
+        try:
+            return await self._database.write(unit, is_long=True)
+        except Unavailable:
+            self._database.publish(hints.QUEUED)
+            raise
 
     def _queue_due(self, tx: Transaction) -> tuple[int, list[NewTask]]:
         """How many tasks were queued; where none was due, the tasks that schedules have made."""
@@ -140,7 +153,7 @@ class Upkeep:
             queue.renew(tx, mine, self._lease_seconds)  # this worker was held up, but is not dead
             return queue.recover(tx, LOST, self._lease_seconds)
 
-        recovered = await self._database.write(unit, is_long=True)
+        recovered = await self._queue(unit)
         self._counts.took_back(len(recovered))
         for task_id in recovered:
             self._database.publish(hints.ended(task_id))

@@ -395,8 +395,8 @@ def test_turns_go_round_the_callers_whatever_each_has_waiting(start_service: Cal
     few = bob.batch([{"type": "nap", "payload": {"seconds": 0.05}}] * 20)
     for task_id in few:
         assert bob.find(task_id, wait=25)["status"] == "succeeded"
-    ended = {ann.find(task_id)["status"] for task_id in many[100:]}
-    assert ended == {"queued"}  # of each caller about as many were served
+    queued = ann.post("/api/tasks", {"status": "queued", "limit": 200}).json()["items"]
+    assert {task["task_id"] for task in queued} >= set(many[100:])  # of each caller about as many were served
 
 
 @ON_A_FILE

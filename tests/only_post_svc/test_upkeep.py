@@ -1,0 +1,51 @@
+"""What every worker does for all, over a database that does not always answer."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from only_post_svc import hints, queue
+from only_post_svc.main import SCHEMA
+from only_post_svc.metrics import TaskCounts
+from only_post_svc.queue import NewTask
+from only_post_svc.settings import Settings
+from only_post_svc.worker.upkeep import Upkeep
+from shared.database import Database, connection
+from shared.errors import Unavailable
+from tests.shared.engines import ENGINES
+
+DUE_SOON = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1, delay_ms=1)
+
+
+def upkeep_of(database: Database) -> Upkeep:
+    events = asyncio.Event(), asyncio.Event()
+    settings = Settings.from_env({}, makes_files=False)
+    return Upkeep(database, settings, list, *events, TaskCounts(), [], lambda is_pending: None)
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_what_was_queued_is_told_though_the_answer_to_its_commit_was_lost(
+    engine_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(url: str) -> tuple[list[str], bool]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        await database.write(lambda tx: queue.submit(tx, "", DUE_SOON))
+        heard: list[str] = []
+        database.subscribe(hints.QUEUED, heard.append)
+        write = database.write
+
+        async def losing(*unit: Any, **options: Any) -> None:
+            await write(*unit, **options)
+            raise Unavailable("database_unavailable", "no answer")
+
+        monkeypatch.setattr(database, "write", losing)
+        with pytest.raises(Unavailable):
+            await upkeep_of(database)._promote()
+        has_queued = (await database.read(lambda tx: queue.look(tx, lease_seconds=30))).has_queued
+        await database.close()
+        return heard, has_queued
+
+    with ENGINES[engine_name](tmp_path) as engine:
+        assert asyncio.run(work(engine.url)) == ([""], True)

@@ -165,6 +165,7 @@ class Child(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is one without being a subclass
 
     def data_received(self, data: bytes) -> None:
+        self._output.drain()  # what was printed before comes before
         try:
             for message, blob in self._unpacker.feed(data):
                 self._receive(kind_of(message), message, blob)

@@ -34,7 +34,6 @@ class Output:
 
     def take(self, message: dict[str, Any], about: dict[str, Any]) -> None:
         """A line that says whose it is."""
-        self.drain()  # what was printed before comes before
         if not self._told.admit():
             return
         if logger := message["logger"]:
@@ -45,7 +44,6 @@ class Output:
 
     def end_run(self, dropped: int) -> None:
         """What comes from now on is another run's."""
-        self.drain()
         if self._rest and self._throttle.admit():
             self._log(self._rest)
         self._rest = b""
@@ -53,6 +51,7 @@ class Output:
 
     def close(self) -> None:
         if self._is_open:
+            self.drain()
             self.end_run(0)
             self._stop()
 

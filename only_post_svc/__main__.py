@@ -121,8 +121,7 @@ def _add_webhooks(parser: argparse.ArgumentParser) -> None:
     retry = add("retry", webhooks.retry_webhook, "send the news of a task's end once more")
     retry.add_argument("task_id", metavar="ID", type=text)
     add_json(*actions.choices.values())
-    secret = actions.add_parser("secret", help="print what receivers verify signatures with")
-    secret.set_defaults(run=lambda options: webhooks.show_secrets(server.settings_or_fail(Settings)))
+    add("secret", webhooks.show_secrets, "print what receivers verify signatures with")
 
 
 def _add_run(one: argparse.ArgumentParser) -> None:

@@ -31,7 +31,8 @@ from shared.health import Health
 from shared.http import server
 from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
-from shared.pages import cursors
+from shared.lasting_secrets import lasting_secrets
+from shared.pages import Cursors
 from shared.rate_limits import RateLimit
 from shared.settings import SettingsError, is_this_machine
 
@@ -71,7 +72,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
                 claimants=claimants,
                 note_claims=worker.note_claims,
                 expect_task=worker.expect_task,
-                cursors=await cursors(database, settings.secret_key),
+                cursors=Cursors(await lasting_secrets(database, settings)),
                 rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
                 document=lru_cache(MAX_DOCUMENTS)(partial(document, settings, types)),
             )

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hmac
 from typing import Any
 
 from only_post_svc.registry import BUILTIN
@@ -65,13 +64,6 @@ class Settings(settings.Settings):
             given.setdefault("task_auth", "required")
             given.setdefault("shipped_tasks", False)
         return given
-
-    @property
-    def webhook_secrets(self) -> tuple[Secret, ...]:
-        """The keys that sign. Without WEBHOOK_SECRET they are derived from SECRET_KEY, so that nothing is sent
-        unsigned."""
-        derived = (hmac.digest(secret.value, b"webhook", "sha256") for secret in self.secret_key)
-        return self.webhook_secret or tuple(map(Secret, derived))
 
     @property
     def receivers(self) -> Receivers:

@@ -113,6 +113,11 @@ def is_public(address: Address) -> bool:
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 §2.4: mapped and translated IPv4 lie outside
 
 
+def signing_secrets(given: Sequence[Secret], lasting: Sequence[bytes]) -> list[Secret]:
+    """WEBHOOK_SECRET's or, so that nothing is sent unsigned, one of each lasting secret."""
+    return list(given) or [Secret(hmac.digest(secret, b"webhook", "sha256")) for secret in lasting]
+
+
 def signature(secrets: Sequence[Secret], message_id: str, timestamp: int, body: bytes) -> str:
     """One signature for each secret, so that receivers can change secrets while two are in use."""
     signed = f"{message_id}.{timestamp}.".encode() + body

@@ -5,19 +5,14 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from secrets import token_urlsafe
 
-from shared.database import Database, Transaction
 from shared.errors import BadRequest, Invalid
 from shared.schemas import Fault
-from shared.settings import Secret
 from shared.strict_json import encode
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 TAG_BYTES = 16
-
-KEEP = "INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
 
 
 class Cursors:
@@ -47,18 +42,6 @@ class Cursors:
     @staticmethod
     def _tag(key: bytes, position: str, bound: tuple[str | None, ...]) -> bytes:
         return hmac.digest(key, repr((position, bound)).encode(), hashlib.sha256)[:TAG_BYTES]
-
-
-async def cursors(database: Database, secrets: Sequence[Secret]) -> Cursors:
-    """Signed with `secrets`; where there are none, with one that all processes find in the database."""
-    return Cursors([secret.value for secret in secrets] or [await database.write(_kept_secret)])
-
-
-def _kept_secret(tx: Transaction) -> bytes:
-    tx.put(KEEP, name="cursors", value=token_urlsafe(48))
-    row = tx.one("SELECT value FROM secret WHERE name = :name", name="cursors")
-    assert row is not None
-    return str(row[0]).encode()
 
 
 def list_json(items: Iterable[str], **more: object) -> str:

@@ -283,6 +283,11 @@ class Settings:
         return Path(self.state_dir, "secret_key").absolute()
 
     @property
+    def has_derived_secret(self) -> bool:
+        """Whether `secret_key` is the hash of the signing key, for want of another."""
+        return self.secret_origin in ("SIGNING_KEY", "SIGNING_KEY_FILE")
+
+    @property
     def has_public_keys(self) -> bool:
         return bool(self.jwks or self.jwks_file)
 
@@ -316,7 +321,7 @@ def _need_both(given: Mapping[str, Any], first: str, second: str) -> None:
 
 
 def _derived_secret(given: Mapping[str, Any]) -> tuple[Secret, ...]:
-    """With a private key alone, cursors and the like are signed with its hash, which is the same on all hosts."""
+    """With a private key alone, its hash, which is the same on all hosts."""
     keys = [given[name].value for name in ("signing_key", "signing_key_file") if name in given]
     return (Secret(hashlib.sha256(b"".join(keys)).digest()),) if keys else ()
 

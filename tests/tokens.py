@@ -8,6 +8,9 @@ import time
 import uuid
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from shared.auth import TOKEN_TYPE, Claims
 from shared.keys import key_id
 from shared.settings import Settings
@@ -17,6 +20,12 @@ SECRET = "a secret of the tests that is long enough to be taken"
 
 
 KEYS = [SECRET.encode()]  # refresh tokens are derived with
+
+
+def private_key() -> str:
+    """A new one to sign with, in PEM."""
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(*form).decode()
 
 
 def claims(**changes: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What makes a session: registration, login by password, refresh; and changes of email and password."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from shared.auth import Claims
@@ -35,6 +35,7 @@ class Grants:
     database: Database
     passwords: Passwords
     settings: Settings
+    secrets: Sequence[bytes] = field(repr=False)  # of which refresh tokens are derived, by the first
 
     async def register(self, wanted: RegisterRequest, address: str, language: str = "") -> Pair:
         """A new account and its first session. Raises 403, 409, 422, 429."""
@@ -172,7 +173,7 @@ class Grants:
         """A new pair for the session. Raises InvalidGrant."""
 
         def unit(tx: Transaction) -> Pair | None:
-            pair = sessions.rotate(tx, token, [secret.value for secret in self.settings.secret_key])
+            pair = sessions.rotate(tx, token, self.secrets)
             if pair is None:
                 return None
             if not pair.refresh_token:

@@ -13,8 +13,9 @@ from shared.database import Database, Unit, connection
 from shared.health import Health
 from shared.http import server
 from shared.keys import load_keys, published_keys
+from shared.lasting_secrets import lasting_secrets
 from shared.loops import Loops, Step
-from shared.pages import cursors
+from shared.pages import Cursors
 from shared.pruning import MAX_PRUNED
 from shared.rate_limits import AtOnce, RateLimit
 from shared.settings import SettingsError
@@ -52,6 +53,7 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     except SettingsError as error:
         server.fail_now(str(error))
     server.log_start(settings)
+    secrets = await lasting_secrets(database, settings)
     passwords = Passwords(settings.password_min_length)
     upkeep = Loops(lambda: None)
     left = asyncio.Event()
@@ -63,10 +65,10 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
             database=database,
             token_door=door,
             issuer=issuer,
-            grants=Grants(database, passwords, settings),
+            grants=Grants(database, passwords, settings, secrets),
             clients=Clients(database, settings),
             recovery=Recovery(database, passwords, settings),
-            cursors=await cursors(database, settings.secret_key),
+            cursors=Cursors(secrets),
             keys=published_keys(settings),
             exports=AtOnce(EXPORTS),
             rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,

@@ -8,6 +8,7 @@ from only_post_svc.settings import WHSEC, Settings
 from only_post_svc.webhooks import Webhook
 from shared.cli.terminal import Failure, table
 from shared.database import Database
+from shared.lasting_secrets import lasting_secrets
 from shared.pages import list_json
 from shared.strict_json import encode
 
@@ -33,7 +34,8 @@ async def retry_webhook(database: Database, settings: Settings, options: argpars
     print(encode({"task_id": options.task_id}) if options.json else "it is sent again")
 
 
-def show_secrets(settings: Settings) -> None:
+async def show_secrets(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     """What receivers verify with, the one that signs first."""
-    for secret in settings.webhook_secrets:
+    lasting = await lasting_secrets(database, settings)
+    for secret in webhooks.signing_secrets(settings.webhook_secret, lasting):
         print(f"{WHSEC}{base64.b64encode(secret.value).decode()}")

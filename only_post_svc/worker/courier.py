@@ -15,7 +15,9 @@ from only_post_svc.webhooks import GONE, Hands, Webhook
 from only_post_svc.worker.delivery import Failed, Post, deliver
 from shared import VERSION
 from shared.database import Database
+from shared.lasting_secrets import lasting_secrets
 from shared.loops import Loops
+from shared.settings import Secret
 
 HANDS = 32  # deliveries at once
 OF_A_HOST = 4
@@ -33,7 +35,8 @@ class Courier:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._secrets = settings.webhook_secrets
+        self._settings = settings
+        self._secrets: list[Secret] = []  # once something was signed
         self._deliver: Deliver = partial(deliver, receivers=settings.receivers)
         self._with_traceback = settings.app_env == "development"
         self._due = asyncio.Event()
@@ -117,7 +120,7 @@ class Courier:
         error, is_final = None, False
         try:
             failed_runs = await self._database.read(lambda tx: failures.of(tx, task.id)) if task.has_failures else []
-            status = await self._deliver(self._post(webhook, task, failed_runs))
+            status = await self._deliver(await self._post(webhook, task, failed_runs))
             if not 200 <= status < 300:
                 error, is_final = f"answered {status}", status == GONE
         except Failed as failed:
@@ -131,7 +134,10 @@ class Courier:
         else:
             log.warning("webhook.failed", extra={**extra, "reason": error})
 
-    def _post(self, webhook: Webhook, task: TaskRow, failed: list[FailureRow]) -> Post:
+    async def _post(self, webhook: Webhook, task: TaskRow, failed: list[FailureRow]) -> Post:
+        if not self._secrets:
+            lasting = await lasting_secrets(self._database, self._settings)
+            self._secrets = webhooks.signing_secrets(self._settings.webhook_secret, lasting)
         told = fetched_json(task._replace(notify=None), failed, with_traceback=self._with_traceback)
         body, now = told.encode(), int(time.time())
         headers = {

@@ -22,6 +22,7 @@ from tests.only_post_svc.store import ERROR, LOST, Store
 from tests.processes import Service, Worker, eventually
 from tests.receivers import Receiver, receiving
 from tests.shared.engines import ENGINES
+from tests.tokens import private_key
 from tests.transactions import opened
 
 KEYS = [f"whsec_{base64.b64encode(bytes([number]) * 24).decode()}" for number in (1, 2)]
@@ -194,7 +195,8 @@ def test_an_operator_sends_it_again(store: Telling) -> None:
 
 
 def test_a_signature_is_what_standard_webhooks_verifies_with_each_secret() -> None:
-    secrets = Settings.from_env({"SECRET_KEY": "s" * 32, "WEBHOOK_SECRET": ",".join(KEYS)}).webhook_secrets
+    given = Settings.from_env({"SECRET_KEY": "s" * 32, "WEBHOOK_SECRET": ",".join(KEYS)}).webhook_secret
+    secrets = webhooks.signing_secrets(given, [b"s" * 32])
     signed = webhooks.signature(secrets, "id", 1_800_000_000, b'{"a":1}')
     assert len(signed.split(" ")) == 2
     for key, one in zip(KEYS, signed.split(" "), strict=True):
@@ -220,10 +222,11 @@ def test_hosts_are_named_in_any_case_and_addresses_in_brackets_too() -> None:
     assert [receivers.fault(f"http://{host}/x") for host in ("hooks.internal", "[::1]")] == [None, None]
 
 
-def test_without_a_secret_of_its_own_it_signs_with_one_that_secret_key_gives() -> None:
-    settings = Settings.from_env({"SECRET_KEY": f"{'s' * 32},{'t' * 32}"})
-    assert len({secret.value for secret in settings.webhook_secrets} - {b"s" * 32, b"t" * 32}) == 2
-    assert all(isinstance(secret, Secret) for secret in settings.webhook_secrets)
+def test_without_a_secret_of_its_own_it_signs_with_one_of_each_lasting_secret() -> None:
+    lasting = [b"s" * 32, b"t" * 32]
+    secrets = webhooks.signing_secrets((), lasting)
+    assert len({secret.value for secret in secrets} - set(lasting)) == 2
+    assert all(isinstance(secret, Secret) for secret in secrets)
 
 
 @pytest.fixture
@@ -270,6 +273,17 @@ def test_a_receiver_gets_the_task_signed(start_service: Callable[..., Service], 
     body = {"name": "told", "type": "echo", "every": 1, "notify": f"{receiver.url}/tick"}
     assert service.post("/api/schedule", body).json()["notify"] == f"{receiver.url}/tick"
     eventually(lambda: receiver.of("/tick"))
+
+
+def test_where_tokens_are_only_verified_webhooks_are_signed_too(
+    start_service: Callable[..., Service], receiver: Receiver, tmp_path: Path
+) -> None:
+    keys = command(tmp_path, "token_svc", "keys", "public", SIGNING_KEY=private_key()).stdout
+    service = start_service(WORKER_PROCESSES="1", JWKS=keys, TASK_AUTH="off")
+    told(service, service.submit("echo", notify=receiver.url)["task_id"])
+    done = command(service.log.parent, "only_post_svc", "webhooks", "secret", **service.env)
+    (news,) = receiver.got
+    standardwebhooks.Webhook(done.stdout.strip()).verify(news.body, news.headers)
 
 
 def test_one_slow_receiver_delays_no_other(start_service: Callable[..., Service], receiver: Receiver) -> None:

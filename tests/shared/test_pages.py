@@ -1,15 +1,11 @@
 """Cursors are opaque, bound and signed."""
 
-import asyncio
 import base64
 
 import pytest
 
-from shared.database import Database, connection
 from shared.errors import BadRequest
-from shared.pages import Cursors, cursors
-from shared.settings import Secret
-from tests.shared.engines import Engine
+from shared.pages import Cursors
 
 OLD, NEW = b"an old secret " * 3, b"a new secret " * 3
 CURSORS = Cursors([NEW])
@@ -92,21 +88,3 @@ def test_a_cursor_of_a_retired_secret_is_refused() -> None:
 
 def test_a_cursor_does_not_show_its_secret() -> None:
     assert NEW[:8] not in base64.urlsafe_b64decode(CURSOR)
-
-
-def test_without_a_secret_all_processes_sign_with_one_that_is_kept_in_the_database(engine: Engine) -> None:
-    async def work(database: Database) -> str:
-        first, second = await cursors(database, ()), await cursors(database, ())
-        return second.read(first.write("9", "a"), "a")
-
-    assert engine.run(work) == "9"
-
-
-def test_a_secret_that_is_given_signs() -> None:
-    async def work() -> str:
-        database = await connection.connect("sqlite:///:memory:", {})
-        made = await cursors(database, [Secret(b"s" * 32)])
-        await database.close()
-        return Cursors([b"s" * 32]).read(made.write("9"))
-
-    assert asyncio.run(work()) == "9"

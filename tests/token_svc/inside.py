@@ -74,7 +74,7 @@ def run(work: Callable[[Inside], Coroutine[Any, Any, T]], **env: str) -> T:
         passwords = Passwords(settings.password_min_length)
         passwords.turns = turns = CountingTurns(2, 32, "passwords")
         try:
-            return await work(Inside(database, turns, Grants(database, passwords, settings)))
+            return await work(Inside(database, turns, Grants(database, passwords, settings, [SECRET.encode()])))
         finally:
             passwords.close()
             await database.close()

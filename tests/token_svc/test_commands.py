@@ -388,6 +388,26 @@ def test_after_a_rotation_the_new_key_signs_and_old_tokens_go_on_working(
 
 
 @ON_A_FILE
+def test_after_a_rotation_cursors_and_refresh_tokens_go_on_working(
+    start_tokens: Callable[..., TokenService], tmp_path: Path
+) -> None:
+    key_of(tmp_path, "key.pem")
+    service = start_tokens(SIGNING_KEY_FILE="key.pem")
+    user = User(service)
+    user.add(1), user.add(2)
+    page = user.get("/data?limit=1").json()
+    refreshed = [user.refresh_token]
+    user.take(service.post("/token", {"grant_type": "refresh_token", "refresh_token": refreshed[0]}).json())
+    rotate(tmp_path, "--jwks", "jwks.json")
+    service.terminate()
+    user.service = start_tokens(**KEYS)
+    assert user.get(f"/data?cursor={page['next_cursor']}").status_code == 200
+    assert user.get(f"/data?since={page['since']}").status_code == 200
+    again = user.service.post("/token", {"grant_type": "refresh_token", "refresh_token": refreshed[0]})
+    assert again.json()["refresh_token"] == user.refresh_token
+
+
+@ON_A_FILE
 def test_whoever_verifies_knows_the_next_key_before_it_signs(
     start_tokens: Callable[..., TokenService], tmp_path: Path
 ) -> None:

@@ -104,7 +104,8 @@ def claim(
     max_running_per_caller: int | None = None,
 ) -> Taken:
     """Claims tasks of these types alone, by turns of their callers: `after` is the one who was served last."""
-    lanes = [Lane(False, type, limit) for type in kinds]
+    # With those whose code was a `def` of the service's own when they were submitted.
+    lanes = [Lane(is_alone, type, limit) for type in kinds for is_alone in (False, True)]
     has_hand, portions = up_to(limit), PortionsElsewhere(tx, max_running_per_caller)
 
     def fits(one: Candidate) -> bool:

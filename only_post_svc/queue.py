@@ -366,10 +366,13 @@ def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     return True
 
 
+# Where its type's tasks wait today: that may have changed since it was submitted.
+LANE = "coalesce((SELECT lane.type FROM lane WHERE lane.type = task.type AND is_kept = 1), '')"
+
 RETRY = f"""
 UPDATE task SET status = 'queued', attempt = 0, run_at = :now, started_at = NULL, finished_at = NULL,
     progress = NULL, error = NULL, gate = NULL, permits = 0,
-    lane = coalesce((SELECT lane.type FROM lane WHERE lane.type = task.type AND is_kept = 1), '')
+    lane = {LANE}
 WHERE {MINE} AND status IN ('failed', 'cancelled')
 """
 
@@ -552,8 +555,8 @@ def backoff_seconds(attempt: int) -> float:
 
 
 # Materialized, or PostgreSQL may look for the due ones again for every row, and queue more than so many.
-PROMOTE = """
-UPDATE task SET status = 'queued' WHERE id IN (
+PROMOTE = f"""
+UPDATE task SET status = 'queued', lane = {LANE} WHERE id IN (
     WITH due AS MATERIALIZED (
         SELECT id FROM task WHERE status = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT :most
         FOR UPDATE SKIP LOCKED

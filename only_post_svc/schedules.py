@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from only_post_svc import queue
+from only_post_svc import queue, shares
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.recurrence import NeverTicks, Recurrence
 from only_post_svc.registry import TaskType
@@ -165,7 +165,12 @@ def forget(tx: Transaction, caller: str) -> bool:
 
 def run_now(tx: Transaction, row: ScheduleRow) -> TaskRow:
     """Makes a task of the schedule, beside those of its ticks."""
-    return queue.submit(tx, row.caller, row.new_task)
+    return queue.submit(tx, row.caller, _placed(tx, row.new_task))
+
+
+def _placed(tx: Transaction, new: NewTask) -> NewTask:
+    """Where its type's tasks wait today: that may have changed since the schedule was made."""
+    return new._replace(lane=new.type if new.type in shares.kept(tx) else shares.ALL)
 
 
 IN_CODE = "SELECT name, mark FROM schedule WHERE caller = '' AND in_code = 1"
@@ -237,7 +242,7 @@ def _tick_one(tx: Transaction, row: ScheduleRow, since: int, admit: Admit) -> li
         ticks, next_tick = [], tx.now + AGAIN_MS
     if tx.run(MOVE, next=next_tick, seen=row.next_run_at, **_key(row)) == 0:
         return []
-    new, last, skipped = row.new_task, row.last_task_id, row.skipped
+    new, last, skipped = _placed(tx, row.new_task), row.last_task_id, row.skipped
     made = 0
     for moment in ticks:
         if task := _make(tx, row, new, last, moment, admit):

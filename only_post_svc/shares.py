@@ -326,8 +326,7 @@ def _move_misplaced(tx: Transaction, candidates: Iterable[Candidate], kinds: Map
         tx.put(f"UPDATE task SET is_alone = 1 WHERE id IN {ids}", **values)
     strange = [one for one in candidates if one.type not in kinds and one.lane == ALL]
     types = sorted({one.type for one in strange})
-    for type in types:
-        tx.put(OPEN_LANE, type=type)
+    open_lanes(tx, types)
     places = sorted({(one.is_alone, one.caller) for one in strange})
     names, values = listed("type", types)
     for is_alone, caller in places:
@@ -349,6 +348,11 @@ def own_lanes(tx: Transaction) -> list[OwnLane]:
     return [OwnLane(type, bool(is_paused), bool(is_kept)) for type, is_paused, is_kept in rows]
 
 
+def kept(tx: Transaction) -> list[str]:
+    """The types whose code runs elsewhere."""
+    return [lane.type for lane in own_lanes(tx) if lane.is_kept]
+
+
 PAUSE = """
 INSERT INTO lane (type, is_paused, is_kept) VALUES (:type, 1, 0) ON CONFLICT (type) DO UPDATE SET is_paused = 1
 """
@@ -366,6 +370,49 @@ def resume(tx: Transaction, type: str) -> None:
 def paused(tx: Transaction) -> list[str]:
     """Which types are."""
     return [lane.type for lane in own_lanes(tx) if lane.is_paused]
+
+
+# Lanes with tasks that no worker looks into, in a skip scan: the type was given back to the service's own workers, and
+# a process with the code of before has stored another task since.
+LOST_LANES = """
+WITH RECURSIVE used (lane) AS (
+    SELECT (SELECT lane FROM task WHERE lane <> '' AND finished_at IS NULL ORDER BY lane LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT lane FROM task WHERE lane <> '' AND finished_at IS NULL AND lane > used.lane ORDER BY lane LIMIT 1
+    ) FROM used WHERE used.lane IS NOT NULL
+)
+SELECT lane FROM used WHERE lane IS NOT NULL AND lane NOT IN (SELECT type FROM lane)
+"""
+
+
+def lost_lanes(tx: Transaction) -> list[str]:
+    return [lane for (lane,) in tx.all(LOST_LANES)]
+
+
+def open_lanes(tx: Transaction, types: Iterable[str]) -> None:
+    for type in sorted(types):
+        tx.put(OPEN_LANE, type=type)
+
+
+IS_OUTSIDE = "status = 'queued' AND lane = '' AND type IN (SELECT type FROM lane WHERE is_kept = 1)"
+MOVE_IN = f"""
+UPDATE task SET lane = type WHERE id IN (
+    WITH outside AS MATERIALIZED (SELECT id FROM task WHERE {IS_OUTSIDE} LIMIT :most FOR UPDATE SKIP LOCKED)
+    SELECT id FROM outside
+)
+"""
+
+
+def is_any_outside(tx: Transaction) -> bool:
+    """Whether a task whose code runs elsewhere waits among those of the service's own workers. These move it when they
+    meet it; where there are none, it would wait for ever."""
+    return tx.one(f"SELECT 1 FROM task WHERE {IS_OUTSIDE} LIMIT 1") is not None
+
+
+def move_in(tx: Transaction) -> int:
+    """Moves some of them into their lanes: how many."""
+    return tx.run(MOVE_IN, most=MAX_APART)
 
 
 LOCK_LANE = "SELECT 1 FROM lane WHERE type = :type AND is_paused = 0 AND is_kept = 0 FOR UPDATE"

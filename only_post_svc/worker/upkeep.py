@@ -64,6 +64,7 @@ class Upkeep:
         self._note_webhooks = note_webhooks
         self._is_declared: bool | None = None  # whether any schedule stands in code; None before the first look
         self._limits = settings.max_queued, settings.max_queued_per_caller
+        self._declared_lanes = asyncio.Event()
         self._mended = Gate("")
         self._has_set_bounds = False
         self.clock = ClockWatch(settings.lease_seconds)
@@ -76,7 +77,7 @@ class Upkeep:
         loops.start(self._sweep, every=SWEEP_SECONDS)
         loops.start(self._vacuum, every=VACUUM_SECONDS)
         loops.start(self._mend_gates, every=MEND_SECONDS)
-        loops.start(self._drop_lanes, every=PRUNE_SECONDS)
+        loops.start(self._settle_lanes, at=self._declared_lanes, every=PRUNE_SECONDS)
 
     async def _promote(self) -> None:
         while True:
@@ -128,6 +129,8 @@ class Upkeep:
             return schedules.declare(tx, self.declared, is_start=is_start)
 
         self._is_declared = await self._database.write(unit)
+        if is_start:
+            self._declared_lanes.set()
         if is_start and self._is_declared:
             self._due.set()
 
@@ -178,9 +181,19 @@ class Upkeep:
             gates.set_bounds(tx, {one.type: (one.max_running, one.max_running_per_key) for one in self._types})
         return gates.mend(tx, self._mended)
 
-    async def _drop_lanes(self) -> None:
-        if await self._database.read(shares.own_lanes):
+    async def _settle_lanes(self) -> None:
+        """Has all tasks wait where those look who can run them, also after a type has got its code elsewhere, or no
+        longer."""
+        if lost := await self._database.read(shares.lost_lanes):
+            await self._database.write(lambda tx: shares.open_lanes(tx, lost))
+            self._database.publish(hints.LANES)
+        lanes = await self._database.read(shares.own_lanes)
+        if lanes:
             await self._database.write(shares.drop_empty_lanes)
+        while any(lane.is_kept for lane in lanes) and await self._database.query(shares.is_any_outside):
+            if not await self._database.write(shares.move_in, is_long=True):
+                break  # others have them just now
+            self._database.publish(hints.QUEUED)
 
     async def _prune(self) -> None:
         if self.clock.is_distrusted:

@@ -176,6 +176,7 @@ PLANS = {
         {"task_list_failed", "task_list_cancelled", "task_pkey", "lane_pkey", "task_unique", "task_failure_of"},
     ),
     "pause": Plan(lambda tx: shares.pause(tx, "a"), {"lane_pkey"}),
+    "lost lanes": Plan(shares.lost_lanes, {"task_apart", "lane_pkey"}),
     "drop empty lanes": Plan(shares.drop_empty_lanes, {"lane_pkey", "task_apart"}),
 }
 KEYED = {"task_list_by_key"}

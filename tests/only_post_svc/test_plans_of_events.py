@@ -63,7 +63,7 @@ PLANS = {
     "note": Plan(lambda tx: webhooks.note(tx, DUE, None), {"webhook_pkey"}),
     "note failure": Plan(lambda tx: webhooks.note(tx, DUE, "no"), {"webhook_pkey"}),
     "find webhooks": Plan(lambda tx: webhooks.find(tx, ["sent-1", "sent-2"]), {"webhook_pkey"}),
-    "tick": Plan(tick, {"schedule_due", "schedule_pkey", "task_pkey"}),
+    "tick": Plan(tick, {"schedule_due", "schedule_pkey", "task_pkey", "lane_pkey"}),
     "tick nothing": Plan(lambda tx: schedules.tick(At(tx, START), [], None, admit), {"schedule_due"}),
     "save": Plan(lambda tx: schedules.save(tx, "caller-7", NEW_SCHEDULE), {"schedule_pkey"}),
     "page": Plan(lambda tx: schedules.page(tx, "caller-7", ("name-17", 0), 50), {"schedule_pkey"}),

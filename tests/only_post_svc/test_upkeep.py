@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import hints, queue
+from only_post_svc import hints, queue, shares
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import NewTask
@@ -49,3 +49,19 @@ def test_what_was_queued_is_told_though_the_answer_to_its_commit_was_lost(
 
     with ENGINES[engine_name](tmp_path) as engine:
         assert asyncio.run(work(engine.url)) == ([""], True)
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_a_lane_that_no_worker_looks_into_is_opened_again(engine_name: str, tmp_path: Path) -> None:
+    """Its type's code ran elsewhere, and a process that does not know better has stored another task since."""
+
+    async def work(url: str) -> list[str]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        await database.write(lambda tx: queue.submit(tx, "", DUE_SOON._replace(lane="a")))
+        await upkeep_of(database)._settle_lanes()
+        lanes = await database.read(shares.own_lanes)
+        await database.close()
+        return [lane.type for lane in lanes]
+
+    with ENGINES[engine_name](tmp_path) as engine:
+        assert asyncio.run(work(engine.url)) == ["a"]

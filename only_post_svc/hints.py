@@ -10,7 +10,7 @@ CANCELLED = "cancelled"
 
 
 def queued_but_for(worker_id: str) -> str:
-    """A task can be claimed, but this worker has looked for it by then."""
+    """A task can be claimed. The worker named ignores it: its claim was in the same transaction."""
     return f"{QUEUED} {worker_id}"
 
 

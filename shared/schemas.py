@@ -2,7 +2,8 @@
 
 The wire's own shapes (dataclasses) and the parameters of a task's handler go the same way:
 `schema_of` turns an annotation into a schema, `validator` a schema into a check that collects
-faults with JSON pointers, `build` a checked value into what the annotation asks for.
+faults with JSON pointers, and `builder` makes the function that turns a checked value into what
+the annotation names.
 """
 
 import dataclasses

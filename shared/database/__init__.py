@@ -58,8 +58,8 @@ class Transaction(Protocol):
         """Other transactions wait here for the same name until this one ends."""
 
     def publish(self, hint: str) -> None:
-        """As a database does, with the commit, and once for all units of the transaction: before those units begin that
-        have waited for it."""
+        """Sent with the commit, once however many units publish it, and before the units that waited for the
+        transaction begin."""
 
     def republish(self, hint: str, instead: str) -> None:
         """Publishes another hint in place of one that this transaction's units have published by now, if any has."""

@@ -18,7 +18,7 @@ SELECT clock, 1 / (abs(clock - :supposed) <= {MAX_WRONG_MS})::int {{more}} FROM 
 
 
 class WrongClock(psycopg.OperationalError):
-    """The server's has been set, or this process has slept. Nothing was committed; another try asks."""
+    """The server's clock was set, or this process was suspended. Nothing was committed; another try asks."""
 
 
 class Clock:

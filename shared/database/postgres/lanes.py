@@ -24,8 +24,8 @@ SILENT_LOOKS = 3  # at which nothing had got done; looks and not seconds, since 
 
 
 class Lane:
-    """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Plain functions
-    they are, but each runs in a greenlet, which gives way to the event loop whenever it waits for the server."""
+    """Runs units as one transaction after another, each for all that wait, in up to `width` at once. Units are plain
+    functions. Each group runs in one greenlet, which gives way to the event loop whenever it waits for the server."""
 
     def __init__(
         self,

@@ -41,7 +41,8 @@ class _Failed(Exception):
 
 class Sessions:
     def __init__(self, make: Callable[[], Wire], begin: str, times: Times) -> None:
-        """`make` may wait, and raises Unavailable. The sessions have `times`, where they are this process's own."""
+        """`make` may wait, and raises Unavailable. `times` are the timeouts that a session was set up with; behind a
+        pooler each transaction sets its own."""
         self._make = make
         self._begin = begin
         self._times = times
@@ -58,7 +59,8 @@ class Sessions:
         if together is not None:
             yield together
             return
-        for job in sorted(waiting, key=lambda job: not job.is_last):  # one that is last waits for no other's lock
+        # Alone, units that are last go first: they must not wait while another unit waits for a lock.
+        for job in sorted(waiting, key=lambda job: not job.is_last):
             yield self._alone(job)
 
     def _together(self, group: Sequence[Job]) -> Ended | None:

@@ -94,8 +94,9 @@ def _number(cell: str) -> float:
 
 @task("csv.summary", timeout=60)
 def csv_summary(text: str, delimiter: Annotated[str, Limits(minLength=1, maxLength=1)] = ",") -> dict[str, Any]:
-    """Summarise each column of a CSV text whose first row has the names: how many cells are empty
-    or distinct, and the smallest, the largest and, for numbers, the mean."""
+    """Summarise each column of a CSV text whose first row has the names.
+
+    How many cells are empty or distinct, the smallest and the largest and, of numbers, the mean."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = [Column(name) for name in next(rows, [])]

@@ -194,7 +194,10 @@ def _check_bounds(type: TaskType) -> None:
             f"task {name!r}: needs a name, a timeout up to {MAX_TIMEOUT_SECONDS} s and 1 to {MAX_ATTEMPTS} attempts"
         )
     if any(bound is not None and bound < 1 for bound in bounds):
-        raise DefinitionError(f"task {name!r}: max_running and max_running_per_key are 1 or more; POST /api/pause")
+        raise DefinitionError(
+            f"task {name!r}: max_running and max_running_per_key must be 1 or more; to run none, pause the type "
+            "(POST /api/pause)"
+        )
     if not SCOPE.fullmatch(type.scope):
         raise DefinitionError(f"task {name!r}: a scope is one word of visible ASCII")
 

@@ -53,7 +53,7 @@ def _add_users(parser: argparse.ArgumentParser) -> None:
         "create", users.create_user, "make a user; the password is asked for, or read from stdin", may_create=True
     )
     change("disable", USERS.disable, "end all sessions, refuse logins")
-    change("enable", USERS.enable, "the other way round")
+    change("enable", USERS.enable, "let a disabled user log in again")
     grant = change("grant", USERS.grant, "set the scopes that a user may have")
     change("set-password", users.set_password, "end all sessions; the password is asked for, or read from stdin")
     change("end-sessions", users.end_sessions, "log out everywhere")
@@ -78,7 +78,7 @@ def _add_clients(parser: argparse.ArgumentParser) -> None:
     rotate = add("rotate", clients.rotate_client, "make another secret, beside which the one before works on")
     grant = add("grant", CLIENTS.grant, "set the scopes that a client may have")
     add("disable", CLIENTS.disable, "end all its tokens, give it no other")
-    add("enable", CLIENTS.enable, "the other way round")
+    add("enable", CLIENTS.enable, "give a disabled client tokens again")
     delete = add("delete", CLIENTS.delete, "delete a client with all its data")
     for one in actions.choices.values():
         if one is not listing:

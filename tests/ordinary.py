@@ -184,6 +184,20 @@ async def thread_quick() -> str:
     return await asyncio.to_thread(lambda: "ok")
 
 
+@task("thread.speak", timeout=1)
+async def thread_speak(*, context: Context) -> None:
+    """Leave a thread behind that goes on speaking of this run."""
+    await asyncio.to_thread(_speak, context)
+
+
+def _speak(context: Context) -> None:
+    while True:
+        context.progress(0.5, "left behind")
+        context.checkpoint("left behind")
+        log.info("spoken")
+        time.sleep(0.15)
+
+
 @task("say", timeout=30)
 def say(word: str, then: str = "", path: str = "") -> None:
     _say(word)

@@ -181,23 +181,23 @@ class Child(asyncio.Protocol):
         if kind == "ready":
             self.is_ready = True
             self._events.child_ready(self)
-        elif kind == "said" and not run_id:
-            self._output.take(message, {"pid": self.pid})
-        elif run_id not in self.run_ids:
-            raise ValueError("not a run of this child")
+        elif kind == "said":
+            self._output.take(message, self.run_ids.get(run_id, {"pid": self.pid}))
         elif kind == "end":
             self._run_ended(message, blob)
+        elif run_id not in self.run_ids:
+            return  # the run is over, but has left a thread behind: threads can't be stopped
         elif kind == "progress":
             self._events.run_progressed(run_id, message["value"])
         elif kind == "checkpoint":
             check_json(blob)
             self._events.run_saved(run_id, blob.decode())
-        elif kind == "said":
-            self._output.take(message, self.run_ids[run_id])
         elif kind == "holding":
             self.holding = run_id
 
     def _run_ended(self, message: dict[str, Any], result: bytes) -> None:
+        if message["end"] not in self.run_ids:
+            raise ValueError("not a run of this child")
         self._output.end_run(message.get("dropped", 0))
         if spent := message.get("spent"):
             log.info("child.retired", extra={"pid": self.pid, "reason": spent, **self.run_ids[message["end"]]})

@@ -139,6 +139,17 @@ def test_a_run_that_uses_up_its_threads_leaves_the_others_theirs(house: Service,
     house.post("/api/cancel", {"task_id": task_id})
 
 
+def test_a_thread_that_speaks_after_the_end_of_its_run_harms_no_neighbour(house: Service, tmp_path: Path) -> None:
+    path = tmp_path / "go"
+    options = {"word": "neighbour", "then": "hang", "path": str(path)}
+    neighbour = house.submit("say.async", options, max_attempts=1)["task_id"]
+    eventually(lambda: lines(house, "printed neighbour"))
+    assert house.run("thread.speak", max_attempts=1)["error"]["code"] == "timeout"
+    eventually(lambda: sum(" pid=" in line for line in lines(house, "line=spoken")) > 1)
+    path.write_text("")
+    assert house.ended(neighbour)["status"] == "succeeded"
+
+
 SAID = ("printed", "complained", "informed", "warned", "advised", "echoed", "failed")
 
 

@@ -113,10 +113,13 @@ class Unstorable(Problem):
         log.warning("database.refused", extra={"reason": str(reason)})
 
 
+NONE = "SELECT NULL WHERE 1 = 0"  # an empty list, `()`, is SQL on SQLite alone
+
+
 def listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
-    """A list in SQL, `(:id0, :id1)`, and its values."""
+    """A list of texts in SQL for IN and NOT IN, `(:id0, :id1)`, and its values."""
     named = {f"{name}{number}": value for number, value in enumerate(values)}
-    return f"({', '.join(f':{each}' for each in named)})", named
+    return f"({', '.join(f':{each}' for each in named) or NONE})", named
 
 
 def is_reading(sql: str) -> bool:

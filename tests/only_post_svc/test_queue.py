@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import bulk, checkpoints, health, queue
+from only_post_svc import bulk, checkpoints, elsewhere, health, queue, shares
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
+from only_post_svc.registry import TaskType
 from only_post_svc.worker import heartbeat
 from shared.database import Transaction
 from tests.only_post_svc.store import ERROR, LOST, Store, open_store
@@ -25,6 +26,13 @@ def test_a_new_task_is_what_was_asked_for(store: Store) -> None:
     task = store.find(store.submit("a", priority=7, max_attempts=2))
     assert (task.type, task.status, task.priority, task.attempt, task.max_attempts) == ("a", "queued", 7, 0, 2)
     assert (task.created_at, task.run_at, task.is_final) == (store.now, store.now, False)
+
+
+def test_code_all_of_whose_types_run_elsewhere_has_a_lane_for_each(store: Store) -> None:
+    types = [TaskType(type, "", {}, 30, 3, is_async=True, elsewhere=True) for type in "ab"]
+    store.do(lambda tx: elsewhere.keep_lanes(tx, types))
+    lanes = store.do(shares.own_lanes)
+    assert [(lane.type, lane.is_kept) for lane in lanes] == [("a", True), ("b", True)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shared.database import Database, Transaction, Unit, Unstorable, connection, migrate
+from shared.database import Database, Transaction, Unit, Unstorable, connection, listed, migrate
 from shared.database.jobs import ENOUGH, MAX_TURNS, Gathering
 from shared.database.sqlite import WRITE_SECONDS
 from shared.errors import Conflict, ExceptionHandler, Unavailable
@@ -150,6 +150,23 @@ def test_rows_may_be_asked_for_within_a_unit_or_once_it_is_committed(engine: Eng
         return found, changed()
 
     assert engine.run(work) == ([(1,)], [(2,)])
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+@pytest.mark.parametrize(("values", "count"), [([], 0), (["a"], 1), (["b", "a", "z"], 2)])
+def test_rows_are_those_in_a_list_or_the_others_however_short_it_is(
+    engine: Engine, values: list[str], count: int, way: str
+) -> None:
+    def unit(tx: Transaction) -> list[int]:
+        names, of_names = listed("id", values)
+        return [len(tx.all(f"SELECT 1 FROM note WHERE id {which} {names}", **of_names)) for which in ("IN", "NOT IN")]
+
+    async def work(database: Database) -> list[int]:
+        await asyncio.gather(*map(database.write, map(adding, "abc")))
+        found: list[int] = await getattr(database, way)(unit)
+        return found
+
+    assert engine.run(work) == [count, 3 - count]
 
 
 def test_a_read_may_expect_too(engine: Engine) -> None:

@@ -72,15 +72,15 @@ class Child(asyncio.Protocol):
         self._output = Output(output, self._about)
 
     def _spawn(self) -> tuple[subprocess.Popen[bytes], int]:
-        ours, theirs = socket.socketpair()
-        output, their_output = os.pipe()
-        options = options_of(self._settings, theirs.fileno())
-        with theirs, contextlib.ExitStack() as undo, contextlib.ExitStack() as done:
-            done.callback(os.close, their_output)
-            undo.callback(os.close, output)
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as done:
+            ours, theirs = socket.socketpair()
             undo.callback(ours.close)
+            done.callback(theirs.close)
+            output, their_output = os.pipe()
+            undo.callback(os.close, output)
+            done.callback(os.close, their_output)
             process = subprocess.Popen(
-                command(options),
+                command(options_of(self._settings, theirs.fileno())),
                 env=environment(os.environ) | {MARK: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=their_output,
@@ -88,10 +88,12 @@ class Child(asyncio.Protocol):
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a group of its own, so that its children can be killed with it
             )
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            threading.Thread(target=self._wait, args=(process,), daemon=True).start()
             undo.pop_all()
         started.add(process.pid)
         self._connecting = self._loop.create_task(self._connect(ours))
-        threading.Thread(target=self._wait, args=(process,), daemon=True).start()
         return process, output
 
     async def _connect(self, ours: socket.socket) -> None:

@@ -1,19 +1,25 @@
 """The child process, fed by hand; and the frames that it is fed with."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from only_post_svc.registry import BUILTIN
+from only_post_svc.settings import Settings
+from only_post_svc.worker import linux
+from only_post_svc.worker.children import Child
 from only_post_svc.worker.frames import HEAD, Frame, Unpacker, pack
 from only_post_svc.worker.runner import NICENESS, Options, command
 from tests.processes import ROOT, TASKS, eventually
@@ -222,6 +228,45 @@ def test_what_modules_print_is_no_part_of_the_types(tmp_path: Path) -> None:
     )
     assert "loud" in [entry["type"] for entry in json.loads(done.stdout)["types"]]
     assert b"noise" in done.stderr
+
+
+@contextlib.contextmanager
+def no_thread_to_be_had() -> Iterator[None]:
+    before = threading.stack_size(2**50)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@contextlib.contextmanager
+def no_directory(directory: Path) -> Iterator[None]:
+    gone = directory / "gone"
+    gone.mkdir()
+    with contextlib.chdir(directory):
+        os.chdir(gone)
+        gone.rmdir()
+        yield
+
+
+@pytest.mark.parametrize("lacks", ["a thread", "its directory"])
+def test_a_child_that_can_not_be_started_leaves_nothing_behind(
+    lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    settings, events = Settings.from_env({}, makes_files=False), cast(Any, None)
+
+    def there() -> tuple[int, list[int]]:
+        return len(os.listdir("/proc/self/fd")), linux.children()
+
+    async def work() -> None:
+        before = there()
+        with no_thread_to_be_had() if lacks == "a thread" else no_directory(tmp_path):
+            with pytest.raises((RuntimeError, FileNotFoundError)):
+                Child(settings, events)
+            assert there() == before
+
+    asyncio.run(work())
 
 
 FRAMES: list[Frame] = [({"run": "ü"}, b"\x00\xff"), ({}, b""), ({"end": 1}, b"x" * 500)]

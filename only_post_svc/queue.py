@@ -189,7 +189,7 @@ FIND_SAME = f"SELECT id, attempt, status, key, permits FROM task WHERE {IS_SAME}
 
 REPLACE = """
 UPDATE task SET status = :status, run_at = :run_at, priority = :priority, timeout_ms = :timeout_ms,
-    max_attempts = :max_attempts, key = :key, gate = NULL, permits = 0
+    max_attempts = :max_attempts, key = :key, traceparent = :traceparent, gate = NULL, permits = 0
 WHERE id = :id
 """
 
@@ -226,11 +226,12 @@ def _replace(tx: Transaction, task_id: str, new: NewTask) -> None:
         timeout_ms=new.timeout_ms,
         max_attempts=new.max_attempts,
         key=new.key,
+        traceparent=new.traceparent,
     )
     tx.put("UPDATE task_payload SET body = :payload WHERE task_id = :id", id=task_id, payload=new.payload)
     webhooks.drop(tx, task_id)
     if new.notify is not None:
-        webhooks.keep(tx, task_id, new.notify)
+        webhooks.keep(tx, task_id, new.notify, new.traceparent)
 
 
 # coalesce hides the caller from the planner, which may prefer the caller's index to the primary key.

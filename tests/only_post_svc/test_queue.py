@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import bulk, checkpoints, elsewhere, health, queue, shares
+from only_post_svc import bulk, checkpoints, elsewhere, health, queue, shares, webhooks
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.registry import TaskType
 from only_post_svc.worker import heartbeat
@@ -69,6 +69,14 @@ def test_the_times_of_a_task_follow_each_other_though_clocks_differ(store: Store
     task = store.find(task_id, "ann")
     assert task.is_final
     assert (task.started_at, task.finished_at) == (None if how == "cancel at once" else made_at, made_at)
+
+
+def test_a_task_that_is_replaced_belongs_to_the_trace_of_the_request_that_has_replaced_it(store: Store) -> None:
+    task_id = store.submit(unique="u", traceparent="first")
+    new = NewTask("a", "{}", 1000, 3, unique="u", replace=True, notify="http://a.example/", traceparent="second")
+    store.do(lambda tx: queue.submit_once(tx, "", new))
+    assert [(run.id, run.traceparent) for run in store.claim()] == [(task_id, "second")]
+    assert store.do(lambda tx: webhooks.find(tx, [task_id]))[task_id].traceparent == "second"
 
 
 def test_a_task_is_found_by_its_own_caller_only(store: Store) -> None:

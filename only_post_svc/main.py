@@ -51,32 +51,35 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
         waiters = Waiters(database)
         worker = Worker(database, settings, types, settings.worker_processes, waiters)
         claimants = Claimants(database, settings, types.values(), worker.counts, log_failure)
-        waiters.start()
-        worker.start()
+        state = State(
+            settings=settings,
+            database=database,
+            token_door=token_door,
+            types=Types(types, settings.receivers),
+            backlog=Backlog(settings.max_queued, settings.max_queued_per_caller),
+            waiters=waiters,
+            health=Health(lambda: look(database, types)),
+            counts=worker.counts,
+            claimants=claimants,
+            note_claims=worker.note_claims,
+            expect_task=worker.expect_task,
+            cursors=Cursors(await lasting_secrets(database, settings)),
+            rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+            document=lru_cache(MAX_DOCUMENTS)(partial(document, settings, types)),
+        )
 
         def stop() -> None:
             worker.stop()
             claimants.stop()
             waiters.stop()
 
-        with server.stop_signals(stop):
-            yield State(
-                settings=settings,
-                database=database,
-                token_door=token_door,
-                types=Types(types, settings.receivers),
-                backlog=Backlog(settings.max_queued, settings.max_queued_per_caller),
-                waiters=waiters,
-                health=Health(lambda: look(database, types)),
-                counts=worker.counts,
-                claimants=claimants,
-                note_claims=worker.note_claims,
-                expect_task=worker.expect_task,
-                cursors=Cursors(await lasting_secrets(database, settings)),
-                rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-                document=lru_cache(MAX_DOCUMENTS)(partial(document, settings, types)),
-            )
-        await worker.stopped()
+        waiters.start()
+        worker.start()
+        try:
+            with server.stop_signals(stop):
+                yield state
+        finally:
+            await worker.stopped()
 
 
 @asynccontextmanager

@@ -1,8 +1,11 @@
 """The ways to start the service, and the ways in which that fails."""
 
+import contextlib
+import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,6 +56,47 @@ def test_start_server_serves(start: Callable[..., Process]) -> None:
     port = free_port()
     call = f'from only_post_svc.main import start_server; start_server(host="localhost", port={port})'
     answers(start("-c", call), port, "localhost")
+
+
+KEY = {  # RFC 7517, appendix A.1
+    "kty": "EC",
+    "crv": "P-256",
+    "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+    "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+    "kid": "1",
+}
+LIFESPAN = """
+import asyncio, os
+from only_post_svc.main import lifespan
+from only_post_svc.settings import Settings
+
+async def main():
+    async with lifespan(Settings.from_env(os.environ)):
+        if "FAIL" in os.environ:
+            raise SystemExit
+
+asyncio.run(main())
+"""
+
+
+def test_a_service_that_fails_releases_its_tasks_before_it_closes_the_database(start: Callable[..., Process]) -> None:
+    process = start("-c", LIFESPAN, FAIL="yes")
+    process.wait(START_SECONDS)
+    assert "event=worker.stopped" in process.log.read_text()
+
+
+def test_a_service_that_can_not_have_all_its_parts_starts_no_worker(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    """With public keys alone, the secret of its cursors is in the database."""
+    env = {"DATABASE_URL": f"sqlite:///{tmp_path / 'x.db'}", "JWKS": json.dumps({"keys": [KEY]})}
+    assert start("-c", LIFESPAN, **env).wait(START_SECONDS) == 0
+    (log,) = tmp_path.glob("*.log")
+    log.write_text("")
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as file, file:
+        file.execute("DROP TABLE secret")
+    assert start("-c", LIFESPAN, **env).wait(START_SECONDS) != 0
+    assert "database_unavailable" in log.read_text() and "worker.started" not in log.read_text()
 
 
 def test_start_server_takes_the_settings_of_the_environment(start: Callable[..., Process]) -> None:

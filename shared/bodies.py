@@ -37,7 +37,8 @@ class Arriving:
         while self._total > self._most_bytes and len(self._bytes) > 1:
             slowest = next(iter(self._bytes))
             self.leave(slowest)
-            slowest.reschedule(0)
+            if not slowest.expired():  # then its task is about to leave
+                slowest.reschedule(0)
 
     def leave(self, body: asyncio.Timeout) -> None:
         self._total -= self._bytes.pop(body, 0)

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from shared.bodies import Shape, parse_json, read, read_json
+from shared.bodies import Arriving, Shape, parse_json, read, read_json
 from shared.errors import BadRequest, ExceptionHandler, Invalid, Problem
 from shared.middleware.body_limit import BodyLimit
 from shared.strict_json import MAX_DEPTH, encode
@@ -122,6 +122,23 @@ def test_a_body_in_parts_is_put_together() -> None:
 def test_a_client_that_leaves_in_the_middle_is_told_apart() -> None:
     with pytest.raises(ClientDisconnect):
         asyncio.run(read(request_of(part(b"{", more=True), {"type": "http.disconnect"})))
+
+
+def test_a_body_that_is_late_already_harms_no_other_where_there_are_too_many_bytes() -> None:
+    async def work() -> bool:
+        arriving = Arriving(10)
+        async with asyncio.timeout(None) as other:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0) as late:
+                    arriving.grew(late, 6)
+                    try:
+                        await asyncio.sleep(60)
+                    finally:
+                        arriving.grew(other, 6)
+            await asyncio.sleep(0)
+        return other.expired()
+
+    assert not asyncio.run(work())
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"text"', b"null", b"true"])

@@ -114,6 +114,8 @@ class SQLite:
             late.cancel()
 
     async def read(self, unit: Unit[T]) -> T:
+        if self._is_closing:
+            raise stopping()
         if self._is_memory:
             return await self.write(unit)
         try:
@@ -125,6 +127,8 @@ class SQLite:
             raise report_unavailable(error) from error
 
     async def query(self, unit: Unit[T]) -> T:
+        if self._is_closing:
+            raise stopping()
         if self._is_memory:
             return await self.write(unit)
         return await self._loop.run_in_executor(self._aside, self._query, unit)

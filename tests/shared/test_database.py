@@ -618,12 +618,17 @@ def test_a_migration_that_fails_leaves_nothing_behind(engine: Engine, tmp_path: 
     assert "half" not in engine.run(work)
 
 
-def test_after_close_a_write_is_refused_as_shutting_down(engine: Engine) -> None:
+@pytest.mark.parametrize("way", ["write", "read", "query"])
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "closing"])
+def test_from_close_on_units_are_refused_as_shutting_down(engine: Engine, way: str, is_closed: bool) -> None:
     async def work() -> Unavailable:
         database = await engine.connect()
-        await database.close()
+        await database.read(ids)
+        closing = asyncio.create_task(database.close())
+        await asyncio.wait([closing], timeout=None if is_closed else 0)
         with pytest.raises(Unavailable) as caught:
-            await database.write(adding("late"))
+            await getattr(database, way)(ids)
+        await closing
         return caught.value
 
     refused = asyncio.run(work())
@@ -641,6 +646,19 @@ def test_close_waits_for_what_is_under_way(engine: Engine) -> None:
 
     assert asyncio.run(work()) == ["a", "b", "c"]
     assert engine.run(lambda database: database.read(ids)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("way", ["read", "query"])
+def test_a_look_that_close_overtakes_has_its_rows_or_is_refused_as_shutting_down(engine: Engine, way: str) -> None:
+    async def work() -> list[Any]:
+        database = await engine.connect()
+        await database.write(adding("a"))
+        looks = [asyncio.create_task(getattr(database, way)(ids)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await database.close()
+        return [getattr(one, "code", one) for one in await asyncio.gather(*looks, return_exceptions=True)]
+
+    assert all(one in (["a"], "shutting_down") for one in asyncio.run(work()))
 
 
 PUBLISH = """

@@ -79,10 +79,14 @@ class PostgreSQL:
         return await self._writers.run(unit, seconds, is_last=is_last)
 
     async def read(self, unit: Unit[T]) -> T:
+        if self._is_closing:
+            raise stopping()
         return await self._reader.run(unit)
 
     async def query(self, unit: Unit[T]) -> T:
         await self.read(lambda tx: tx.now)  # finds out about a silent server before QUERY_SECONDS
+        if self._is_closing:
+            raise stopping()
         return await self._aside.run(unit, QUERY_SECONDS)
 
     async def vacuum(self, table: str) -> None:

@@ -140,7 +140,9 @@ class Backlog:
             return []
         if len(self._of_callers) >= MAX_CALLERS:
             self._of_callers = {name: one for name, one in self._of_callers.items() if not one.is_idle}
-        return [self._of_callers.setdefault(caller, Estimate(caller, limit, self._clock))]
+        if caller not in self._of_callers:
+            self._of_callers[caller] = Estimate(caller, limit, self._clock)
+        return [self._of_callers[caller]]
 
 
 def _limit_of(caller: str, per_caller: int | None, *, is_person: bool) -> int | None:

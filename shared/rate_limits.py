@@ -55,7 +55,8 @@ class AtOnce:
             yield
         finally:
             self._taken[who] -= 1
-            self._taken += Counter()  # drops those at zero
+            if not self._taken[who]:
+                del self._taken[who]
 
 
 class CountAll:

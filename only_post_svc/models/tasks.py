@@ -90,7 +90,7 @@ class ChangeRequest:
             raise Invalid([Fault("/task_id", "required, or filter; not both")])
         if self.filter is None:
             return None
-        wanted: dict[str, Any] = {"submitted_before": None, **vars(self.filter)}
+        wanted: dict[str, Any] = dict(vars(self.filter))
         if wanted["submitted_before"] is not None:
             wanted["submitted_before"] = moment(wanted["submitted_before"], "/filter/submitted_before")
         return Selection(caller, **wanted)

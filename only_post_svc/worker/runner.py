@@ -140,10 +140,9 @@ class Runner:
         if not runs:
             return
         message, payload = runs[0]
-        handler = registry.handlers.get(message["type"])
-        if handler is not None and not handler.task_type.is_async:
+        if _is_def(message):
             self._later += runs[1:]
-            self._run_def(handler, message, payload)
+            self._run_def(registry.handlers[message["type"]], message, payload)
         else:
             self._run_loop(frames)
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from shared.addresses import address
 from shared.errors import TooManyRequests
-from shared.rate_limits import MAX_BUCKETS, RateLimit
+from shared.rate_limits import MAX_BUCKETS, AtOnce, RateLimit
 
 
 class Clock:
@@ -86,6 +86,19 @@ def test_a_flood_of_subjects_forgets_the_least_recently_seen() -> None:
     assert retry_after(limit, "first") == 60
     limit.take("one more")
     assert retry_after(limit, "first") is None
+
+
+def test_each_subject_has_so_many_places_at_once_and_has_them_back() -> None:
+    at_once = AtOnce(2)
+    for _ in range(2):
+        with at_once.place("a"), at_once.place("b"):
+            with at_once.place("a"):
+                with pytest.raises(TooManyRequests), at_once.place("a"):
+                    pass
+                with at_once.place("b"):
+                    pass
+            with at_once.place("a"):
+                pass
 
 
 ADDRESSES = [

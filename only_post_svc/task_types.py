@@ -9,7 +9,7 @@ from only_post_svc.queue import NewTask
 from only_post_svc.recurrence import Recurrence
 from only_post_svc.registry import TaskType
 from only_post_svc.schedules import MAX_PAYLOAD_BYTES, NewSchedule
-from only_post_svc.webhooks import ANYONE, Receivers
+from only_post_svc.webhooks import ANYWHERE, Receivers
 from shared.errors import Invalid
 from shared.schemas import Check, Fault, validator
 from shared.strict_json import encode
@@ -18,7 +18,7 @@ from shared.strict_json import encode
 class Types:
     """The task types of this service, each with the check of its payload made ready."""
 
-    def __init__(self, types: dict[str, TaskType], receivers: Receivers = ANYONE) -> None:
+    def __init__(self, types: dict[str, TaskType], receivers: Receivers = ANYWHERE) -> None:
         self._receivers = receivers
         self._types = types
         self._checks: dict[str, Check] = {name: validator(type.payload_schema) for name, type in types.items()}

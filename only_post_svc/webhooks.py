@@ -78,7 +78,7 @@ class Receivers:
         return not self.is_production or self.is_named(host) or is_public(address)
 
 
-ANYONE = Receivers()
+ANYWHERE = Receivers()
 
 
 def _split(url: str) -> SplitResult | None:

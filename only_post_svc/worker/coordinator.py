@@ -146,7 +146,7 @@ class Worker:
         released = self._runs.all()
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._database.write(lambda tx: _sign_off(tx, self.id, released, self._unanswered))
+                await self._database.write(lambda tx: _release_all(tx, self.id, released, self._unanswered))
             self._database.publish(hints.QUEUED)
         except (Unavailable, TimeoutError):
             log.warning("worker.not_released", extra={"runs": len(released)})  # their leases run out
@@ -365,7 +365,7 @@ def _ending(message: dict[str, Any], result: bytes) -> Ending:
     )
 
 
-def _sign_off(tx: Transaction, worker_id: str, runs: list[Run], unanswered: str) -> None:
+def _release_all(tx: Transaction, worker_id: str, runs: list[Run], unanswered: str) -> None:
     for run in runs:
         run.save(tx)
         queue.release(tx, run.claim, is_alone=run.claim.is_alone)

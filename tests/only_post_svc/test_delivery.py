@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from only_post_svc.webhooks import ANYONE, Address, Receivers, is_public
+from only_post_svc.webhooks import ANYWHERE, Address, Receivers, is_public
 from only_post_svc.worker import delivery
 from only_post_svc.worker.delivery import Failed, Post, deliver
 from tests.certificates import make_certificate
@@ -24,7 +24,7 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-def send(url: str, receivers: Receivers = ANYONE, seconds: float = 5, leads_to: str = "") -> int:
+def send(url: str, receivers: Receivers = ANYWHERE, seconds: float = 5, leads_to: str = "") -> int:
     async def resolve(host: str, port: int) -> list[Address]:
         return [ipaddress.ip_address(leads_to)] if leads_to else await delivery.resolve(host, port)
 
@@ -108,7 +108,7 @@ def test_a_name_is_looked_up_once_and_what_was_checked_is_connected_to(receiver:
         return [ipaddress.ip_address("127.0.0.1" if len(looked_up) == 1 else "127.0.0.2")]
 
     url = f"http://rebinding.example:{receiver.port}/answer/200"
-    assert asyncio.run(deliver(Post(url, {}, b"{}"), ANYONE, resolve=resolve)) == 200
+    assert asyncio.run(deliver(Post(url, {}, b"{}"), ANYWHERE, resolve=resolve)) == 200
     assert looked_up == ["rebinding.example"]
     assert receiver.got[-1].headers["Host"] == f"rebinding.example:{receiver.port}"
 
@@ -146,7 +146,7 @@ def test_the_certificate_has_to_be_of_the_name_that_was_asked_for(
 
         async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
-            status = await deliver(Post(f"https://{host}:{port}/", {}, b"{}"), ANYONE, resolve=resolve)
+            status = await deliver(Post(f"https://{host}:{port}/", {}, b"{}"), ANYWHERE, resolve=resolve)
         assert names == [host]
         return status
 
@@ -184,12 +184,12 @@ def test_the_certificate_has_to_be_of_the_name_that_was_asked_for(
     ids=ascii,
 )
 def test_a_url_that_is_none_is_told_at_once(url: str) -> None:
-    assert ANYONE.fault(url) is not None
+    assert ANYWHERE.fault(url) is not None
 
 
 def test_in_production_it_is_https_or_named() -> None:
     assert IN_PRODUCTION.fault("http://a.example/") is not None
     assert IN_PRODUCTION.fault("https://a.example:8443/path?query=1") is None
     assert Receivers(frozenset({"a.example"}), is_production=True).fault("http://A.example:8000/") is None
-    assert ANYONE.fault("http://127.0.0.1:8000/") is None
-    assert ANYONE.fault("http://[::1]:8000/") is None
+    assert ANYWHERE.fault("http://127.0.0.1:8000/") is None
+    assert ANYWHERE.fault("http://[::1]:8000/") is None

@@ -38,9 +38,10 @@ class Selection(NamedTuple):
         given = [condition for name, condition in FILTERS.items() if getattr(self, name) is not None]
         return " AND ".join([queue.CONDITIONS[status].removeprefix("AND "), *given])
 
-    def ids(self, tx: Transaction, status: str, most: int, after: str = "") -> list[str]:
-        """The ids of tasks with that status that fit, in order."""
+    def ids(self, tx: Transaction, status: str, most: int, after: str = "", *, locked: bool = False) -> list[str]:
+        """The ids of tasks with that status that fit, in order; `locked`, they fit until the transaction ends."""
         sql = f"SELECT id FROM task WHERE {self._conditions(status)} AND id > :after ORDER BY id LIMIT :most"
+        sql += " FOR UPDATE" if locked else ""
         return [task_id for (task_id,) in tx.all(sql, **self._asdict(), after=after, most=most)]
 
 
@@ -63,7 +64,7 @@ def cancel(tx: Transaction, selection: Selection, most: int = MAX_SWEPT) -> list
     """Cancels up to `most` tasks, and gives their ids. Where they are fewer than `most`, none is left."""
     found: list[str] = []
     for status in selection.statuses(UNFINISHED):
-        found += selection.ids(tx, status, most - len(found)) if len(found) < most else []
+        found += selection.ids(tx, status, most - len(found), locked=True) if len(found) < most else []
     if not found:
         return []
     ids, values = listed("id", found)

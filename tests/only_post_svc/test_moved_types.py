@@ -32,7 +32,7 @@ def start(start_service: Callable[..., Service], tmp_path: Path) -> Start:
 
     def start(code: str, processes: int) -> Service:
         (tmp_path / "moving.py").write_text(code)
-        return start_service(TASK_MODULES="moving", WORKER_PROCESSES=str(processes))
+        return start_service(TASK_MODULES="moving", SHIPPED_TASKS="off", WORKER_PROCESSES=str(processes))
 
     return start
 

@@ -1,17 +1,20 @@
 """The life of a task in SQL, on every engine."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from only_post_svc import bulk, checkpoints, elsewhere, health, queue, shares, webhooks
+from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.registry import TaskType
 from only_post_svc.worker import heartbeat
-from shared.database import Transaction
+from shared.database import Transaction, connection
 from tests.only_post_svc.store import ERROR, LOST, Store, open_store
 from tests.shared.engines import ENGINES
 
@@ -450,3 +453,22 @@ def test_nothing_is_left_of_the_tasks_of_a_caller_who_is_gone(store: Store) -> N
     tables = ("task", "task_payload", "task_result", "task_failure", "task_checkpoint")
     left = {table: store.do(partial(Transaction.all, sql=f"SELECT * FROM {table}")) for table in tables}
     assert not any(left.values()), left
+
+
+def test_a_cancel_by_filter_leaves_alone_what_has_begun_to_run_meanwhile(tmp_path: Path) -> None:
+    """On SQLite one writes at a time."""
+
+    async def work(url: str) -> tuple[list[str], str]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        task = await database.write(lambda tx: queue.submit(tx, "", NewTask("a", "{}", 1000, 3)))
+        with psycopg.connect(url) as other:
+            other.execute("UPDATE task SET status = 'running', lease = 'l', lease_until = 1 WHERE id = %s", [task.id])
+            asyncio.get_running_loop().call_later(0.2, other.commit)
+            cancelled = await database.write(lambda tx: bulk.cancel(tx, bulk.Selection("", status="queued")))
+        found = await database.read(lambda tx: queue.find(tx, "", task.id))
+        await database.close()
+        assert found is not None
+        return cancelled, found.status
+
+    with ENGINES["postgres"](tmp_path) as engine:
+        assert asyncio.run(work(engine.url)) == ([], "running")

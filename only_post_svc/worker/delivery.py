@@ -6,6 +6,7 @@ process, and the signing key stays in the coordinator.
 """
 
 import asyncio
+import functools
 import ipaddress
 import re
 import socket
@@ -69,6 +70,12 @@ async def deliver(post: Post, receivers: Receivers, resolve: Resolve = resolve, 
         raise Failed("the answer was cut off, or no HTTP") from None
 
 
+@functools.cache
+def client_tls() -> ssl.SSLContext:
+    """Made once: reading the machine's certificates takes about 20 ms, during which the event loop stands still."""
+    return ssl.create_default_context()
+
+
 async def _connect(
     url: str, receivers: Receivers, resolve: Resolve
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -76,7 +83,7 @@ async def _connect(
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     addresses = [one for one in await resolve(host, port) if receivers.may_connect(host, one)][:MAX_ADDRESSES]
-    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    tls = client_tls() if parts.scheme == "https" else None
     failure: OSError = OSError(None, "not a public address")
     for address in addresses:
         try:

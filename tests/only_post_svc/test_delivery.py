@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -127,8 +127,20 @@ def test_no_proxy_of_the_environment_is_used(receiver: Receiver, monkeypatch: py
     assert send(f"{receiver.url}/answer/200") == 200
 
 
+@pytest.fixture
+def trust(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Has deliveries take what this certificate has signed."""
+
+    def trust(certificate: Path) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        delivery.client_tls.cache_clear()
+
+    yield trust
+    delivery.client_tls.cache_clear()
+
+
 def test_the_certificate_has_to_be_of_the_name_that_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trust: Callable[[Path], None]
 ) -> None:
     async def work(host: str) -> int:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -153,7 +165,7 @@ def test_the_certificate_has_to_be_of_the_name_that_was_asked_for(
     certificate, key = make_certificate(tmp_path)
     with pytest.raises(Failed, match="TLS"):
         asyncio.run(work("receiver.example"))  # signed by an authority that is not known
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    trust(certificate)
     assert asyncio.run(work("receiver.example")) == 200
     with pytest.raises(Failed, match="TLS"):
         asyncio.run(work("other.example"))

@@ -26,7 +26,13 @@ class PullWorker:
     members as arguments."""
 
     def __init__(
-        self, post: Post, functions: Mapping[str, Callable[..., Any]], concurrency: int, stop: threading.Event
+        self,
+        post: Post,
+        functions: Mapping[str, Callable[..., Any]],
+        concurrency: int,
+        stop: threading.Event,
+        *,
+        renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self._post = post
         self._functions = functions
@@ -34,6 +40,8 @@ class PullWorker:
         self._runs: dict[str, Run] = {}
         self._free = threading.Semaphore(concurrency)
         self._stop = stop
+        self._renew_seconds = renew_seconds
+        self._is_done = threading.Event()
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT or the stop event; then waits for the tasks that are running."""
@@ -42,10 +50,13 @@ class PullWorker:
                 signal.signal(number, lambda *_: self._stop.set())
         renewing = threading.Thread(target=self._renew_all, daemon=True)
         renewing.start()
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            while not self._stop.is_set():
-                for run in self._claim():
-                    pool.submit(self._work, run)
+        try:
+            with ThreadPoolExecutor(self._concurrency) as pool:
+                while not self._stop.is_set():
+                    for run in self._claim():
+                        pool.submit(self._work, run)
+        finally:
+            self._is_done.set()
 
     def _claim(self) -> list[Run]:
         """Waits for a free place, and claims as many tasks as there are free places."""
@@ -68,22 +79,25 @@ class PullWorker:
     def _work(self, run: Run) -> None:
         self._runs[run["lease"]] = run
         try:
-            result = self._functions[run["type"]](**run["payload"])
-            json.dumps(result, allow_nan=False)  # a result that is not JSON fails the task
-            ending = {"result": result}
-        except Exception as error:
-            log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())
-            ending = {"error": {"message": str(error)[:MAX_MESSAGE], "type": type(error).__name__}, "retry": True}
-        try:
-            self._post("/api/finish", {"runs": [{"task_id": run["task_id"], "lease": run["lease"], **ending}]})
+            ended = {"task_id": run["task_id"], "lease": run["lease"], **self._ending(run)}
+            self._post("/api/finish", {"runs": [ended]})
         except ClientError as error:
             log.warning("task %s could not be finished: %s", run["task_id"], error)  # its lease runs out
         finally:
             self._runs.pop(run["lease"], None)
             self._free.release()
 
+    def _ending(self, run: Run) -> dict[str, Any]:
+        try:
+            result = self._functions[run["type"]](**run["payload"])
+            json.dumps(result, allow_nan=False)  # a result that is not JSON fails the task
+            return {"result": result}
+        except Exception as error:
+            log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())
+            return {"error": {"message": str(error)[:MAX_MESSAGE], "type": type(error).__name__}, "retry": True}
+
     def _renew_all(self) -> None:
-        while not self._stop.wait(RENEW_SECONDS) or self._runs:
+        while not self._is_done.wait(self._renew_seconds):
             runs = [{"task_id": run["task_id"], "lease": run["lease"]} for run in list(self._runs.values())]
             try:
                 if runs:

@@ -92,7 +92,7 @@ class PullWorker:
             result = self._functions[run["type"]](**run["payload"])
             json.dumps(result, allow_nan=False)  # a result that is not JSON fails the task
             return {"result": result}
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: the pool would swallow it, and the lease be renewed on and on
             log.error("task %s failed\n%s", run["task_id"], traceback.format_exc())
             return {"error": {"message": str(error)[:MAX_MESSAGE], "type": type(error).__name__}, "retry": True}
 

@@ -82,7 +82,7 @@ def test_a_task_that_runs_when_the_worker_is_stopped_keeps_its_lease(start: Star
     assert [run["result"] for run in service.ended] == [True]
 
 
-@pytest.mark.parametrize("raised", [ValueError("no")], ids=repr)
+@pytest.mark.parametrize("raised", [ValueError("no"), SystemExit("no"), KeyboardInterrupt("no")], ids=repr)
 def test_whatever_a_task_raises_fails_it_and_frees_its_place(start: Start, raised: BaseException) -> None:
     service = Playing({"fails": True}, {"fails": False})
 

@@ -222,8 +222,7 @@ class Tasks:
     def _post(
         self, path: str, body: Mapping[str, Any], *, wait: float = 0, headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        answer: dict[str, Any] = self._service.call("POST", path, body, wait=wait, headers=headers).json()
-        return answer
+        return self._service.fetch("POST", path, body, wait=wait, headers=headers)
 
     def _task(self, answer: Mapping[str, Any]) -> Task:
         members = {name: answer.get(name) for name in ("type", "status", "error", "progress", "attempt")}

@@ -2,7 +2,7 @@
 
 ClientError            raised for everything that can go wrong
 ├── ServiceError       the service answered with an error (RFC 9457): status, code, detail, errors, request_id
-└── NotReached         no answer, after all retries
+└── NotReached         no answer of the service, after all retries
 """
 
 import random
@@ -10,11 +10,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import quote
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
+from requests.exceptions import ChunkedEncodingError
 from requests.models import PreparedRequest
 
 TIMEOUT_SECONDS = 30.0  # for the connection and between two bytes, on top of what a request asks to wait
@@ -22,6 +24,7 @@ RETRY_SECONDS = 60.0  # how long an overloaded or unreachable service is tried a
 MAX_PAUSE_SECONDS = 10.0
 RENEW_SECONDS = 60.0  # a token that is over sooner is renewed before it is sent
 RETRIED = frozenset({429, 502, 503, 504})  # 502 and 504 are those of proxies
+BROKEN = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)  # the last: cut off within its body
 
 
 class ClientError(Exception):
@@ -91,17 +94,28 @@ class Service:
         for pause in _pauses():
             try:
                 answer = self._send(request, self._timeout + wait)
-            except (requests.ConnectionError, requests.Timeout) as error:
-                if time.monotonic() + pause > deadline:
+            except requests.RequestException as error:
+                if not isinstance(error, BROKEN) or time.monotonic() + pause > deadline:
                     raise NotReached(str(error)) from error
             else:
                 if answer.status_code < 400:
                     return answer
-                pause = max(pause, float(answer.headers.get("Retry-After") or 0))
+                pause = max(pause, _retry_after(answer))
                 if answer.status_code not in RETRIED or time.monotonic() + pause > deadline:
                     raise ServiceError(answer)
             time.sleep(pause)
         raise AssertionError("pauses have no end")
+
+    def fetch(self, method: str, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+        """The answer's JSON object; options are those of `call`. Raises ServiceError and NotReached."""
+        answer = self.call(method, path, body, **options)
+        try:
+            value = answer.json()
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):  # the page of a proxy, or of another server
+            raise NotReached(f"{answer.url} answered {answer.status_code} with no JSON object")
+        return value
 
     def _send(self, request: requests.Request, timeout: float) -> requests.Response:
         """The answer, by a new token where the first one is refused."""
@@ -116,6 +130,15 @@ class Service:
 
     def __exit__(self, *raised: object) -> None:
         self.session.close()
+
+
+def _retry_after(answer: requests.Response) -> float:
+    """Seconds from now (RFC 9110 §10.2.3: a number of them, or a date). 0 where it says nothing that can be read."""
+    said = answer.headers.get("Retry-After", "")
+    try:
+        return float(said) if said.isdigit() else parsedate_to_datetime(said).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _pauses() -> Iterator[float]:
@@ -171,7 +194,7 @@ class ClientCredentials(Bearer):
         service = Service(url, **options)
         form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
         credentials = Basic(client_id, secret)
-        super().__init__(lambda: service.call("POST", "/token", form=form, auth=credentials).json())
+        super().__init__(lambda: service.fetch("POST", "/token", form=form, auth=credentials))
 
 
 class Basic(AuthBase):

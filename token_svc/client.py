@@ -54,7 +54,7 @@ class Tokens:
         self._service.call("POST", "/email/verify", {"token": token})
 
     def _user(self, path: str, body: Mapping[str, Any]) -> "User":
-        return User(self._url, self._service.call("POST", path, body).json(), **self._options)
+        return User(self._url, self._service.fetch("POST", path, body), **self._options)
 
 
 class User:
@@ -74,18 +74,16 @@ class User:
 
     def _refresh(self) -> Mapping[str, Any]:
         body = {"grant_type": "refresh_token", "refresh_token": self.refresh_token}
-        pair: dict[str, Any] = self._plain.call("POST", "/token", body).json()
+        pair = self._plain.fetch("POST", "/token", body)
         self.refresh_token = pair["refresh_token"]
         return pair
 
     def me(self) -> dict[str, Any]:
-        account: dict[str, Any] = self._service.call("GET", "/me").json()
-        return account
+        return self._service.fetch("GET", "/me")
 
     def export(self) -> dict[str, Any]:
         """Everything that is stored about the user."""
-        everything: dict[str, Any] = self._service.call("GET", "/me/export").json()
-        return everything
+        return self._service.fetch("GET", "/me/export")
 
     def logout(self) -> None:
         self._plain.call("POST", "/revoke", {"token": self.refresh_token})
@@ -127,17 +125,17 @@ class Data:
         self._service = service
 
     def create(self, data: Any) -> Item:
-        return _item(self._service.call("POST", "/data", {"data": data}, headers=new_key()).json())
+        return _item(self._service.fetch("POST", "/data", {"data": data}, headers=new_key()))
 
     def get(self, item: Item | str) -> Item:
-        return _item(self._service.call("GET", _path(item)).json())
+        return _item(self._service.fetch("GET", _path(item)))
 
     def replace(self, item: Item | str, data: Any) -> Item:
-        return _item(self._service.call("PUT", _path(item), {"data": data}, headers=_match(item)).json())
+        return _item(self._service.fetch("PUT", _path(item), {"data": data}, headers=_match(item)))
 
     def merge(self, item: Item | str, patch: Any) -> Item:
         """RFC 7396."""
-        return _item(self._service.call("PATCH", _path(item), {"data": patch}, headers=_match(item)).json())
+        return _item(self._service.fetch("PATCH", _path(item), {"data": patch}, headers=_match(item)))
 
     def delete(self, item: Item | str) -> None:
         self._service.call("DELETE", _path(item), headers=_match(item))
@@ -163,7 +161,7 @@ class Data:
         cursor: str | None = ""
         while cursor is not None:
             asked = {**query, "limit": "200", **({"cursor": cursor} if cursor else {})}
-            page: dict[str, Any] = self._service.call("GET", "/data", query=asked, wait=wait).json()
+            page = self._service.fetch("GET", "/data", query=asked, wait=wait)
             yield page
             cursor = page["next_cursor"]
 

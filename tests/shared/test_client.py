@@ -35,9 +35,9 @@ class Server:
                     self.close_connection = True
                     return
                 status, headers, value = answer
-                written = json.dumps(value).encode()
+                written = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                for name, text in {**headers, "Content-Length": str(len(written))}.items():
+                for name, text in {"Content-Length": str(len(written)), **headers}.items():
                     self.send_header(name, text)
                 self.end_headers()
                 self.wfile.write(written)
@@ -77,6 +77,7 @@ def in_turn(*answers: Answer | None) -> Answering:
 
 
 BUSY: Answer = (503, {"Retry-After": "0"}, {"code": "busy"})
+CUT_OFF: Answer = (200, {"Content-Length": "1000", "Connection": "close"}, {"fine": False})
 FINE: Answer = (200, {}, {"fine": True})
 
 
@@ -86,6 +87,46 @@ def test_a_busy_service_and_a_broken_connection_are_tried_again_with_the_same_ke
         answer = service.call("POST", "/api/task", {"type": "echo"}, headers={"Idempotency-Key": "k"})
     assert answer.json() == {"fine": True}
     assert [headers["Idempotency-Key"] for _, headers, _ in server.requests] == ["k"] * 4
+
+
+def test_an_answer_that_is_cut_off_is_fetched_again(serve: Serve) -> None:
+    server = serve(in_turn(CUT_OFF, FINE))
+    with Service(server.url) as service:
+        assert service.call("POST", "/api/result", {}).json() == {"fine": True}
+
+
+def test_answers_that_are_all_cut_off_are_no_answer(serve: Serve) -> None:
+    server = serve(lambda *asked: CUT_OFF)
+    with Service(server.url, retry_seconds=0.2) as service, pytest.raises(NotReached):
+        service.call("POST", "/api/result", {})
+
+
+@pytest.mark.parametrize("said", ["Fri, 31 Dec 1999 23:59:59 GMT", "soon", "", "-1", "²", "1" * 400 + "x"])
+def test_a_service_that_is_busy_until_a_past_date_or_an_unreadable_one_is_tried_again(serve: Serve, said: str) -> None:
+    server = serve(in_turn((503, {"Retry-After": said}, {}), FINE))
+    with Service(server.url) as service:
+        assert service.call("POST", "/api/task", {}).json() == {"fine": True}
+
+
+@pytest.mark.parametrize("said", ["Fri, 31 Dec 9999 23:59:59 GMT", "9" * 400])
+def test_a_service_that_is_busy_for_longer_than_retries_go_on_is_an_error_at_once(serve: Serve, said: str) -> None:
+    server = serve(lambda *asked: (503, {"Retry-After": said}, {"code": "busy"}))
+    with Service(server.url) as service, pytest.raises(ServiceError):
+        service.call("POST", "/api/task", {})
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["localhost:9003", "http://"])
+def test_a_url_that_is_none_is_not_reached(url: str) -> None:
+    with Service(url) as service, pytest.raises(NotReached):
+        service.call("POST", "/api/task", {})
+
+
+@pytest.mark.parametrize("said", [b"<html>", b"", b"[]"])
+def test_an_answer_that_is_not_the_services_is_not_reached(serve: Serve, said: bytes) -> None:
+    server = serve(lambda *asked: (200, {}, said))
+    with Service(server.url) as service, pytest.raises(NotReached, match="no JSON object"):
+        service.fetch("POST", "/api/task", {})
 
 
 def test_an_error_that_another_try_cannot_mend_is_raised_at_once_with_what_it_says(serve: Serve) -> None:

@@ -11,6 +11,7 @@ from only_post_svc import bulk, failures, hints, queue, shares
 from only_post_svc.bulk import Selection
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
+from only_post_svc.failures import FailureRow
 from only_post_svc.models.tasks import TASK_REQUEST, fetched_json, listed_json, status_of, task_json
 from only_post_svc.queue import TaskRow
 from only_post_svc.registry import TaskType
@@ -19,7 +20,7 @@ from only_post_svc.task_types import Types
 from only_post_svc.worker.children import describe_types
 from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar, fields, moment, table
-from shared.database import Database
+from shared.database import Database, Transaction
 from shared.errors import BadRequest, Invalid
 from shared.pages import list_json
 from shared.strict_json import encode
@@ -78,9 +79,7 @@ def _json(one: Overseen, task: str) -> str:
 
 
 async def show_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
-    found, failed = await database.query(
-        lambda tx: (all_callers.find(tx, options.task_id), failures.of(tx, options.task_id))
-    )
+    found, failed = await database.query(partial(_with_failures, task_id=options.task_id))
     one = _need(found, options)
     if options.json:
         print(_json(one, fetched_json(one.task, failed, with_traceback=True)))
@@ -88,7 +87,12 @@ async def show_task(database: Database, settings: Settings, options: argparse.Na
         print(fields(_members(one)), *map(_failed_attempt, failed), sep="\n")
 
 
-def _failed_attempt(failed: failures.FailureRow) -> str:
+def _with_failures(tx: Transaction, task_id: str) -> tuple[Overseen | None, list[FailureRow]]:
+    found = all_callers.find(tx, task_id)
+    return found, failures.of(tx, found.task.id) if found else []
+
+
+def _failed_attempt(failed: FailureRow) -> str:
     """With its traceback below."""
     worker = f" on {failed.worker}" if failed.worker else ""
     head = f"attempt {failed.attempt} failed at {moment(failed.at)}{worker}: {failed.error}"

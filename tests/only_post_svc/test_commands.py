@@ -134,6 +134,14 @@ def test_a_task_is_found_by_the_beginning_of_its_id_where_that_is_unique(service
 
 
 @ON_A_FILE
+def test_the_failed_attempts_of_a_task_are_shown_by_the_beginning_of_its_id_too(service: Service) -> None:
+    task_id = service.run("fail")["task_id"]
+    shown = answer(service, "tasks", "show", task_id[:35])
+    assert [failed["attempt"] for failed in shown["failures"]] == [1]
+    assert "attempt 1 failed at" in operate(service, "tasks", "show", task_id[:35]).stdout
+
+
+@ON_A_FILE
 def test_a_task_is_submitted_by_name_and_value_and_watched(service: Service) -> None:
     submitted = operate(service, "tasks", "submit", "text.stats", "text=to be", "top=0").stdout.strip()
     assert service.ended(submitted)["result"]["words"] == 2

@@ -25,6 +25,8 @@ __all__ = [
     "User",
 ]
 
+MAX_WAIT_SECONDS = 25  # that the service holds one request
+
 
 class Tokens:
     """The service at `url`; options are those of shared.client.Service. Every method raises ServiceError and
@@ -146,12 +148,14 @@ class Data:
         for page in self._pages(query):
             yield from map(_item, page["items"])
 
-    def changes(self, since: str | None = None, wait: float = 0) -> Changes:
-        """What has changed since the mark, or all there is without one. `wait` seconds, 25 at most, for a change."""
-        first = {} if since is None else {"since": since, "wait": f"{wait:g}"}
+    def changes(self, since: str | None = None, wait: int = 0) -> Changes:
+        """What has changed since the mark, or all there is without one. `wait` seconds for a change: 25 are waited at
+        most."""
+        held = max(0, min(int(wait), MAX_WAIT_SECONDS))  # the service takes whole seconds alone
+        first = {} if since is None else {"since": since, "wait": str(held)}
         entries: dict[str, Any] = {}
         mark = since or ""
-        for page in self._pages(first, wait):
+        for page in self._pages(first, held):
             mark = page["since"]
             entries |= {entry["id"]: entry for entry in page["items"]}
         deleted = [item_id for item_id, entry in entries.items() if entry.get("deleted")]

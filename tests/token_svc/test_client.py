@@ -55,3 +55,10 @@ def test_an_item_that_has_moved_on_is_not_written_over(ann: User) -> None:
 def test_all_that_is_stored_is_exported(ann: User) -> None:
     item = ann.data.create("to be exported")
     assert item.id in [one["id"] for one in ann.export()["items"]]
+
+
+@pytest.mark.parametrize("seconds", [-1, 20, 26])
+def test_a_change_can_be_waited_for_however_long_that_may_be(ann: User, seconds: int) -> None:
+    mark = ann.data.changes().since
+    item = ann.data.create("new")
+    assert item in ann.data.changes(mark, wait=seconds).items

@@ -14,7 +14,16 @@ from typing import Any
 from requests.auth import AuthBase
 
 from only_post_svc.pull_worker import PullWorker
-from shared.client import Bearer, ClientCredentials, ClientError, NotReached, Service, ServiceError, new_key
+from shared.client import (
+    Bearer,
+    ClientCredentials,
+    ClientError,
+    NotReached,
+    Service,
+    ServiceError,
+    new_key,
+    pause_after,
+)
 
 __all__ = [
     "Bearer",
@@ -120,8 +129,9 @@ class Tasks:
         given = {name: value for name, value in options.items() if value is not None}
         held = min(wait, MAX_WAIT_SECONDS)
         body = {"type": type, "payload": {**(payload or {}), **arguments}, **given, "wait": held}
+        deadline = time.monotonic() + wait
         task = self._task(self._post("/api/task", body, wait=held, headers=new_key()))
-        return self.wait(task, wait - held) if wait > held else task
+        return self.wait(task, deadline - time.monotonic())
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any]]) -> list[Task]:
         """New tasks, each as the API has it: {"type", "payload", …}. Sent by the thousand; each thousand is stored
@@ -143,7 +153,15 @@ class Tasks:
         deadline = time.monotonic() + timeout
         found = task if isinstance(task, Task) else self.get(task)
         while not found.is_final and (left := deadline - time.monotonic()) > 0:
-            found = self.get(found, left)
+            found = self._get_paced(found, left)
+        return found
+
+    def _get_paced(self, task: Task, wait: float) -> Task:
+        """`get`, and a pause where the service has not held the request."""
+        asked_at = time.monotonic()
+        found = self.get(task, wait)
+        if not found.is_final:
+            time.sleep(pause_after(asked_at, min(wait, MAX_WAIT_SECONDS)))
         return found
 
     def follow(self, task: Task | str, every: float = 1.0) -> Iterator[Task]:
@@ -157,7 +175,7 @@ class Tasks:
                 yield found
             if found.is_final:
                 return
-            found = self.get(found, every)
+            found = self._get_paced(found, every)
 
     def cancel(self, task: Task | str) -> Task:
         return self._task(self._post("/api/cancel", {"task_id": _id(task)}))

@@ -4,12 +4,13 @@ import json
 import logging
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from shared.client import ClientError
+from shared.client import ClientError, pause_after
 
 CLAIM_WAIT_SECONDS = 4.0  # SIGTERM waits for it, and foreman kills after 5
 RENEW_SECONDS = 5.0  # a lease is 30 seconds unless the operator said otherwise
@@ -66,14 +67,16 @@ class PullWorker:
         while places < self._concurrency and self._free.acquire(blocking=False):
             places += 1
         claimed: list[Run] = []
+        asked_at = time.monotonic()
         try:
             wanted = {"types": list(self._functions), "limit": places, "wait": CLAIM_WAIT_SECONDS}
             claimed = self._post("/api/claim", wanted, wait=CLAIM_WAIT_SECONDS)["items"]
         except ClientError as error:
             log.warning("claim failed: %s", error)
-            self._stop.wait(1)
         for _ in range(places - len(claimed)):
             self._free.release()
+        if not claimed:
+            self._stop.wait(pause_after(asked_at, CLAIM_WAIT_SECONDS))
         return claimed
 
     def _work(self, run: Run) -> None:

@@ -22,6 +22,7 @@ from requests.models import PreparedRequest
 TIMEOUT_SECONDS = 30.0  # for the connection and between two bytes, on top of what a request asks to wait
 RETRY_SECONDS = 60.0  # how long an overloaded or unreachable service is tried again
 MAX_PAUSE_SECONDS = 10.0
+EARLY_PAUSE_SECONDS = 1.0
 RENEW_SECONDS = 60.0  # a token that is over sooner is renewed before it is sent
 RETRIED = frozenset({429, 502, 503, 504})  # 502 and 504 are those of proxies
 BROKEN = (requests.ConnectionError, requests.Timeout, ChunkedEncodingError)  # the last: cut off within its body
@@ -147,6 +148,12 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1.5)
         pause = min(MAX_PAUSE_SECONDS, pause * 2)
+
+
+def pause_after(asked_at: float, wait: float) -> float:
+    """Seconds to pause before the next request: up to one where the last was to be held for `wait` and was answered
+    sooner, as a service does that is overloaded or stopping. `asked_at` is of time.monotonic."""
+    return max(0.0, min(EARLY_PAUSE_SECONDS, asked_at + wait - time.monotonic()))
 
 
 def new_key() -> dict[str, str]:

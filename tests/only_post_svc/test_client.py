@@ -1,10 +1,15 @@
 """The Python client against a real service."""
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
+import requests
+from requests.adapters import BaseAdapter
 
 from only_post_svc.client import ServiceError, TaskFailed, Tasks, TaskUnfinished
 from tests.processes import TASKS, Service
@@ -108,3 +113,47 @@ def test_a_type_is_paused_and_all_tasks_of_a_key_are_cancelled(tasks: Tasks) -> 
     assert {tasks.get(task).status for task in waiting} == {"cancelled"}
     assert tasks.retry_all(key="customer-7") == 3
     assert [task.result(30)["words"] for task in waiting] == [1, 1, 1]
+
+
+class Overloaded(BaseAdapter):
+    """A service that holds no request: it says at once that the task has not ended, until it is asked `ends_after`
+    times."""
+
+    def __init__(self, ends_after: int = 1_000_000) -> None:
+        super().__init__()
+        self.asked = 0
+        self._ends_after = ends_after
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        self.asked += 1
+        answer = requests.Response()
+        answer.status_code = 202
+        status = "queued" if self.asked < self._ends_after else "succeeded"
+        answer._content = json.dumps({"task_id": "1", "type": "echo", "status": status}).encode()
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+def tasks_of(service: Overloaded) -> Tasks:
+    session = requests.Session()
+    session.mount("http://", service)
+    return Tasks("http://overloaded", session=session)
+
+
+def test_a_service_that_holds_no_request_is_not_asked_without_a_pause() -> None:
+    service = Overloaded()
+    assert not tasks_of(service).wait("1", timeout=0.3).is_final
+    assert service.asked <= 3
+
+
+def test_a_task_is_followed_at_its_pace_where_the_service_holds_no_request() -> None:
+    started = time.monotonic()
+    shown = [task.status for task in tasks_of(Overloaded(ends_after=4)).follow("1", every=0.1)]
+    assert shown == ["queued", "succeeded"]
+    assert time.monotonic() - started >= 0.2
+
+
+def test_a_submit_waits_for_the_end_though_the_service_holds_no_request() -> None:
+    assert tasks_of(Overloaded(ends_after=3)).submit("echo", wait=20).is_final

@@ -1,5 +1,6 @@
 """A worker elsewhere, against a service that the test plays."""
 
+import time
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
 from typing import Any
@@ -20,11 +21,13 @@ class Playing:
             {"task_id": str(number), "lease": f"lease {number}", "type": "call", "payload": payload}
             for number, payload in enumerate(payloads)
         ]
+        self.claimed_at: list[float] = []
         self.renewed = Event()
         self.ended: list[dict[str, Any]] = []
 
     def post(self, path: str, body: dict[str, Any], wait: float = 0) -> dict[str, Any]:
         if path == "/api/claim":
+            self.claimed_at.append(time.monotonic())
             claimed = [self._left.pop(0) for _ in self._left[: body["limit"]]]
             return {"items": claimed}
         if path == "/api/renew":
@@ -95,3 +98,10 @@ def test_whatever_a_task_raises_fails_it_and_frees_its_place(start: Start, raise
     failed, succeeded = eventually(lambda: service.ended if len(service.ended) == 2 else None)
     assert failed["error"] == {"message": "no", "type": type(raised).__name__}
     assert succeeded["result"] == "done"
+
+
+def test_a_service_that_holds_no_claim_is_asked_again_after_a_pause(start: Start) -> None:
+    service = Playing()
+    start(service, print)
+    first, second = eventually(lambda: service.claimed_at[:2] if len(service.claimed_at) > 1 else None)
+    assert second - first > 0.5

@@ -134,8 +134,8 @@ class CommonCommands:
             sys.exit(1)
 
     def _probe(self, options: argparse.Namespace) -> None:
-        port = int(os.environ.get("PORT") or str(self.settings.variables()["PORT"].default))
-        print(probe.ask(port, self.health_method))
+        settings = server.settings_or_fail(self.settings, makes_files=False)
+        print(probe.ask(settings.port, self.health_method, has_tls=bool(settings.tls_cert_file)))
 
     def _back_up(self, options: argparse.Namespace) -> None:
         settings = server.settings_or_fail(self.settings, makes_files=False)

@@ -85,7 +85,7 @@ def test_bad_usage_is_2(capsys: pytest.CaptureFixture[str], arguments: list[str]
     "arguments",
     [
         *(["tasks", "list"], ["types"], ["run", "only_post_svc.builtin", "echo"], ["openapi"]),
-        *(["metrics"], ["backup", "b"], ["restore", "b"]),
+        *(["metrics"], ["probe"], ["backup", "b"], ["restore", "b"]),
     ],
     ids=" ".join,
 )

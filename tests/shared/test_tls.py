@@ -13,7 +13,7 @@ import requests
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from tests.certificates import make_certificate
-from tests.commands import refused
+from tests.commands import command, refused
 from tests.processes import START_SECONDS, Process, eventually, free_port
 
 EXIT_FAILURE = 3
@@ -46,8 +46,8 @@ class Secure:
         self.session = requests.Session()
         self.session.trust_env = False  # REQUESTS_CA_BUNDLE would win over `verify`
         self.session.verify = str(cert_file)
-        env = {"PORT": str(self.port), "TLS_CERT_FILE": str(cert_file), "TLS_KEY_FILE": str(key_file)}
-        self.process = start(service, **env)
+        self.env = {"PORT": str(self.port), "TLS_CERT_FILE": str(cert_file), "TLS_KEY_FILE": str(key_file)}
+        self.process = start(service, **self.env)
         eventually(lambda: self._is_up(SERVICES[service]), START_SECONDS, every=0.05)
 
     def _is_up(self, method: str) -> bool:
@@ -82,6 +82,14 @@ def test_the_token_service_speaks_of_itself_as_secure(start: Start, tmp_path: Pa
     tokens = Secure(start, tmp_path, "token_svc")
     about = tokens.session.get(f"{tokens.url}/.well-known/oauth-authorization-server", timeout=9).json()
     assert about["token_endpoint"] == f"{tokens.url}/token"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_health_check_of_a_container_speaks_tls_whatever_name_the_certificate_has(
+    start: Start, tmp_path: Path, service: str
+) -> None:
+    done = command(tmp_path, service, "probe", **Secure(start, tmp_path, service).env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 def exchanged(connection: ssl.SSLSocket, request: bytes) -> tuple[bytes, Any]:

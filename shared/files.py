@@ -2,28 +2,37 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def draft_of(file: Path) -> Path:
-    """A name beside the file, random because the process id is 1 in every container."""
-    return file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+@contextmanager
+def draft_of(file: Path) -> Iterator[Path]:
+    """A path beside the file, to write to. What is there at the end is removed, so that a full disk is not left with a
+    draft for each try."""
+    draft = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # random: the process id is 1 in every container
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+        draft.with_name(f"{draft.name}-journal").unlink(missing_ok=True)  # of a SQLite copy that has failed
 
 
 def create(file: Path, content: bytes, *, like: Path | None = None) -> None:
     """Makes the file, for its owner alone, who is the one of `like`. Raises FileExistsError, also where another process
     was quicker."""
-    draft = _write_draft(file, content, 0o600, like)
-    try:
+    with draft_of(file) as draft:
+        _write(draft, content, 0o600, like)
         os.link(draft, file)
-    finally:
-        draft.unlink()
     sync_directory(file.parent)
 
 
 def replace(file: Path, content: bytes, *, mode: int = 0o600, like: Path | None = None) -> None:
     """Writes the file, in the place of one that may be there."""
-    _write_draft(file, content, mode, like).replace(file)
+    with draft_of(file) as draft:
+        _write(draft, content, mode, like)
+        draft.replace(file)
     sync_directory(file.parent)
 
 
@@ -36,8 +45,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _write_draft(file: Path, content: bytes, mode: int, like: Path | None) -> Path:
-    draft = draft_of(file)
+def _write(draft: Path, content: bytes, mode: int, like: Path | None) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as output:
         if like is not None:
             owner = like.stat()
@@ -45,4 +53,3 @@ def _write_draft(file: Path, content: bytes, mode: int, like: Path | None) -> Pa
         output.write(content)
         output.flush()
         os.fsync(output.fileno())
-    return draft

@@ -32,7 +32,8 @@ def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
         raise Failure("there is no database yet")
     if file.exists() and not force:
         raise Failure(f"{file} is there already; --force writes over it")
-    with failing(f"{file} can't be written", *ERRORS), _draft_of(file) as draft:
+    with failing(f"{file} can't be written", *ERRORS), files.draft_of(file) as draft:
+        make_file(draft)
         with _snapshot(source) as connection, closing(_open(draft)) as copy:
             _copy(connection, copy, progress)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
@@ -143,17 +144,6 @@ def _need_ours(connection: sqlite3.Connection, schemas: Mapping[str, Path], what
         raise Failure(f"{what} is no copy of this service's database")
     if ours - known:
         raise Failure(f"{what} was made by a newer version")
-
-
-@contextmanager
-def _draft_of(file: Path) -> Iterator[Path]:
-    draft = files.draft_of(file)
-    make_file(draft)
-    try:
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)
-        draft.with_name(f"{draft.name}-journal").unlink(missing_ok=True)
 
 
 def _publish(draft: Path, file: Path, *, force: bool) -> None:

@@ -26,7 +26,7 @@ from only_post_svc.task_types import Types
 from shared import ids
 from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar
-from shared.errors import BadRequest, Invalid
+from shared.errors import BadRequest
 from shared.strict_json import encode
 
 STDIN = "-"
@@ -45,7 +45,7 @@ def payload(text: str) -> Any:
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
-    """Raises Failure unless the task succeeds."""
+    """Raises Failure unless the task succeeds, and Invalid for a payload that it does not take."""
     with _stdout_aside() as answer_to:
         try:
             registry.load([registry.BUILTIN, options.module])
@@ -78,11 +78,8 @@ def _checked(options: argparse.Namespace) -> tuple[Handler, NewTask]:
         raise Failure(f"there is no task {options.type}; there are {', '.join(sorted(types))}")
     if types[options.type].elsewhere:
         raise Failure(f"the code of {options.type} runs elsewhere: claim it with /api/claim")
-    try:
-        request = TASK_REQUEST.parse({"type": options.type, "payload": options.payload})
-        return registry.handlers[options.type], Types(types).new_task(request)
-    except Invalid as invalid:
-        raise Failure("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors)) from None
+    request = TASK_REQUEST.parse({"type": options.type, "payload": options.payload})
+    return registry.handlers[options.type], Types(types).new_task(request)
 
 
 def _result_of(handler: Handler, new: NewTask, options: argparse.Namespace) -> bytes:

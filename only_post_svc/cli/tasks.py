@@ -21,7 +21,7 @@ from only_post_svc.worker.children import describe_types
 from shared.bodies import parse_json
 from shared.cli.terminal import Failure, bar, fields, moment, table
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Invalid
+from shared.errors import BadRequest
 from shared.pages import list_json
 from shared.strict_json import encode
 
@@ -213,10 +213,7 @@ def argument(text: str) -> tuple[str, Any]:
 
 async def submit_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     types = Types(await describe_types(settings))
-    try:
-        new = types.new_task(TASK_REQUEST.parse({"type": options.type, "payload": dict(options.arguments)}))
-    except Invalid as invalid:
-        raise Failure("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors)) from None
+    new = types.new_task(TASK_REQUEST.parse({"type": options.type, "payload": dict(options.arguments)}))
     task = await database.write(lambda tx: queue.submit(tx, ANYONE, new))
     database.publish(hints.QUEUED)
     print(task_json(task) if options.json else task.id)

@@ -15,7 +15,7 @@ from shared.cli import backup, doctor, probe, terminal
 from shared.cli.doctor import Check
 from shared.cli.terminal import Failure
 from shared.database import Database, connection
-from shared.errors import Problem
+from shared.errors import Invalid, Problem
 from shared.http import reload, server
 from shared.metrics_endpoint import Families
 from shared.settings import Settings, SettingsError
@@ -50,6 +50,8 @@ def run(command: Command, options: argparse.Namespace) -> None:
         sys.stdout.flush()
     except Failure as failure:
         sys.exit(str(failure))
+    except Invalid as invalid:
+        sys.exit("\n".join(f"{fault.pointer}: {fault.detail}" for fault in invalid.errors))
     except Problem as problem:
         sys.exit(problem.detail)
     except SettingsError as error:

@@ -142,6 +142,15 @@ def test_the_failed_attempts_of_a_task_are_shown_by_the_beginning_of_its_id_too(
 
 
 @ON_A_FILE
+def test_all_that_is_wrong_with_a_schedule_is_told(service: Service) -> None:
+    done = operate(service, "schedules", "add", "x", "text.stats", '{"top": "0"}', "--every", "60")
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        ["/payload/text: required", "/payload/top: must be an integer"],
+    )
+
+
+@ON_A_FILE
 def test_a_task_is_submitted_by_name_and_value_and_watched(service: Service) -> None:
     submitted = operate(service, "tasks", "submit", "text.stats", "text=to be", "top=0").stdout.strip()
     assert service.ended(submitted)["result"]["words"] == 2

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.worker import linux
-from only_post_svc.worker.frames import MAX_HEAD_BYTES, Unpacker, check_json, kind_of, pack
+from only_post_svc.worker.frames import MAX_HEAD_BYTES, Unpacker, decode, kind_of, pack
 from only_post_svc.worker.output import Output
 from only_post_svc.worker.runner import Options, command
 from shared.settings import SettingsError
@@ -192,7 +192,7 @@ class Child(asyncio.Protocol):
         elif kind == "progress":
             self._events.run_progressed(run_id, message["value"])
         elif kind == "checkpoint":
-            check_json(blob)
+            decode(blob)  # for its check alone
             self._events.run_saved(run_id, blob.decode())
         elif kind == "holding":
             self.holding = run_id

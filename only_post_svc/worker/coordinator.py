@@ -24,7 +24,7 @@ from only_post_svc.worker import linux
 from only_post_svc.worker.bell import Bell
 from only_post_svc.worker.children import Child, end_orphans
 from only_post_svc.worker.courier import Courier
-from only_post_svc.worker.frames import check_json
+from only_post_svc.worker.frames import decode
 from only_post_svc.worker.heartbeat import Heartbeat, sign_off
 from only_post_svc.worker.runs import Run, Runs, about
 from only_post_svc.worker.slots import Slots
@@ -351,7 +351,7 @@ def _ending(message: dict[str, Any], result: bytes) -> Ending:
     progress = encode(message["progress"]) if message.get("progress") else None
     if message.get("error") is None:
         try:
-            check_json(result)
+            decode(result)  # for its check alone
             return Ending(result=result.decode(), progress=progress)
         except ValueError as error:
             invalid = queue.error("invalid_result", f"the result is not JSON: {error}")

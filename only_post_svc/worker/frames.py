@@ -5,13 +5,13 @@ checked: the code of a task may have written it.
 """
 
 import json
-import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from shared.schemas import Check, Fault, Limits, schema_of_dataclass, validator
+from shared.strict_json import finite, refuse_constant
 
 HEAD = struct.Struct(">II")
 MAX_HEAD_BYTES = 256 * 1024  # a traceback, an error and a progress message, each of some thousand characters
@@ -129,7 +129,7 @@ class Unpacker:
                 raise ValueError("a frame is too large")
             if len(self._buffer) < end:
                 return
-            message = _decode(self._buffer[HEAD.size : middle])
+            message = decode(self._buffer[HEAD.size : middle])
             if not isinstance(message, dict):
                 raise ValueError("a message is an object")
             payload = bytes(self._buffer[middle:end])
@@ -137,28 +137,12 @@ class Unpacker:
             yield message, payload
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=finite)
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("a number is out of range")
-    return number
-
-
-DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-
-
-def _decode(text: bytes | bytearray) -> Any:
+def decode(text: bytes | bytearray) -> Any:
     """Raises ValueError."""
     try:
         return DECODER.decode(text.decode())
     except RecursionError:
         raise ValueError("nested too deep") from None
-
-
-def check_json(text: bytes) -> None:
-    """Raises ValueError."""
-    _decode(text)

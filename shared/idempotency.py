@@ -55,8 +55,20 @@ def key_of(
     return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest(), caller, is_counted)
 
 
-FIND = """
-SELECT fingerprint, status, body, headers, expires_at, owner, bytes FROM idempotency_key
+class KeyRow(NamedTuple):
+    """`headers` is JSON, None without any."""
+
+    fingerprint: str
+    status: int
+    body: str
+    headers: str | None
+    expires_at: int
+    owner: str
+    bytes: int
+
+
+FIND = f"""
+SELECT {", ".join(KeyRow._fields)} FROM idempotency_key
 WHERE scope = :scope AND key = :key FOR UPDATE
 """
 
@@ -81,18 +93,18 @@ def once(tx: Transaction, key: IdempotencyKey | None, work: Callable[[], Answer]
     if key is None:
         return work()
     tx.lock(f"idempotency {key.scope} {key.key}")
-    found = tx.one(FIND, scope=key.scope, key=key.key)
-    if found is None or found[4] <= tx.now:
+    row = tx.one(FIND, scope=key.scope, key=key.key)
+    found = KeyRow(*row) if row else None
+    if found is None or found.expires_at <= tx.now:
         if found:  # expired, and not pruned yet
             tx.put(REMOVE, scope=key.scope, key=key.key)
-            _give_back(tx, [found[5:]])
+            _give_back(tx, [(found.owner, found.bytes)])
         answer = work()
         _keep(tx, key, answer)
         return answer
-    fingerprint, status, body, headers = found[:4]
-    if fingerprint != key.fingerprint:
+    if found.fingerprint != key.fingerprint:
         raise Problem("idempotency_key_reused", "this key was used with another body", status=422)
-    return Answer(status, body, is_replay=True, headers=tuple(json.loads(headers or "{}").items()))
+    return Answer(found.status, found.body, is_replay=True, headers=tuple(json.loads(found.headers or "{}").items()))
 
 
 def _keep(tx: Transaction, key: IdempotencyKey, answer: Answer) -> None:

@@ -136,11 +136,11 @@ OF = "SELECT key, failures, last_at FROM attempt WHERE username_key = :username_
 
 
 def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
-    rows = sorted(tx.all(OF, username_key=username_key))
-    return [
-        {"kind": kind, "address": address, "failures": failures, "at": times.to_text(at)}
-        for (kind, address, _), failures, at in ((key.split(" ", 2), failures, at) for key, failures, at in rows)
-    ]
+    found = []
+    for key, failures, at in sorted(tx.all(OF, username_key=username_key)):
+        kind, address, _ = key.split(" ", 2)
+        found.append({"kind": kind, "address": address, "failures": failures, "at": times.to_text(at)})
+    return found
 
 
 IS_KNOWN = "SELECT 1 FROM attempt WHERE key = :key AND expires_at > :now"

@@ -40,10 +40,10 @@ class Answer(NamedTuple):
 
 
 def key_of(
-    request: Request[Any], route: str, caller: str, body: Any, *, is_counted: bool = False
+    request: Request[Any], route: str, caller: str, body: Callable[[], Any], *, is_counted: bool = False
 ) -> IdempotencyKey | None:
-    """The request's key, None without one. `route` is its route's name, which no prefix of a proxy changes.
-    Raises 400 for a malformed one."""
+    """The request's key, None without one. `route` is its route's name, which no prefix of a proxy changes. `body`
+    gives what makes it another request, and is called where there is a key. Raises 400 for a malformed one."""
     sent = single_header(request.scope, b"idempotency-key")
     if sent is None:
         return None
@@ -51,7 +51,7 @@ def key_of(
         sent = sent[1:-1]  # the draft's form is a quoted string (RFC 8941 §3.3.3); bare ones are common
     if not KEY.fullmatch(sent):
         raise BadRequest("invalid_idempotency_key", "Idempotency-Key: 1 to 255 visible ASCII characters")
-    canonical = json.dumps(body, sort_keys=True).encode()
+    canonical = json.dumps(body(), sort_keys=True).encode()
     return IdempotencyKey(f"{route} {caller}", sent, hashlib.sha256(canonical).hexdigest(), caller, is_counted)
 
 

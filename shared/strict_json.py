@@ -36,6 +36,12 @@ def decode(body: bytes) -> Any:
     return value
 
 
+def exact(text: str) -> Any:
+    """The value of a text that `decode` has taken. A number that a float would write otherwise is a string of its
+    digits behind NUL, which no string of such a text has."""
+    return EXACT.decode(text)
+
+
 def members(text: str) -> dict[str, str]:
     """The members of an object that `decode` has taken, each value as it was written."""
     written: dict[str, str] = {}
@@ -143,7 +149,13 @@ def refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+def _exact(text: str) -> float | str:
+    number = float(text)
+    return number if repr(number) == text else f"\0{text}"
+
+
 DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=finite, parse_constant=refuse_constant)
+EXACT = json.JSONDecoder(parse_float=_exact)
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 

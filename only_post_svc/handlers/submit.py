@@ -112,7 +112,7 @@ async def _submit_once(
 ) -> tuple[Answer, dict[str, str]]:
     """The answer to a submit, and its headers: the first answer, where its idempotency key was used before. `write`
     makes its JSON."""
-    key = key_of(request, route, who.id, body)
+    key = key_of(request, route, who.id, lambda: body)
     state = request.state
     database, backlog, waiters = state["database"], state["backlog"], state["waiters"]
     submitted: list[tuple[TaskRow, bool]] = []

@@ -167,7 +167,7 @@ def key_for(
 ) -> IdempotencyKey | None:
     headers = [] if sent is None else [(b"idempotency-key", sent.encode("latin-1"))]
     scope = {"type": "http", "method": "POST", "path": "/prefix/x", "query_string": b"", "headers": headers}
-    return key_of(Request(scope), route, caller, {} if body is None else body)
+    return key_of(Request(scope), route, caller, lambda: {} if body is None else body)
 
 
 def test_a_request_without_the_header_has_no_key() -> None:

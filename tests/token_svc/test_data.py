@@ -421,6 +421,18 @@ def test_the_same_key_with_another_body_is_refused(user: User) -> None:
     assert len(user.get("/data").json()["items"]) == 1
 
 
+@pytest.mark.parametrize("other", ["0.10000000000000000001", "0.10", '"0.1"'])
+def test_a_number_with_other_digits_is_another_body(user: User, other: str) -> None:
+    headers = {**user.headers, "Idempotency-Key": "k", "Content-Type": "application/json"}
+
+    def send(number: str) -> requests.Response:
+        return user.service.request("POST", "/data", data=f'{{"data": [{number}]}}', headers=headers)
+
+    send("0.1")
+    assert send("0.1").headers["Idempotency-Replayed"] == "true"
+    problem(send(other), 422, "idempotency_key_reused")
+
+
 def test_a_key_outlives_what_it_made(user: User) -> None:
     first = keyed(user, "k", 1)
     user.delete(first.headers["Location"])

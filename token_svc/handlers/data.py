@@ -37,21 +37,22 @@ async def create(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     body, written = await bodies.read_json_as_written(request)
     CREATE_REQUEST.parse(body)
-    key = key_of(request, "POST /data", holder.account.id, body, is_counted=True)
+    owner = holder.account.id
+    key = key_of(request, "POST /data", owner, lambda: {"data": strict_json.exact(written["data"])}, is_counted=True)
     room = _room(request)
 
     def kept(item: ItemRow) -> int:
         return len(item_json(item).encode()) if key else 0
 
     def work(tx: Transaction) -> Answer:
-        return Answer(201, item_json(items.create(tx, holder.account.id, written["data"], room, kept)))
+        return Answer(201, item_json(items.create(tx, owner, written["data"], room, kept)))
 
     def unit(tx: Transaction) -> Answer:
         sessions.expect_holder(tx, holder.claims)
         return once(tx, key, lambda: work(tx))
 
     answer = await request.state["database"].write(unit)
-    request.state["changes"].publish(holder.account.id)
+    request.state["changes"].publish(owner)
     headers = {"Location": urls.location(request, f"/data/{id_of(answer.body)}"), "ETag": '"1"'}
     if answer.is_replay:
         headers["Idempotency-Replayed"] = "true"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from shared import strict_json
@@ -34,7 +34,16 @@ def _fault(detail: str) -> Invalid:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(text, parse_float=Decimal)  # float takes 0.1 and 0.10000000000000001 for one number
+    return json.loads(text, parse_float=_decimal)  # float takes 0.1 and 0.10000000000000001 for one number
+
+
+def _decimal(written: str) -> Decimal:
+    """Decimal refuses exponents beyond some 10**18. What has one is 0 or nearer to 0 than any Decimal, since JSON with
+    a number above 1.8e308 is not accepted."""
+    try:
+        return Decimal(written)
+    except InvalidOperation:
+        return Decimal(0)
 
 
 def _contains(data: Any, wanted: Any) -> bool:

@@ -13,6 +13,8 @@ from token_svc import accounts, items
 from token_svc.filters import MAX_CHARACTERS, containing
 from token_svc.items import ItemRow
 
+TINY = f"1e-{'9' * 23}"  # an exponent that Decimal refuses
+
 CONTAINED = [
     ('{"colour": "red", "n": 1}', '{"colour": "red"}', True),
     ('{"colour": "red"}', '{"colour": "blue"}', False),
@@ -31,6 +33,12 @@ CONTAINED = [
     ('{"a": 9007199254740993}', '{"a": 9007199254740992}', False),
     ('{"a": 0.1}', '{"a": 0.10000000000000001}', False),
     ('{"a": "1"}', '{"a": 1}', False),
+    (f'{{"a": {TINY}}}', f'{{"a": {TINY}}}', True),
+    (f'{{"a": {TINY}}}', '{"a": 1}', False),
+    ('{"a": 1}', f'{{"a": {TINY}}}', False),
+    (f'{{"a": -{TINY}}}', '{"a": 0}', True),
+    (f'{{"a": 0e{"9" * 20}}}', '{"a": 0}', True),
+    (f'{{"b": 1, "a": {TINY}}}', '{"b": 1}', True),
     ("{}", "{}", True),
     ("[]", "{}", False),
     ('"red"', "{}", False),

@@ -78,8 +78,11 @@ def insert(tx: Transaction, account: AccountRow, username_key: str, email_key: s
 BY_USERNAME = f"SELECT {COLUMNS} FROM account WHERE username_key = :key AND is_client = 0"
 
 
+BY_EMAIL = f"SELECT {COLUMNS} FROM account WHERE email_key = :key AND is_client = 0"
+
+
 def by_email(tx: Transaction, email: str) -> AccountRow | None:
-    return one(tx, f"SELECT {COLUMNS} FROM account WHERE email_key = :key", key=emails.key(email))
+    return one(tx, BY_EMAIL, key=emails.key(email))
 
 
 def by_username(tx: Transaction, username: str) -> AccountRow | None:

@@ -114,6 +114,13 @@ def test_a_machine_has_no_password_and_no_refresh_token(machine: Machine) -> Non
             oauth_error(answer, 401, "invalid_grant")
 
 
+def test_a_machine_gets_no_mail_for_a_new_password(machine: Machine) -> None:
+    for email in (f"client:{machine.id}", ""):
+        assert machine.service.post("/password/forgot", {"email": email}).status_code == 202
+    eventually(lambda: rows(machine.service, "SELECT count(*) FROM mail") == [(0,)], 30)
+    assert rows(machine.service, "SELECT count(*) FROM mail_token WHERE account_id = ?", machine.id) == [(0,)]
+
+
 def test_a_user_may_have_the_name_of_a_machine(machine: Machine) -> None:
     assert User(machine.service, username=machine.name).get("/me").status_code == 200
 

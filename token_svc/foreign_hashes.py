@@ -15,14 +15,16 @@ import bcrypt
 
 MAX_MEMORY_KIB = 1024 * 1024  # a stored hash that asks for more is not computed
 MAX_PASSES = 4  # over so much memory
+MAX_OPENSSL_MEMORY = 2**31 - 1  # bytes; hashlib.scrypt takes no higher limit
 MAX_ROUNDS = 10_000_000
-MAX_BCRYPT_COST = 16  # some four seconds
 BCRYPT_BYTES = 72  # bcrypt ignores the rest, and since 5.0 refuses it
 
 Check = Callable[[bytes], bool]
 
 RADIX64 = "[./A-Za-z0-9]"
-BCRYPT = rf"(\$2[aby]\$(\d\d)\${RADIX64}{{53}})"
+COST = "0[4-9]|1[0-6]"  # bcrypt has none below 4; 16 takes some four seconds
+BCRYPT_SALT = f"{RADIX64}{{21}}[.Oeu]"  # 128 bits: bcrypt refuses one with other bits set in its last character
+BCRYPT = rf"(\$2[aby]\$(?:{COST})\${BCRYPT_SALT}{RADIX64}{{31}})"
 DIGEST, ROUNDS, SALT = "(?P<digest>sha1|sha256|sha512)", r"(?P<rounds>\d{1,8})", "(?P<salt>[^$]{1,128})"
 N, R, P = r"(?P<n>\d{1,8})", r"(?P<r>\d{1,4})", r"(?P<p>\d{1,4})"
 
@@ -41,13 +43,20 @@ class Scrypt(NamedTuple):
         return (
             is_power
             and self.block_size > 0 < self.parallelism
+            and self.cost.bit_length() <= 16 * self.block_size  # n < 2**(16 * r) (RFC 7914 §2)
+            and self.max_memory <= MAX_OPENSSL_MEMORY
             and memory_kib <= MAX_MEMORY_KIB
             and memory_kib * self.parallelism <= MAX_MEMORY_KIB * MAX_PASSES
         )
 
+    @property
+    def max_memory(self) -> int:
+        """What OpenSSL asks for, in bytes."""
+        return 128 * self.block_size * (self.cost + self.parallelism + 2)
+
     def hash(self, password: bytes, salt: bytes, length: int) -> bytes:
         n, r, p = self
-        return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=128 * r * (n + p + 2), dklen=length)
+        return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=self.max_memory, dklen=length)
 
 
 def check_of(stored: str) -> Check | None:
@@ -66,26 +75,20 @@ def own_form(stored: str) -> str:
     return stored.removeprefix("argon2") if stored.startswith("argon2$argon2") else stored
 
 
-def _bcrypt(found: re.Match[str]) -> Check | None:
-    if int(found[2]) > MAX_BCRYPT_COST:
-        return None
+def _bcrypt(found: re.Match[str]) -> Check:
     return lambda password: bcrypt.checkpw(password[:BCRYPT_BYTES], found[1].encode())
 
 
-def _django_bcrypt(found: re.Match[str]) -> Check | None:
-    if int(found[2]) > MAX_BCRYPT_COST:
-        return None
+def _django_bcrypt(found: re.Match[str]) -> Check:
     return lambda password: bcrypt.checkpw(hashlib.sha256(password).hexdigest().encode(), found[1].encode())
 
 
-def _passlib_bcrypt(found: re.Match[str]) -> Check | None:
+def _passlib_bcrypt(found: re.Match[str]) -> Check:
     kind, cost, salt, digest = found.groups()
-    if int(cost) > MAX_BCRYPT_COST:
-        return None
 
     def check(password: bytes) -> bool:
         keyed = base64.b64encode(hmac.digest(salt.encode(), password, "sha256"))
-        return bcrypt.checkpw(keyed, f"${kind}${int(cost):02}${salt}{digest}".encode())
+        return bcrypt.checkpw(keyed, f"${kind}${cost:0>2}${salt}{digest}".encode())
 
     return check
 
@@ -118,7 +121,7 @@ FORMS = [
         (rf"bcrypt\${BCRYPT}", _bcrypt),
         (rf"bcrypt_sha256\${BCRYPT}", _django_bcrypt),
         (
-            rf"\$bcrypt-sha256\$v=2,t=(2[ab]),r=(\d{{1,2}})\$({RADIX64}{{22}})\$({RADIX64}{{31}})",
+            rf"\$bcrypt-sha256\$v=2,t=(2[ab]),r=({COST}|[4-9])\$({BCRYPT_SALT})\$({RADIX64}{{31}})",
             _passlib_bcrypt,
         ),
         (rf"pbkdf2_{DIGEST}\${ROUNDS}\${SALT}\$(?P<base64>[A-Za-z0-9+/=]{{28,88}})", _pbkdf2),

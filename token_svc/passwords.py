@@ -13,7 +13,7 @@ from pathlib import Path
 from passlib.context import CryptContext
 
 from shared import cpus
-from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, check_of, own_form
+from token_svc.foreign_hashes import MAX_MEMORY_KIB, MAX_PASSES, MAX_ROUNDS, Scrypt, check_of, own_form
 from token_svc.turns import Asker, Turns
 
 MAX_LENGTH = 1024  # in NFC
@@ -114,12 +114,10 @@ def hash_fault(stored: str) -> str:
 def _verify(password: str, stored: str) -> bool:
     if len(stored) > MAX_STORED_LENGTH:
         return False
-    if check := check_of(stored):
-        return check(password.encode())
-    if _costs_too_much(stored):
-        return False
     try:
-        return bool(CONTEXT.verify(password, stored))
+        if check := check_of(stored):
+            return check(password.encode())
+        return not _costs_too_much(stored) and bool(CONTEXT.verify(password, stored))
     except (ValueError, TypeError):  # a corrupt hash, or one of a scheme that is not known
         return False
 
@@ -127,13 +125,12 @@ def _verify(password: str, stored: str) -> bool:
 def _costs_too_much(stored: str) -> bool:
     if found := ARGON2_COST.match(stored):
         memory_kib, passes = map(int, found.groups())
-    elif found := SCRYPT_COST.match(stored):
-        log2, block_size, passes = map(int, found.groups())
-        memory_kib = (block_size << min(log2, 64)) // 8
-    else:
-        rounds = PBKDF2_COST.match(stored)
-        return rounds is None or int(rounds[1]) > MAX_ROUNDS
-    return memory_kib > MAX_MEMORY_KIB or memory_kib * passes > MAX_MEMORY_KIB * MAX_PASSES
+        return memory_kib > MAX_MEMORY_KIB or memory_kib * passes > MAX_MEMORY_KIB * MAX_PASSES
+    if found := SCRYPT_COST.match(stored):
+        log2, block_size, parallelism = map(int, found.groups())
+        return not Scrypt(2 ** min(log2, 64), block_size, parallelism).is_bounded
+    rounds = PBKDF2_COST.match(stored)
+    return rounds is None or int(rounds[1]) > MAX_ROUNDS
 
 
 def _is_made_of(password: str, name: str) -> bool:

@@ -59,6 +59,15 @@ BROKEN = {
     "SHA-512 crypt": "$6$rounds=5000$saltsalt$" + "a" * 86,
     "MD5": "md5$salt$0123456789abcdef0123456789abcdef",
     "scrypt of no power": HASHES["Werkzeug scrypt"].replace(":1024:", ":1000:"),
+    "scrypt of more than its blocks allow": HASHES["Werkzeug scrypt"].replace(":1024:8:1$", ":65536:1:1$"),
+    "scrypt of more than hashlib allows": HASHES["Werkzeug scrypt"].replace(":1024:8:1$", ":2:9999:1678$"),
+    "passlib scrypt of more than its blocks allow": HASHES["passlib scrypt"].replace("ln=10,r=8", "ln=16,r=1"),
+    "passlib scrypt of no power": HASHES["passlib scrypt"].replace("ln=10", "ln=0"),
+    "bcrypt of no cost": HASHES["bcrypt 2b"].replace("$06$", "$03$"),
+    "Django bcrypt of no cost": HASHES["Django bcrypt SHA-256"].replace("$06$", "$00$"),
+    "passlib bcrypt of no cost": HASHES["passlib bcrypt SHA-256"].replace("r=6", "r=3"),
+    "bcrypt salt of more than 128 bits": HASHES["bcrypt 2b"].replace("26XbeDMV", "26XbvDMV"),
+    "passlib bcrypt salt of more than 128 bits": HASHES["passlib bcrypt SHA-256"].replace("EJlbHO$", "EJlbHP$"),
     "scrypt of nothing": HASHES["Werkzeug scrypt"].replace(":1024:8:1$", ":1024:0:1$"),
     "no rounds": HASHES["Werkzeug PBKDF2"].replace(":1000$", ":0$"),
     "no base64": HASHES["Django PBKDF2"].replace("/i2zQ=", "/i2zQ"),
@@ -88,6 +97,10 @@ def test_a_hash_that_costs_too_much_or_is_none_is_neither_taken_nor_computed(sto
     assert passwords.hash_fault(stored)
     assert foreign_hashes.check_of(stored) is None
     assert not passwords._verify(PASSWORD, stored)
+
+
+def test_a_check_that_fails_for_another_reason_lets_nobody_in() -> None:
+    assert not passwords._verify("\ud800", HASHES["bcrypt 2b"])  # no bytes
 
 
 def transfer(service: TokenService, file: Path, *arguments: str) -> Done:

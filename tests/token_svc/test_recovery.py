@@ -229,6 +229,24 @@ def test_a_new_address_has_to_be_verified_anew(user: User) -> None:
     assert user.get("/me").json()["email_verified"] is True
 
 
+def test_a_new_address_can_be_verified_though_the_password_changes_with_it(user: User) -> None:
+    new = f"{fresh_name()}@example.org"
+    body = {"current_password": user.password, "email": new, "password": NEW_PASSWORD}
+    assert user.patch("/me", json=body).status_code == 200
+    assert verify(user.service, token_in(written_to(user.service, new, CONFIRMING))).status_code == 200
+
+
+def test_a_token_verifies_an_address_whatever_else_changes(user: User) -> None:
+    token = token_in(verify_mail(user))
+    body = {"current_password": user.password, "password": NEW_PASSWORD}
+    assert user.patch("/me", json=body).status_code == 200
+    for action in (["grant", user.username, "data"], ["disable", user.username]):
+        assert operate(user.service, *action).returncode == 0
+    assert is_bad(verify(user.service, token))
+    assert operate(user.service, "enable", user.username).returncode == 0
+    assert verify(user.service, token).status_code == 200
+
+
 @pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
 def test_where_it_is_required_a_password_lets_in_those_with_a_verified_address(
     start_tokens: Callable[..., TokenService],

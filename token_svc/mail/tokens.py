@@ -18,9 +18,12 @@ VALUES (:digest, :kind, :account_id, :email, :version, :expires_at)
 
 
 def make(tx: Transaction, mail: MailRow) -> tuple[AccountRow, str] | None:
-    """The account and a new token for its mail. None when its address or password has changed since."""
+    """The account and a new token for its mail. None when its address has changed since or, for a new password, what
+    raises its version."""
     account = accounts.by_id(tx, mail.account_id)
-    if account is None or account.is_disabled or (account.email, account.version) != (mail.email, mail.version):
+    if account is None or account.is_disabled or account.email != mail.email:
+        return None
+    if mail.kind == RESET and account.version != mail.version:
         return None
     token = secrets.token_urlsafe(32)
     tx.put(
@@ -39,11 +42,13 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+# A token that verifies an address proves that alone, whatever else has changed.
 HOLDER = f"""
 SELECT {accounts.COLUMNS}
 FROM mail_token JOIN account ON account.id = mail_token.account_id
 WHERE mail_token.digest = :digest AND mail_token.kind = :kind AND mail_token.expires_at > :now
-    AND account.email = mail_token.email AND account.version = mail_token.version AND account.is_disabled = 0
+    AND account.email = mail_token.email AND account.is_disabled = 0
+    AND (mail_token.kind = '{VERIFY}' OR account.version = mail_token.version)
 """
 
 

@@ -46,7 +46,7 @@ COLUMNS = ", ".join(ItemRow._fields)
 # idempotency keys count too.
 COUNT = """
 UPDATE account SET item_count = item_count + :items, item_bytes = item_bytes + :bytes, change = change + 1
-WHERE id = :owner AND (:growth <= 0 OR item_count + :items <= :most_items AND item_bytes + :growth
+WHERE id = :owner AND (:items <= 0 OR item_count + :items <= :most_items) AND (:growth <= 0 OR item_bytes + :growth
     + coalesce((SELECT bytes FROM kept_answers WHERE kept_answers.owner = account.id), 0) <= :most_bytes)
 """
 

@@ -108,6 +108,15 @@ def test_above_the_bound_nothing_grows_and_everything_may_shrink(timeline: Timel
     assert owner.add("1" * 5, key="other") is not None
 
 
+def test_above_a_lowered_number_of_items_those_that_are_there_may_grow(timeline: Timeline) -> None:
+    owner = Owner(timeline, Room(2, 20))
+    item, _ = owner.add("1"), owner.add("2")
+    assert item
+    owner.room = Room(1, 20)
+    assert owner.add("3") is None
+    assert owner.replace(item, "1" * 10) is not None
+
+
 def test_creating_and_deleting_with_keys_ends_at_the_bound(start_tokens: Callable[..., TokenService]) -> None:
     user = User(start_tokens(MAX_BYTES_PER_USER="10000", MAX_ITEMS_PER_USER="1"))
     for number in range(10):

@@ -202,6 +202,8 @@ class Grants:
     ) -> tuple[AccountRow, Pair | None]:
         """The account with a new email, a new password, or both. A new password ends all other sessions and all
         tokens issued before; this session gets a new pair. Raises 401, 409, 422, 429."""
+        if email is not None and account.email_verified and emails.cleaned(email) == account.email:
+            email = None  # to set it anew would make it unverified
         found = {}
         if email is not None:
             found["/email"] = emails.fault(email)

@@ -229,6 +229,22 @@ def test_a_new_address_has_to_be_verified_anew(user: User) -> None:
     assert user.get("/me").json()["email_verified"] is True
 
 
+def test_to_set_the_verified_address_that_there_is_changes_nothing(user: User) -> None:
+    verify(user.service, token_in(verify_mail(user)))
+    before = user.get("/me/export").json()
+    for same in (email_of(user), f"{email_of(user)}\u00ad."):
+        changed = user.patch("/me", json={"current_password": user.password, "email": same}).json()
+        assert changed == user.profile | {"email_verified": True}
+    assert user.get("/me/export").json() == before
+    eventually(lambda: rows(user.service, "SELECT count(*) FROM mail") == [(0,)], 30)
+    assert len(files_of(user.service, email_of(user))) == 1
+
+
+def test_to_set_the_unverified_address_that_there_is_sends_its_mail_again(user: User) -> None:
+    user.patch("/me", json={"current_password": user.password, "email": email_of(user)})
+    assert verify(user.service, token_in(verify_mail(user, nth=2))).status_code == 200
+
+
 def test_a_new_address_can_be_verified_though_the_password_changes_with_it(user: User) -> None:
     new = f"{fresh_name()}@example.org"
     body = {"current_password": user.password, "email": new, "password": NEW_PASSWORD}

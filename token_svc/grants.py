@@ -80,7 +80,7 @@ class Grants:
         self, username: str, password: str, scope: str | None, address: str, language: str = ""
     ) -> Pair:
         """A new session. Raises InvalidGrant, after the same work for every reason, 403, 429 and 503."""
-        asker = Asker(address, names.fold(username))
+        asker = Asker(address, await self._named_by(username))
         await self.passwords.turns.admit(asker)
         account, limits = await self.database.write(lambda tx: self._begin(tx, username, address))
         async with self._uncounted(limits):
@@ -107,6 +107,11 @@ class Grants:
         events.announce("login", account.id, address)
         return pair
 
+    async def _named_by(self, login: str) -> str:
+        """The key of the account's name. A username is its own, which saves the read."""
+        account = await self.database.read(lambda tx: accounts.by_login(tx, login)) if "@" in login else None
+        return _key(account, login)
+
     async def _granted(self, account: AccountRow, scope: str | None, limits: LoginLimits) -> str:
         """The scope of the new session. Raises 400 `invalid_scope`, which is no failed login: the password was
         right."""
@@ -131,8 +136,7 @@ class Grants:
         """Counts the attempt. The account, if there is one, and what it was counted against."""
         rate = self.settings.rate_limits.login
         account = accounts.by_login(tx, username)
-        name = names.fold(account.username if account else username)  # the email counts as the username does
-        limits = attempts.login_limits(tx, rate, name, address) if rate else NO_LIMITS
+        limits = attempts.login_limits(tx, rate, _key(account, username), address) if rate else NO_LIMITS
         attempts.begin(tx, limits)
         return account, limits
 
@@ -245,6 +249,13 @@ def replace_password(tx: Transaction, account: AccountRow, password_hash: str, k
     accounts.set_password(tx, account.id, password_hash)
     sessions.end_others(tx, account.id, keep=keep)
     attempts.forget(tx, names.fold(account.username))
+
+
+def _key(account: AccountRow | None, login: str) -> str:
+    """What a login counts by: the email, in any spelling, as the username does."""
+    if account:
+        return names.fold(account.username)
+    return emails.key(login) if "@" in login else names.fold(login)
 
 
 def _unchanged(tx: Transaction, account: AccountRow) -> AccountRow:

@@ -108,6 +108,20 @@ def test_a_login_that_has_to_wait_computes_no_hash() -> None:
     assert run(work, RATE_LIMITS="login=2/minute") == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_the_spellings_of_an_email_count_as_one_whoever_has_it(name: str) -> None:
+    async def work(inside: Inside) -> list[str]:
+        await inside.register()
+        codes = []
+        for number, email in enumerate((f"{name}@example.org", f"{name}\u00ad@example.org", f"{name}@example.org.")):
+            with pytest.raises(Problem) as caught:
+                await inside.grants.by_password(email, "not the right one", None, f"198.51.100.{number}")
+            codes.append(caught.value.code)
+        return codes
+
+    assert run(work, RATE_LIMITS="login=1/minute") == ["invalid_grant", "invalid_grant", "rate_limited"]
+
+
 def test_a_change_that_a_new_password_overtook_changes_nothing() -> None:
     async def work(inside: Inside) -> tuple[int, Any]:
         account_id = await inside.register()

@@ -1,6 +1,7 @@
 """Stored passwords: other schemes, better and worse ones, broken ones, and how many at once."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from passlib.context import CryptContext
 from shared.errors import Problem, Unavailable
 from tests.token_svc.inside import PASSWORD, Inside, run
 from token_svc.passwords import MEMORY_KIB, WAITING_PER_THREAD, Passwords, needs_renewal
-from token_svc.turns import AHEAD, Asker
+from token_svc.turns import ACCOUNT_PLACES, AHEAD, Asker
 
 TODAYS = f"$argon2id$v=19$m={MEMORY_KIB},t=2,p=1$"
 
@@ -131,6 +132,35 @@ def test_what_waits_for_a_hash_is_bounded_and_there_is_room_again_after() -> Non
     assert [(one.status, one.code, one.headers["Retry-After"]) for one in refused] == [(503, "busy", "2")] * 3
     assert [one for one in found if one not in refused] == [False] * (1 + AHEAD + WAITING_PER_THREAD)
     assert again
+
+
+SPELLINGS = [
+    "@example.org",
+    "@EXAMPLE.org",
+    "@example.org.",
+    "\u00ad@example.org",
+    "\u200d@example.org",
+    "@exa\u00admple.org",
+]
+
+
+@pytest.mark.parametrize("name", ["ada", "nobody"])
+def test_one_account_has_four_places_by_whatever_email_it_is_named(name: str) -> None:
+    async def work(inside: Inside) -> list[str]:
+        await inside.register()
+        gate = threading.Event()
+        threads = [inside.turns.run(Asker(), lambda: gate.wait(60)) for _ in range(2 + AHEAD)]
+        held = asyncio.gather(*threads)
+        await asyncio.sleep(0)
+        logins = [asyncio.create_task(inside.login(name + rest, "wrong")) for rest in SPELLINGS]
+        async with asyncio.timeout(30):
+            while sum(login.done() for login in logins) < len(SPELLINGS) - ACCOUNT_PLACES:
+                await asyncio.sleep(0.01)
+        gate.set()
+        await held
+        return sorted(problem.code for problem in await asyncio.gather(*logins) if problem)
+
+    assert run(work) == ["busy"] * 2 + ["invalid_grant"] * ACCOUNT_PLACES
 
 
 def test_hashing_leaves_the_loop_free() -> None:

@@ -22,7 +22,8 @@ def parse(raw: str) -> str:
 
 def granted(allowed: str, wanted: str | None) -> str:
     """The scope that is asked for, all that is allowed when none is. Raises 400 `invalid_scope`."""
-    names = dict.fromkeys((wanted or allowed).split())
+    asked = [name for name in (wanted or "").split(" ") if name]  # no other space separates (RFC 6749 §3.3)
+    names = dict.fromkeys(asked or allowed.split())
     if not names.keys() <= set(allowed.split()):
         raise BadRequest("invalid_scope", "more than was granted")
     return " ".join(names)

@@ -132,7 +132,10 @@ def test_a_username_of_a_megabyte_of_combining_marks_is_refused_like_any_other(u
     oauth_error(answer, 401, "invalid_grant")
 
 
-@pytest.mark.parametrize(("asked", "given"), [("data", "data"), ("tasks", "tasks"), ("tasks data data", "tasks data")])
+LESS = [("data", "data"), ("tasks", "tasks"), ("tasks data data", "tasks data"), (" data  ", "data")]
+
+
+@pytest.mark.parametrize(("asked", "given"), [*LESS, ("  ", "data tasks")])
 def test_a_session_may_ask_for_less(user: User, asked: str, given: str) -> None:
     for answer in (user.login(scope=asked), send_form(user.service, "/token", login_form(user, scope=asked))):
         assert answer.json()["scope"] == given
@@ -140,7 +143,9 @@ def test_a_session_may_ask_for_less(user: User, asked: str, given: str) -> None:
     assert user.get("/data").status_code == (200 if "data" in given else 403)
 
 
-@pytest.mark.parametrize("asked", ["introspect", "data introspect", "admin", "DATA", "data,tasks"])
+@pytest.mark.parametrize(
+    "asked", ["introspect", "data introspect", "admin", "DATA", "data,tasks", "data\u00a0tasks", "data\ttasks"]
+)
 def test_a_session_may_not_ask_for_more(user: User, asked: str) -> None:
     oauth_error(user.login(scope=asked), 400, "invalid_scope")
     oauth_error(send_form(user.service, "/token", login_form(user, scope=asked)), 400, "invalid_scope")

@@ -60,25 +60,25 @@ async def lifespan(settings: Settings) -> AsyncIterator[State]:
     changes = Watchers(database)
     _start_upkeep(upkeep, database, settings, letters, left)
     try:
-        yield State(
-            settings=settings,
-            database=database,
-            token_door=door,
-            issuer=issuer,
-            grants=Grants(database, passwords, settings, secrets),
-            clients=Clients(database, settings),
-            recovery=Recovery(database, passwords, settings),
-            cursors=Cursors(secrets),
-            keys=published_keys(settings),
-            exports=AtOnce(EXPORTS),
-            rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
-            health=Health(lambda: look(database)),
-            document=document(),
-            left=left,
-            changes=changes,
-        )
+        with server.stop_signals(changes.stop):
+            yield State(
+                settings=settings,
+                database=database,
+                token_door=door,
+                issuer=issuer,
+                grants=Grants(database, passwords, settings, secrets),
+                clients=Clients(database, settings),
+                recovery=Recovery(database, passwords, settings),
+                cursors=Cursors(secrets),
+                keys=published_keys(settings),
+                exports=AtOnce(EXPORTS),
+                rate_limit=RateLimit(*settings.rate_limits.other) if settings.rate_limits.other else None,
+                health=Health(lambda: look(database)),
+                document=document(),
+                left=left,
+                changes=changes,
+            )
     finally:
-        changes.stop()
         upkeep.stop()
         passwords.close()
         await database.close()

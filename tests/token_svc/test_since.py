@@ -1,8 +1,12 @@
 """/data?since: a copy of one's data that is kept up to date."""
 
+import http.client
+import json
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.histories import live_through
+from tests.processes import TokenService
 from tests.shared.engines import ENGINES
 from tests.token_svc.answers import faults, problem
 from tests.token_svc.users import User
@@ -79,6 +84,19 @@ def test_since_waits_for_a_change(user: User) -> None:
     assert page["items"] == made
     assert time.monotonic() - started < 20
     assert listed(user, since=page["since"], wait=1)["items"] == []
+
+
+def test_one_that_waits_is_answered_when_the_process_is_told_to_stop(start_tokens: Callable[..., TokenService]) -> None:
+    service = start_tokens()
+    user = User(service)
+    mark = listed(user)["since"]
+    with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)) as waiting:
+        waiting.request("GET", f"/data?since={mark}&wait=25", headers={"Authorization": user.headers["Authorization"]})
+        assert user.get("/me").status_code == 200  # the request before it is under way
+        service.send(signal.SIGTERM)
+        answer = waiting.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (200, {"items": [], "next_cursor": None, "since": mark})
+    service.wait()
 
 
 def test_a_mark_is_its_users_own_and_of_since_alone(user: User, other: User) -> None:

@@ -9,6 +9,8 @@ from token_svc.names import MAX_FOLDED, fold, is_invisible
 
 FORM = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,189}")
 
+FULL_STOP = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 §3.1
+
 
 def fault(email: str) -> str:
     """What is wrong with it, '' when nothing is."""
@@ -34,7 +36,11 @@ def key(email: str) -> str:
 
 
 def host(domain: str) -> str:
+    return ".".join(map(_label, FULL_STOP.split(domain))).rstrip(".")
+
+
+def _label(label: str) -> str:
     try:
-        return idna.encode(domain, uts46=True).decode().lower().rstrip(".")
+        return idna.encode(label, uts46=True).decode().lower()
     except (idna.IDNAError, UnicodeError):  # an emoji, an underscore: not a host's name, but people have such addresses
-        return fold(domain).rstrip(".")
+        return fold(label)

@@ -225,6 +225,7 @@ SAME_EMAILS = {
     "a soft hyphen": ("{}@example.com", "{}\u00ad@example.com"),
     "a variation selector": ("{}@example.com", "{}@example.com\ufe0f"),
     "an emoji": ("{}@i❤.ws", "{}@I❤.ws"),
+    "IDNA beside an underscore": ("{}@foo_bar.bücher.example", "{}@FOO_bar。xn--bcher-kva.example"),
 }
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.processes import ROOT
 
 BRIEFLY = ["--rounds=1", "--seconds=1", "--idle-seconds=1", "--finished=500", "--page=2"]
-UNLOADED = ["start", "cpu", "memory", "claims"]
-LOADED = ["run", "round-trip", "page"]
+UNLOADED = ["start", "claims"]
+LOADED = ["run", "page"]
 
 
 def bench(directory: Path, *arguments: str, path: str = "") -> "subprocess.CompletedProcess[str]":

@@ -335,7 +335,7 @@ def test_a_run_is_counted_once_and_its_result_kept(apart: Proxy, tmp_path: Path,
 def test_a_run_that_is_to_be_tried_again_is_scheduled_once(apart: Proxy, tmp_path: Path, start: Start) -> None:
     env = {"TASK_MODULES": TASKS, "WORKER_PROCESSES": "1", "DATABASE_URL": apart.url}
     service = start(Service, tmp_path, env)
-    for statement in ("SET status = 'scheduled'", "SET status = 'queued' WHERE id IN"):
+    for statement in ("SET status = 'scheduled'", "SET status = 'queued', lane"):
         loss = apart.lose(Loss(statement.encode()))
         task = service.run("retry", {"until": 2}, max_attempts=2)
         assert loss.has_happened

@@ -1,6 +1,6 @@
 """The task types of a service: what may be submitted, and the tasks and schedules that requests ask for."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from only_post_svc.models.schedules import ScheduleRequest
@@ -55,6 +55,15 @@ class Types:
             replace=request.replace,
             lane=request.type if task_type.elsewhere else "",
         )
+
+    def payload_faults(self, entry: Mapping[str, Any], has_scope: Callable[[str], bool]) -> list[Fault]:
+        """Those of a request's payload, for one that has other faults too. None for a type that the caller may not
+        see."""
+        type, payload = entry.get("type"), entry.get("payload", {})
+        faults: list[Fault] = []
+        if isinstance(type, str) and isinstance(payload, dict) and type in self._types and has_scope(self.scope(type)):
+            self._checks[type](payload, "/payload", faults)
+        return faults
 
     def check_elsewhere(self, types: list[str]) -> None:
         """Raises Invalid unless the code of all of them runs elsewhere."""

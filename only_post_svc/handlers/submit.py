@@ -2,20 +2,20 @@
 
 import contextlib
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from only_post_svc import hints, queue
 from only_post_svc.backlog import Place
-from only_post_svc.models.tasks import BATCH_REQUEST, SUBMIT_REQUEST, TASK_REQUEST, Batch, Task, task_json
+from only_post_svc.models.tasks import BATCH_REQUEST, SUBMIT_REQUEST, TASK_REQUEST, Batch, Task, TaskRequest, task_json
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.state import SCOPE, Requester, State, requester_of, task_response
 from only_post_svc.task_types import Types
 from only_post_svc.tracing import traceparent_of
-from shared.bodies import read_json
+from shared.bodies import Shape, read_json
 from shared.database import Transaction
 from shared.errors import Invalid, Unavailable
 from shared.idempotency import Answer, key_of, once
@@ -23,6 +23,8 @@ from shared.openapi import IDEMPOTENCY_KEY, JSON, Operation, Reply
 from shared.pages import list_json
 from shared.responses import written_response
 from shared.schemas import Fault
+
+R = TypeVar("R", bound=TaskRequest)
 
 SUBMIT_HEADERS = ("Idempotency-Replayed", "Task-Existing")
 LONG_BATCH = 100  # tasks, above which writing them takes more than some milliseconds
@@ -57,12 +59,21 @@ async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, 
     """The answer, its headers and how long to wait for the task. Ends before the wait, during which the body would stay
     in memory."""
     body = await read_json(request)
-    wanted = SUBMIT_REQUEST.parse(body)
     types = request.state["types"]
-    who.need_scope(types.scope(wanted.type))
+    wanted = _wanted(SUBMIT_REQUEST, body, types, who)
     new = types.new_task(wanted)._replace(traceparent=traceparent_of(request))
     answer, headers = await _submit_once(request, "POST /api/task", who, body, [new], lambda tasks: task_json(tasks[0]))
     return answer, headers, wanted.wait
+
+
+def _wanted(shape: Shape[R], entry: Mapping[str, Any], types: Types, who: Requester) -> R:
+    """Raises Invalid, with the faults of the payload beside those of the request, and 403."""
+    try:
+        wanted = shape.parse(entry)
+    except Invalid as invalid:
+        raise Invalid(invalid.errors + types.payload_faults(entry, who.has_scope)) from None
+    who.need_scope(types.scope(wanted.type))
+    return wanted
 
 
 BATCH = Operation(
@@ -92,8 +103,7 @@ def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, tracepar
     faults: list[Fault] = []
     for index, entry in enumerate(entries):
         try:
-            wanted = TASK_REQUEST.parse(entry)
-            who.need_scope(types.scope(wanted.type))
+            wanted = _wanted(TASK_REQUEST, entry, types, who)
             new.append(types.new_task(wanted)._replace(traceparent=traceparent))
         except Invalid as invalid:
             faults += [Fault(f"/tasks/{index}{fault.pointer}", fault.detail) for fault in invalid.errors]

@@ -249,7 +249,10 @@ def test_a_failed_task_is_not_queued_beside_one_that_is_the_same(ann: Caller) ->
 def test_a_type_with_a_scope_is_for_those_who_have_it(service: Service, ann: Caller) -> None:
     assert ann.post("/api/task", {"type": "pictures.make"}).json()["code"] == "insufficient_scope"
     assert ann.post("/api/batch", {"tasks": [{"type": "pictures.make"}]}).status_code == 403
+    wrong = {"type": "pictures.make", "payload": {"surplus": 1}, "priority": 1000}
+    assert len(ann.post("/api/task", wrong).json()["errors"]) == 1  # nothing of its payload
     painter = Caller(service, scope="tasks pictures")
+    assert len(painter.post("/api/task", wrong).json()["errors"]) == 2
     assert painter.submit("pictures.make", wait=20)["result"] == "made"
     assert "pictures.make" not in types(ann)
     assert "pictures.make" in types(painter)

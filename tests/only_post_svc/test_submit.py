@@ -276,9 +276,7 @@ def test_a_batch_is_refused_as_a_whole_with_every_fault(service: Service) -> Non
     marker = {"type": "echo", "payload": {"marker": "all or none"}, "delay": 3600}
     newest = service.post("/api/tasks", {"limit": 1}).json()["items"]
     bad = [marker, {"type": "no.such"}, marker, {"type": "text.stats", "payload": {"text": 5}, "delay": -1}, marker]
-    assert faults(batch(service, bad)).keys() == {"/tasks/1/type", "/tasks/3/delay"}
-    bad[3] = {"type": "text.stats", "payload": {"text": 5}}
-    assert faults(batch(service, bad)).keys() == {"/tasks/1/type", "/tasks/3/payload/text"}
+    assert faults(batch(service, bad)).keys() == {"/tasks/1/type", "/tasks/3/delay", "/tasks/3/payload/text"}
     assert service.post("/api/tasks", {"limit": 1}).json()["items"] == newest
 
 
@@ -391,3 +389,10 @@ def test_the_last_moment_of_the_year_9999_is_a_time_like_any_other(service: Serv
     answer = post(service, type="echo", run_at="9999-12-31T23:59:59.999999Z")
     assert (answer.status_code, answer.json()["run_at"]) == (202, "9999-12-31T23:59:59.999Z")
     service.post("/api/cancel", {"task_id": answer.json()["task_id"]})
+
+
+def test_the_faults_of_a_payload_are_told_beside_those_of_the_request(service: Service) -> None:
+    wrong = {"type": "text.stats", "payload": {"txt": 1}, "priority": 1000}
+    found = faults(service.post("/api/task", wrong)).keys()
+    assert found == {"/priority", "/payload/text", "/payload/txt"}
+    assert faults(batch(service, [LATER, wrong])).keys() == {f"/tasks/1{pointer}" for pointer in found}

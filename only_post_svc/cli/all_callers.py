@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from only_post_svc import queue
 from only_post_svc.queue import COLUMNS, CONDITIONS, TaskRow
+from shared.cli.terminal import Failure
 from shared.database import Transaction
 
 
@@ -46,9 +47,11 @@ BEGINS = "SELECT id FROM task WHERE id >= :prefix AND id < :prefix || 'g' ORDER 
 
 
 def id_of(tx: Transaction, prefix: str) -> str:
-    """The one id that begins so; `prefix` itself where there are none or several."""
+    """The one id that begins so; `prefix` itself where there is none. Raises Failure where there are several."""
     found = tx.all(BEGINS, prefix=prefix)
-    return str(found[0][0]) if len(found) == 1 else prefix
+    if len(found) > 1:
+        raise Failure(f"{prefix} is the beginning of more than one task's id")
+    return str(found[0][0]) if found else prefix
 
 
 def find(tx: Transaction, task_id: str) -> Overseen | None:

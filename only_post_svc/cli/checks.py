@@ -19,7 +19,10 @@ def types(settings: Settings) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("tasks", "fail", str(error))
     else:
-        yield Finding("tasks", "ok", f"{len(found)} task types")
+        if found:
+            yield Finding("tasks", "ok", f"{len(found)} task types")
+        else:
+            yield Finding("tasks", "warn", "no task types: name your modules in TASK_MODULES, or set SHIPPED_TASKS=on")
         yield from _waiting(settings, found)
 
 

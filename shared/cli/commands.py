@@ -93,7 +93,10 @@ class CommonCommands:
         logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
         file = connection.file_of(settings.database_url)
         if file is not None and not file.exists() and not may_create:
-            raise Failure("there is no database yet where DATABASE_URL says")  # started in another directory?
+            raise Failure(
+                f"there is no database at {file} yet: "
+                "run this in the service's directory, or with its DATABASE_URL or STATE_DIR"
+            )
         asyncio.run(self._over(settings, verb, options))
 
     async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace) -> None:

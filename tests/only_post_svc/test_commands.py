@@ -130,7 +130,8 @@ def test_a_task_is_found_by_the_beginning_of_its_id_where_that_is_unique(service
     task_id = service.run("echo")["task_id"]
     assert answer(service, "tasks", "show", task_id[:35])["task_id"] == task_id
     service.run("echo")
-    assert said(operate(service, "tasks", "show", task_id[:3]), 1) == f"there is no task {task_id[:3]}"
+    several = said(operate(service, "tasks", "show", task_id[:3]), 1)
+    assert several == f"{task_id[:3]} is the beginning of more than one task's id"
 
 
 @ON_A_FILE

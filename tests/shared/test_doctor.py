@@ -20,6 +20,7 @@ PRODUCTION = {
     "APP_ENV": "production",
     "SECRET_KEY": GOOD_SECRET,
     "FORWARDED_ALLOW_IPS": "10.0.0.0/8",
+    "SHIPPED_TASKS": "on",
     "DATABASE_URL": "sqlite:///home.db",
 }
 
@@ -123,6 +124,7 @@ FAULTS = {
     "dyno": Fault("disk", "fail", "DYNO", {**PRODUCTION, "DYNO": "web.1", "DATABASE_URL": "sqlite:////home.db"}),
     "in memory": Fault("disk", "fail", "memory", {**PRODUCTION, "DATABASE_URL": "sqlite:///:memory:"}),
     "tasks that do not load": Fault("tasks", "fail", "nowhere", {"TASK_MODULES": "nowhere"}),
+    "no task types": Fault("tasks", "warn", "TASK_MODULES", {"SHIPPED_TASKS": "off"}),
     "a task without its code": Fault("tasks", "warn", "1 queued of type gone.home", {}, task_without_code),
     "a secret of this directory": Fault("callers", "warn", "STATE_DIR", {"TASK_AUTH": "required"}, own_secret),
     "open to all": Fault("callers", "warn", "TASK_AUTH", {"HOST": "0.0.0.0"}),

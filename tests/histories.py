@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 HISTORIES = settings(
-    max_examples=int(os.environ.get("HISTORIES", "12")),
+    max_examples=int(os.environ.get("HISTORIES", "10")),
     stateful_step_count=50,
     derandomize=True,
     database=None,

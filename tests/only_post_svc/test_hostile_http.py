@@ -86,12 +86,12 @@ def slow(service: Service) -> Iterator[dict[str, "Future[tuple[list[Answer], flo
         yield {name: pool.submit(run, *case) for name, case in SLOW.items()}
 
 
-NOT_JSON = [(path, name) for path in PATHS for name in REFUSED if path not in TAKE_NOTHING or name != "nothing"]
-
-
-@pytest.mark.parametrize(("path", "name"), NOT_JSON)
-def test_what_is_not_json_is_a_400_on_every_route(service: Service, path: str, name: str) -> None:
-    assert_problem(send(service, path, REFUSED[name], JSON), 400, "invalid_json")
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_not_json_is_a_400_on_every_route(service: Service, path: str) -> None:
+    for name, body in REFUSED.items():
+        if path not in TAKE_NOTHING or name != "nothing":
+            print(name)  # shown where it fails
+            assert_problem(send(service, path, body, JSON), 400, "invalid_json")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,6 +1,6 @@
 """The hints that processes of one database send each other. One may get lost: its receivers poll as well."""
 
-# Topics, which are hints by themselves where they are about nothing more.
+# Topics. The first four are hints as they stand; ENDED and CANCELLED are followed by the id of a task.
 QUEUED = "queued"  # a task can be claimed
 SCHEDULED = "scheduled"  # a task has a new time to run at
 LANES = "lanes"  # a type's tasks wait apart from others, or are paused, or no longer

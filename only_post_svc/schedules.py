@@ -165,12 +165,12 @@ def forget(tx: Transaction, caller: str) -> bool:
 
 def run_now(tx: Transaction, row: ScheduleRow) -> TaskRow:
     """Makes a task of the schedule, beside those of its ticks."""
-    return queue.submit(tx, row.caller, _placed(tx, row.new_task))
+    return queue.submit(tx, row.caller, _placed(row.new_task, shares.kept(tx)))
 
 
-def _placed(tx: Transaction, new: NewTask) -> NewTask:
-    """Where its type's tasks wait today: that may have changed since the schedule was made."""
-    return new._replace(lane=new.type if new.type in shares.kept(tx) else shares.ALL)
+def _placed(new: NewTask, kept: Collection[str]) -> NewTask:
+    """Where its type's tasks wait today, which may have changed since the schedule was made."""
+    return new._replace(lane=new.type if new.type in kept else shares.ALL)
 
 
 IN_CODE = "SELECT name, mark FROM schedule WHERE caller = '' AND in_code = 1"
@@ -222,11 +222,12 @@ def tick(tx: Transaction, mine: Collection[NewSchedule], since: int | None, admi
     made: list[NewTask] = []
     rows = [ScheduleRow(*row) for row in tx.all(DUE, now=tx.now, most=MAX_TICKED)]
     marks = _living_marks(tx, mine) if any(row.in_code for row in rows) else set()
+    kept = shares.kept(tx) if rows else []
     for row in rows:
         if row.in_code and row.mark not in marks:
             tx.put(REMOVE, **_key(row))
         else:
-            made += _tick_one(tx, row, tx.now if since is None else since, admit)
+            made += _tick_one(tx, row, kept, tx.now if since is None else since, admit)
     return made
 
 
@@ -234,7 +235,7 @@ def _key(row: ScheduleRow) -> dict[str, Any]:
     return {"caller": row.caller, "name": row.name, "in_code": row.in_code}
 
 
-def _tick_one(tx: Transaction, row: ScheduleRow, since: int, admit: Admit) -> list[NewTask]:
+def _tick_one(tx: Transaction, row: ScheduleRow, kept: Collection[str], since: int, admit: Admit) -> list[NewTask]:
     try:
         ticks, next_tick = row.recurrence.due(row.next_run_at, min(since, tx.now), tx.now, MAX_TICKS)
     except NeverTicks:  # a zone that this machine lacks, say: another may have it
@@ -242,7 +243,7 @@ def _tick_one(tx: Transaction, row: ScheduleRow, since: int, admit: Admit) -> li
         ticks, next_tick = [], tx.now + AGAIN_MS
     if tx.run(MOVE, next=next_tick, seen=row.next_run_at, **_key(row)) == 0:
         return []
-    new, last, skipped = _placed(tx, row.new_task), row.last_task_id, row.skipped
+    new, last, skipped = _placed(row.new_task, kept), row.last_task_id, row.skipped
     made = 0
     for moment in ticks:
         if task := _make(tx, row, new, last, moment, admit):

@@ -373,7 +373,7 @@ def paused(tx: Transaction) -> list[str]:
 
 
 # Lanes with tasks that no worker looks into, in a skip scan: the type was given back to the service's own workers, and
-# a process with the code of before has stored another task since.
+# a process that still has the previous code has stored another task since.
 LOST_LANES = """
 WITH RECURSIVE used (lane) AS (
     SELECT (SELECT lane FROM task WHERE lane <> '' AND finished_at IS NULL ORDER BY lane LIMIT 1)
@@ -405,8 +405,8 @@ UPDATE task SET lane = type WHERE id IN (
 
 
 def is_any_outside(tx: Transaction) -> bool:
-    """Whether a task whose code runs elsewhere waits among those of the service's own workers. These move it when they
-    meet it; where there are none, it would wait for ever."""
+    """Whether a task whose code runs elsewhere waits among those of the service's own workers. They move it when they
+    meet it; where there are none, it would wait for ever. Walks all that wait there, so it is for `query`."""
     return tx.one(f"SELECT 1 FROM task WHERE {IS_OUTSIDE} LIMIT 1") is not None
 
 

@@ -97,7 +97,7 @@ class Database(Protocol):
         included. A hint may get lost."""
 
     def subscribe(self, topic: str, callback: Callable[[str], None]) -> None:
-        """`callback` is called with the rest of each hint: what it is about, `''` where it is about nothing more."""
+        """Calls back with what follows the topic in each hint, `''` where nothing does."""
 
     async def close(self) -> None: ...
 

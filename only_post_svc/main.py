@@ -29,7 +29,6 @@ from shared.auth import TokenDoor
 from shared.database import Database, connection
 from shared.health import Health
 from shared.http import server
-from shared.http.protocol import PostOnlyProtocol
 from shared.keys import load_keys
 from shared.lasting_secrets import lasting_secrets
 from shared.pages import Cursors
@@ -105,7 +104,7 @@ def start_server(host: str | None = None, port: int | None = None) -> None:
     host = host or settings.host
     if settings.is_local_only and not is_this_machine(host):
         server.fail("HOST: without a login only this machine is served; set TASK_AUTH to required, or to off")
-    server.serve(create_app(settings, lifespan), settings, host, port, PostOnlyProtocol)
+    server.serve(create_app(settings, lifespan), settings, host, port)
 
 
 async def _work(settings: Settings) -> None:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import re
 import select
+from collections.abc import Collection
 from typing import Any
 
 import httptools
@@ -24,6 +25,7 @@ from shared import errors
 from shared.bodies import HAS_WHOLE_BODY
 from shared.http import connections
 from shared.http.outlet import Outlet
+from shared.middleware import cors
 from shared.middleware import request_id as request_ids
 from shared.middleware.access_log import REQUESTS
 from shared.middleware.request_id import standard_headers
@@ -59,8 +61,6 @@ class Flow(FlowControl):
 class Protocol(HttpToolsProtocol):
     """Feeds the parser up to the end of one head at a time, so that it knows what each byte belongs to."""
 
-    methods: tuple[str, ...] = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-    other_methods = "no path takes this method"
     deadline = NEVER  # for the client to send the rest of a head, or of a body that was answered before its end
     running: RequestResponseCycle | None = None
     is_in_body = False
@@ -73,6 +73,11 @@ class Protocol(HttpToolsProtocol):
     discarded_bytes = 0
     unfed = b""
     last_fed = b""  # the last bytes that were fed, since END may come in two pieces
+    unknown_method = ""  # of the head that is read as a PUT
+
+    def __init__(self, *args: Any, origins: Collection[str] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.origins = frozenset(map(str.encode, origins))  # whose pages may read the answers (CORS)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(Outlet(transport, self.loop))  # type: ignore[arg-type]
@@ -205,6 +210,8 @@ class Protocol(HttpToolsProtocol):
             return
         self._check_framing()
         super().on_headers_complete()
+        if self.unknown_method:
+            self.scope["method"], self.unknown_method = self.unknown_method, ""
         self.is_in_body = True
         self.framing_bytes = self.behind_head
         self.deadline = NEVER
@@ -254,10 +261,14 @@ class Protocol(HttpToolsProtocol):
             return
         lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self._feed_again(b"\r\n".join([*lines, b"", rest]))
+
+    def _feed_again(self, piece: bytes) -> None:
+        """Begins a head anew."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self.framing_bytes = 0
-        self._feed_piece(b"\r\n".join([*lines, b"", rest]))
+        self._feed_piece(piece)
 
     # What goes out
 
@@ -294,12 +305,15 @@ class Protocol(HttpToolsProtocol):
     # What is refused
 
     def _refuse_unreadable(self, piece: bytes) -> None:
-        is_start = not self.is_in_body and self.framing_bytes == len(piece)
+        """A head may be unreadable only because the parser does not know its method: it is read once more as a PUT, and
+        the application answers the method."""
+        is_start = self.framing_bytes == len(piece) and not (self.is_in_body or self.is_over or self.unknown_method)
         method = METHOD.match(piece) if is_start else None
-        if method is None or method[1].decode() in self.methods:
+        if method is None:
             self._refuse(400, "invalid_http", "not HTTP/1.1")
-        else:  # a method that the parser does not know, or a line that it can't read
-            self._refuse(405, "method_not_allowed", self.other_methods, f"allow: {', '.join(self.methods)}")
+        else:
+            self.unknown_method = method[1].decode()
+            self._feed_again(b"PUT" + piece[method.end(1) :])
 
     def _refuse(self, status: int, code: str, detail: str, *headers: str) -> None:
         """Answers with the error and closes. Where earlier requests wait, they are answered, and then it closes."""
@@ -330,20 +344,17 @@ class Protocol(HttpToolsProtocol):
         return self.cycle
 
     def _answer(self, status: int, code: str, detail: str, *headers: str) -> None:
-        request_id = request_ids.new()
+        sent = self.headers or []  # those that have come in
+        request_id = request_ids.choose(sent)
         body = encode(errors.members(errors.Problem(code, detail, status=status), request_id)).encode()
+        common = standard_headers(request_id) + cors.headers(dict(sent).get(b"origin", b""), self.origins)
         head = [
             f"HTTP/1.1 {status} {errors.title(status)}",
             "content-type: application/problem+json",
             f"content-length: {len(body)}",
             "connection: close",
             *headers,
-            *(f"{name.decode()}: {value.decode()}" for name, value in standard_headers(request_id)),
+            *(f"{name.decode()}: {value.decode()}" for name, value in common),
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         REQUESTS.add("-", "-", status)
-
-
-class PostOnlyProtocol(Protocol):
-    methods = ("POST",)
-    other_methods = "this service speaks POST only"  # as shared/post_only.py has it

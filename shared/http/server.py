@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -37,7 +38,6 @@ def serve(
     settings: Settings,
     host: str | None = None,
     port: int | None = None,
-    protocol: type[Protocol] = Protocol,
 ) -> None:
     """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3."""
     context = _tls_or_fail(settings)
@@ -45,7 +45,7 @@ def serve(
     listener = _bind(host or settings.host, settings.port if port is None else port)
     config = uvicorn.Config(
         Forwarded(app, settings.forwarded_allow_ips),
-        http=protocol,
+        http=partial(Protocol, origins=settings.cors_origins),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

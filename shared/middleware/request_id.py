@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,8 +26,9 @@ def new() -> str:
     return f"{random.getrandbits(128):032x}"  # an id, not a secret
 
 
-def _choose(scope: Scope) -> str:
-    for name, value in scope["headers"]:
+def choose(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's own id, if it is one."""
+    for name, value in headers:
         if name == b"x-request-id" and ACCEPTED.fullmatch(value):
             return str(value, "ascii")
     return new()
@@ -41,6 +43,6 @@ class RequestId:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        request_id = scope["request_id"] = _choose(scope)
+        request_id = scope["request_id"] = choose(scope["headers"])
         current.set(request_id)
         await self.app(scope, receive, adding(send, standard_headers(request_id)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.only_post_svc import wire
 from tests.only_post_svc.answers import problem
 from tests.processes import Process, Service, TokenService, eventually, free_port
 
@@ -159,6 +160,27 @@ def test_a_named_origin_may_read_every_answer(
     answer = service.request(method, path, **{**options, "headers": headers})
     assert answer.status_code == status
     assert_may_read(answer)
+
+
+BELOW_THE_APPLICATION = {
+    "a method of its own": (b"BREW /health HTTP/1.1\r\n", b"\r\n", 405),
+    "a line of no header": (b"POST / HTTP/1.1\r\n", b"nonsense\r\n\r\n", 400),
+    "headers too large": (b"POST / HTTP/1.1\r\n", b"X-A: " + b"a" * 70_000, 431),
+}
+
+
+@pytest.mark.parametrize("name", ["tasks", "tokens"])
+@pytest.mark.parametrize("what", BELOW_THE_APPLICATION)
+def test_what_the_server_refuses_by_itself_has_them_too(request: pytest.FixtureRequest, name: str, what: str) -> None:
+    line, rest, status = BELOW_THE_APPLICATION[what]
+    headers = b"Origin: %s\r\nX-Request-ID: 12345-abc\r\nHost: localhost\r\nConnection: close\r\n"
+    for origin, may_read in ((APP, True), ("https://evil.example", False)):
+        sent = line + headers % origin.encode() + rest
+        (answer,) = wire.talk(request.getfixturevalue(name), sent)
+        assert (answer.status, answer.headers["x-request-id"]) == (status, "12345-abc")
+        assert answer.headers["vary"] == "Origin"
+        assert answer.headers.get("access-control-allow-origin") == (APP if may_read else None)
+        assert answer.headers.get("access-control-expose-headers") == (EXPOSED if may_read else None)
 
 
 def test_what_the_service_did_not_foresee_may_be_read_too(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def exchanged(connection: ssl.SSLSocket, request: bytes) -> tuple[bytes, Any]:
     ("request_", "status", "code"),
     [
         (b"POST / HTTP/1.1\r\nHost x\r\n\r\n", b" 400 ", "invalid_http"),
-        (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n", b" 405 ", "method_not_allowed"),
+        (b"BREW / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b" 405 ", "method_not_allowed"),
         (b"POST / HTTP/1.1\r\nX: " + b"x" * 70_000, b" 431 ", "headers_too_large"),
     ],
 )

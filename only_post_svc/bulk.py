@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, hints, queue
-from only_post_svc.gates import Permits, give_back
+from only_post_svc.gates import Permits, give_back, keep
 from only_post_svc.queue import FINISHED, MAX_SWEPT
 from shared.database import Database, Transaction, listed
 
@@ -67,6 +67,7 @@ def cancel(tx: Transaction, selection: Selection, most: int = MAX_SWEPT) -> list
         found += selection.ids(tx, status, most - len(found), locked=True) if len(found) < most else []
     if not found:
         return []
+    keep(tx, found)
     ids, values = listed("id", found)
     rows = tx.all(CANCEL.format(ids=ids), now=tx.now, **values)
     give_back(tx, [Permits(*row[1:]) for row in rows])

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from only_post_svc import checkpoints, hints, queue, shares
+from only_post_svc import checkpoints, gates, hints, queue, shares
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.registry import TaskType
@@ -173,6 +173,8 @@ def finish(tx: Transaction, endings: Sequence[tuple[Held, Ending]]) -> list[tupl
     leases, by_lease = listed("lease", [run.lease for run, _ in endings])
     rows = tx.all(OF_RUNS.format(ids=ids, leases=leases), **by_id, **by_lease)
     claims = {claim.lease: claim for claim in (Claim(*row) for row in rows)}
+    if lost := [run.lease for run, _ in endings if run.lease not in claims]:
+        gates.leave(tx, lost)
     ended = [_end(tx, claims.pop(run.lease), run, ending) for run, ending in endings if run.lease in claims]
     succeeded = [(claim, ending) for claim, ending in ended if ending.error is None]
     if succeeded:

@@ -2,18 +2,19 @@
 
 A gate counts the permits that are out. A claim takes them together with the task, for as long as it runs; a task that
 meets a full gate is held there, outside the index that claims walk, and the transaction that ends a run gives its
-permits to the next ones held: by turns of their callers, then by priority and time. A type without bounds has no gates.
+permits to the next ones held: by turns of their callers, then by priority and time. A run that is cancelled keeps its
+permits until its code has stopped. A type without bounds has no gates.
 
 A transaction that takes or gives back permits locks the gates' rows, in sorted order (a fixed lock order cannot
 deadlock), until its commit, so that no task is held at a gate that has just become free.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from only_post_svc import hints
-from shared.database import Transaction
+from shared.database import Transaction, listed
 
 OF_KEY, OF_TYPE = 1, 2  # bits of a task's `permits`
 UNBOUNDED = 2**31  # of a gate whose type has no bound any more
@@ -101,6 +102,40 @@ def _store(tx: Transaction, gate: Gate, most: int, taken: int, served: str) -> N
         tx.put(DROP, **gate._asdict())
 
 
+# By their ids alone, and no partial index that holds many others.
+WITH_PERMITS = "id IN {ids} AND coalesce(status, '') = 'running' AND coalesce(permits, 0) > 0"
+KEEP = f"""
+INSERT INTO stopping (lease, type, key, permits, until)
+SELECT lease, type, key, permits, lease_until FROM task WHERE {WITH_PERMITS}
+"""
+KEPT = f"UPDATE task SET permits = 0 WHERE {WITH_PERMITS}"
+
+
+def keep(tx: Transaction, task_ids: Sequence[str]) -> None:
+    """Keeps the permits of the runs of these tasks, which are about to be cancelled, until `leave`, or until their
+    leases would have ended."""
+    ids, values = listed("id", task_ids)
+    if tx.run(KEEP.format(ids=ids), **values):
+        tx.put(KEPT.format(ids=ids), **values)
+
+
+def leave(tx: Transaction, leases: Sequence[str]) -> bool:
+    """Gives back the permits that cancelled runs have kept: their code has stopped. Whether there were any."""
+    named, values = listed("lease", leases)
+    left = tx.all(f"DELETE FROM stopping WHERE lease IN {named} RETURNING type, key, permits", **values)
+    give_back(tx, map(Permits._make, left))
+    return bool(left)
+
+
+# A clock that was set back leaves leases that end in a year.
+OVERDUE = "SELECT lease FROM stopping WHERE until <= :now OR until > :latest"
+
+
+def overdue(tx: Transaction, lease_seconds: int) -> list[str]:
+    """The leases of cancelled runs that would have ended: their workers have died."""
+    return [lease for (lease,) in tx.all(OVERDUE, now=tx.now, latest=tx.now + lease_seconds * 1000)]
+
+
 NEXT_CALLER = """
 SELECT coalesce(
     (SELECT caller FROM task WHERE status = 'held' AND type = :type AND gate = :key AND caller > :served
@@ -150,9 +185,12 @@ SOME = """
 SELECT type, key, most, taken, served FROM gate WHERE (type, key) > (:type, :key) ORDER BY type, key LIMIT :most
 FOR UPDATE
 """
-COUNT = "SELECT count(*) FROM task WHERE type = :type AND permits > 0 AND finished_at IS NULL"
-COUNT_OF_KEY = f"{COUNT} AND key = :key AND permits <> {OF_TYPE}"
-COUNT_OF_TYPE = f"{COUNT} AND permits <> {OF_KEY}"
+COUNT = """
+SELECT (SELECT count(*) FROM task WHERE type = :type AND permits > 0 AND finished_at IS NULL AND {condition})
+    + (SELECT count(*) FROM stopping WHERE type = :type AND {condition})
+"""
+COUNT_OF_KEY = COUNT.format(condition=f"key = :key AND permits <> {OF_TYPE}")
+COUNT_OF_TYPE = COUNT.format(condition=f"permits <> {OF_KEY}")
 
 
 def mend(tx: Transaction, after: Gate) -> tuple[list[Gate], Gate | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from only_post_svc import checkpoints, failures, webhooks
-from only_post_svc.gates import Permits, give_back
+from only_post_svc.gates import Permits, give_back, keep
 from shared import departures, ids
 from shared.database import Transaction, listed
 from shared.strict_json import encode
@@ -346,7 +346,7 @@ def count_waiting(tx: Transaction, caller: str | None = None) -> int:
 
 
 # Locks the task until the transaction ends.
-HOLD = f"SELECT unique_key FROM task WHERE {MINE} FOR UPDATE"
+HOLD = f"SELECT unique_key, permits FROM task WHERE {MINE} FOR UPDATE"
 
 # The run that holds the lease loses it here: it is stopped, and can't write any more.
 CANCEL = f"""
@@ -358,7 +358,9 @@ RETURNING type, key, permits
 
 def cancel(tx: Transaction, caller: str, task_id: str) -> bool:
     """False when there was nothing to cancel."""
-    tx.one(HOLD, id=task_id, caller=caller)
+    held = tx.one(HOLD, id=task_id, caller=caller)
+    if held is not None and held[1]:
+        keep(tx, [task_id])
     cancelled = tx.all(CANCEL, id=task_id, caller=caller, now=tx.now)
     if not cancelled:
         return False
@@ -664,6 +666,7 @@ def _delete(tx: Transaction, task_ids: Sequence[str]) -> int:
     deleted = 0
     for some in departures.in_time(task_ids):
         named, values = listed("id", some)
+        keep(tx, some)
         permits = tx.all(f"{PERMITS} AND id IN {named}", **values)
         tx.put(f"DELETE FROM task_payload WHERE task_id IN {named}", **values)
         tx.put(f"DELETE FROM task_result WHERE task_id IN {named}", **values)

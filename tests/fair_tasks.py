@@ -33,6 +33,21 @@ async def keyed(path: str = "", seconds: float = 0, *, context: Context) -> None
         _mark(path, f"end {context.key} {context.task_id}")
 
 
+@task("stubborn", max_running_per_key=1, timeout=60)
+async def stubborn(path: str, seconds: float, *, context: Context) -> None:
+    """As `keyed`, and swallow whatever is raised to stop it."""
+    with open(f"{path}.{context.key}", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _mark(path, f"overlap {context.key} {context.task_id}")
+        _mark(path, f"start {context.key} {context.task_id}")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(0.02)
+
+
 @task("few", max_running=2, timeout=20)
 async def few(path: str = "", seconds: float = 0, *, context: Context) -> None:
     _mark(path, f"start few {context.task_id}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from only_post_svc import checkpoints, hints, queue
+from only_post_svc import checkpoints, gates, hints, queue
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import Claim, Ending, TaskRow
 from only_post_svc.waiters import Waiters
@@ -237,16 +237,22 @@ class Runs:
             await self._store(run, UNSTORABLE)
         except Exception:  # its lease ends, and the task's attempts with it
             log.exception("run.not_stored", extra={"task_id": run.claim.id})
-            self._drop(run)
+            self._drop(run, held=False)
         else:
             self._note_end(run, ending, held=held)
 
-    def _drop(self, run: Run) -> None:
+    def _drop(self, run: Run, *, held: bool) -> None:
+        """`held`: its lease was its own to the end. Of a run that was cancelled the permits are still out."""
         del self._by_lease[run.claim.lease]
         self._left(run.claim)
+        if run.claim.permits and not held:
+            self._in_background(self._leave(run))
+
+    async def _leave(self, run: Run) -> None:
+        await self._insist(lambda tx: gates.leave(tx, [run.claim.lease]))
 
     def _note_end(self, run: Run, ending: Ending, *, held: bool) -> None:
-        self._drop(run)
+        self._drop(run, held=held)
         if ending.error is not None:  # without its lease too: a commit whose answer got lost may have ended it
             self._due.set()
         if held:
@@ -257,11 +263,12 @@ class Runs:
             log.info("run.discarded", extra={"task_id": run.claim.id, "reason": run.stopping or "lease lost"})
 
     async def _release(self, run: Run, *, is_alone: bool) -> None:
+        held = False
         try:
             held = await self._insist(lambda tx: _release(tx, run, is_alone=is_alone))
             self._counts.gave_up(run.claim, "released" if held else "lost")
         finally:
-            self._drop(run)
+            self._drop(run, held=held)
         self._database.publish(hints.QUEUED)
 
     async def _insist(self, unit: Unit[bool]) -> bool:

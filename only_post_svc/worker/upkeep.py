@@ -170,6 +170,8 @@ class Upkeep:
 
     async def _mend_gates(self) -> None:
         """Some gates at a time. The first time it takes over the bounds that the code has now."""
+        if overdue := await self._database.read(lambda tx: gates.overdue(tx, self._lease_seconds)):
+            await self._database.write(lambda tx: gates.leave(tx, overdue))
         wrong, last = await self._database.write(self._mend_some, is_long=True)
         self._has_set_bounds = True
         self._mended = last or Gate("")

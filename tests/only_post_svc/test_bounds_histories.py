@@ -29,8 +29,11 @@ CALLERS = st.sampled_from(["ann", "bob", "cy"])
 KEYS = st.sampled_from([None, "k", "l"])
 UNIQUES = st.sampled_from([None, None, "u"])
 
-BOUNDED = "SELECT type, key, permits FROM task WHERE permits > 0 AND finished_at IS NULL"
-RUNNING = "SELECT type, key FROM task WHERE status = 'running'"
+BOUNDED = """
+SELECT type, key, permits FROM task WHERE permits > 0 AND finished_at IS NULL
+UNION ALL SELECT type, key, permits FROM stopping
+"""
+RUNNING = "SELECT type, key FROM task WHERE status = 'running' UNION ALL SELECT type, key FROM stopping"
 HELD = "SELECT type, gate FROM task WHERE status = 'held'"
 SAME = "SELECT caller, type, unique_key FROM task WHERE unique_key IS NOT NULL AND finished_at IS NULL"
 
@@ -83,7 +86,7 @@ class Bounds(RuleBasedStateMachine):
         super().__init__()
         self.store.now = START
         self.store.do(empty)
-        self.store.do(lambda tx: [tx.run(f"DELETE FROM {table}") for table in ("lane", "gate")])
+        self.store.do(lambda tx: [tx.run(f"DELETE FROM {table}") for table in ("lane", "gate", "stopping")])
         self.served = ""
         self.claimed = 0
 
@@ -143,6 +146,11 @@ class Bounds(RuleBasedStateMachine):
     def release(self, run: Claim, is_alone: bool) -> None:
         self.store.do(lambda tx: queue.release(tx, run, is_alone=is_alone))
 
+    @rule(run=runs)
+    def stop(self, run: Claim) -> None:
+        """Of a run that was cancelled, the code has ended."""
+        self.store.do(lambda tx: gates.leave(tx, [run.lease]))
+
     @rule(one=ids)
     def cancel(self, one: tuple[str, str]) -> None:
         self.store.do(lambda tx: queue.cancel(tx, *one))
@@ -167,8 +175,15 @@ class Bounds(RuleBasedStateMachine):
     def time_goes_on(self, seconds: int) -> None:
         self.store.later(seconds)
         self.store.do(queue.promote)
-        self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
+        self._take_back()
         self.store.do(shares.drop_empty_lanes)
+
+    def _take_back(self) -> None:
+        """What dead workers have left."""
+        self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
+        overdue = self.store.do(lambda tx: gates.overdue(tx, LEASE_SECONDS))
+        if overdue:
+            self.store.do(lambda tx: gates.leave(tx, overdue))
 
     @invariant()
     def all_holds(self) -> None:
@@ -188,7 +203,7 @@ class Bounds(RuleBasedStateMachine):
             for run in self._claim(10, set(KINDS)):
                 self.store.finish(run, result="1")
             self.store.later(31)
-            self.store.do(lambda tx: queue.recover(tx, LOST, LEASE_SECONDS))
+            self._take_back()
             self.claimed += 1
             assert self.claimed < 200
         assert self.store.do(look).taken == {}

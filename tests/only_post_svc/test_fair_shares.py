@@ -178,6 +178,20 @@ def test_what_a_key_holds_back_says_so_and_costs_another_key_nothing(ann: Caller
     assert ann.find(held, wait=20)["status"] == "succeeded"
 
 
+def test_a_cancelled_run_keeps_its_key_until_its_code_has_stopped(ann: Caller, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    first, second = (
+        ann.submit("stubborn", {"path": str(marks), "seconds": seconds}, key="k")["task_id"] for seconds in (HOURS, 0)
+    )
+    eventually(lambda: marks.exists() and f"start k {first}" in marks.read_text())
+    assert ann.post("/api/cancel", {"task_id": first}).json()["status"] == "cancelled"
+    assert ann.find(second, wait=20)["status"] == "succeeded"
+    assert [line.split()[1:] for line in marks.read_text().splitlines()] == [
+        ["start", "k", first],
+        ["start", "k", second],
+    ]
+
+
 def test_so_many_of_a_type_run_at_once(ann: Caller, tmp_path: Path) -> None:
     path = str(tmp_path / "marks")
     ids = ann.batch([{"type": "few", "payload": {"path": path, "seconds": 0.02}}] * 12)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from only_post_svc import bulk, gates, hints, queue, shares
+from only_post_svc import bulk, elsewhere, gates, hints, queue, shares
 from only_post_svc.bulk import Selection
+from only_post_svc.elsewhere import Held
 from only_post_svc.gates import Gate
 from only_post_svc.queue import Claim, Ending
 from only_post_svc.shares import Kind, Lane
@@ -70,6 +71,7 @@ def test_a_task_that_is_let_in_is_told_of_whatever_let_it_in(store: Bounded) -> 
     assert len(heard) == 1
     (run,) = store.take()
     gone = run.caller
+    store.do(lambda tx: queue.release(tx, run, is_alone=False))
     assert store.do(lambda tx: queue.forget(tx, gone))
     assert len(heard) == 2
     (run,) = store.take()
@@ -111,10 +113,6 @@ ENDS: dict[str, Callable[[Bounded, Claim], bool]] = {
     "success": lambda store, run: store.finish(run, result="1"),
     "failure": lambda store, run: store.finish(run, error=ERROR, can_retry=False),
     "retry": lambda store, run: store.finish(run, error=ERROR, retry_after_seconds=60),
-    "cancel": lambda store, run: store.do(lambda tx: queue.cancel(tx, "", run.id)),
-    "cancel by filter": lambda store, run: (
-        store.do(lambda tx: bulk.cancel(tx, Selection("", status="running"))) == [run.id]
-    ),
     "several": lambda store, run: store.do(lambda tx: queue.succeed(tx, [(run, Ending(result="1"))])) is None,
 }
 
@@ -130,13 +128,64 @@ def test_each_way_to_end_gives_its_permits_on(store: Bounded, end: str) -> None:
     assert run.id == first
 
 
-def test_what_a_caller_leaves_behind_gives_its_permits_on(store: Bounded) -> None:
-    store.submit(key="k", caller="ann")
-    second = store.submit(key="k", caller="bob")
-    store.take()
-    while store.do(lambda tx: queue.forget(tx, "ann")):
-        pass
+CANCELS: dict[str, Callable[[Bounded, Claim, str], object]] = {
+    "one": lambda store, run, status: store.do(lambda tx: queue.cancel(tx, run.caller, run.id)),
+    "by filter": lambda store, run, status: store.do(lambda tx: bulk.cancel(tx, Selection(run.caller, status=status))),
+    "with its caller": lambda store, run, status: store.do(lambda tx: queue.forget(tx, run.caller)),
+}
+
+
+def one_of_two(store: Bounded) -> tuple[Claim, str]:
+    """A run, and the task of another caller that waits for its permit."""
+    ids = {store.submit(key="k", caller=caller) for caller in ("ann", "bob")}
+    (run,) = store.take()
+    return run, (ids - {run.id}).pop()
+
+
+@pytest.mark.parametrize("cancel", CANCELS)
+@pytest.mark.parametrize("stopped", ["told", "its worker has died", "its worker has died, and the clock was set back"])
+def test_a_cancelled_run_keeps_its_permits_until_it_has_stopped(store: Bounded, cancel: str, stopped: str) -> None:
+    store.max_running = 1
+    run, other = one_of_two(store)
+    CANCELS[cancel](store, run, "running")
+    assert store.take() == []
+    assert store.gates() == {("a", "k"): 1, ("a", ""): 1}
+    assert store.do(lambda tx: gates.mend(tx, START_GATE))[0] == []
+    if stopped == "told":
+        assert store.do(lambda tx: gates.overdue(tx, 30)) == []
+    else:
+        store.later(31 if stopped == "its worker has died" else -60)
+        assert store.do(lambda tx: gates.overdue(tx, 30)) == [run.lease]
+    assert store.do(lambda tx: gates.leave(tx, [run.lease]))
+    assert [run.id for run in store.take()] == [other]
+    assert not store.do(lambda tx: gates.leave(tx, [run.lease]))
+    assert store.gates() == {("a", "k"): 1, ("a", ""): 1}
+
+
+def test_a_task_that_is_tried_again_waits_for_its_cancelled_run(store: Bounded) -> None:
+    task = store.submit(key="k")
+    (run,) = store.take()
+    store.do(lambda tx: queue.cancel(tx, "", task))
+    assert store.do(lambda tx: queue.retry(tx, "", task))
+    assert store.take() == []
+    store.do(lambda tx: gates.leave(tx, [run.lease]))
+    assert [run.id for run in store.take()] == [task]
+
+
+def test_a_cancelled_run_that_reports_from_elsewhere_has_stopped(store: Bounded) -> None:
+    first, second = store.submit(key="k"), store.submit(key="k")
+    (run,) = store.take()
+    store.do(lambda tx: queue.cancel(tx, "", first))
+    assert store.do(lambda tx: elsewhere.finish(tx, [(Held(first, run.lease), Ending(result="1"))])) == []
     assert [run.id for run in store.take()] == [second]
+
+
+@pytest.mark.parametrize("cancel", CANCELS)
+def test_a_task_that_waits_gives_its_permits_on_at_once(store: Bounded, cancel: str) -> None:
+    run, other = one_of_two(store)
+    store.do(lambda tx: queue.release(tx, run, is_alone=False))
+    CANCELS[cancel](store, run, "queued")
+    assert [run.id for run in store.take()] == [other]
 
 
 def test_a_lost_run_keeps_its_permits_until_it_fails(store: Bounded) -> None:

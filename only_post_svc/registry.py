@@ -12,14 +12,14 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
-from shared.schemas import Build, Schema, as_it_is, builder, default_schema, object_schema, schema_of
+from shared.schemas import NOTHING, Build, Schema, as_it_is, builder, default_schema, object_schema, schema_of
 from shared.strict_json import encode
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -253,7 +253,7 @@ def _hints(function: Callable[..., Any], parameters: Iterable[str]) -> dict[str,
     return get_type_hints(holder, getattr(wrapped, "__globals__", {}), include_extras=True)
 
 
-def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mapping[str, Any]) -> Schema:
+def _payload_schema(parameters: Collection[inspect.Parameter], annotations: Mapping[str, Any]) -> Schema:
     properties, required = {}, []
     additional: bool | Schema = False
     for parameter in parameters:
@@ -266,6 +266,8 @@ def _payload_schema(parameters: Iterable[inspect.Parameter], annotations: Mappin
             properties[parameter.name] = schema | default_schema(parameter.default)
             if parameter.default is parameter.empty:
                 required.append(parameter.name)
+    if additional and CONTEXT in (parameter.name for parameter in parameters):
+        properties[CONTEXT] = NOTHING  # it is the parameter's, and no member for `**`
     return object_schema(properties, required, additional)
 
 

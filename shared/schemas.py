@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 Schema = dict[str, Any]
+NOTHING: Schema = {"not": {}}  # of a member that may not be there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,8 @@ BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 
 def validator(schema: Schema) -> Check:
     """A function (value, pointer, faults) that appends a Fault for each thing that is wrong."""
+    if schema == NOTHING:
+        return lambda value, pointer, faults: faults.append(Fault(pointer, "unknown"))
     if "anyOf" in schema:
         return _any_of([validator(option) for option in schema["anyOf"]], schema)
     if "enum" in schema:

@@ -10,7 +10,16 @@ from starlette.responses import Response
 
 from only_post_svc import hints, queue
 from only_post_svc.backlog import Place
-from only_post_svc.models.tasks import BATCH_REQUEST, SUBMIT_REQUEST, TASK_REQUEST, Batch, Task, TaskRequest, task_json
+from only_post_svc.models.tasks import (
+    BATCH_REQUEST,
+    MAX_BATCH,
+    SUBMIT_REQUEST,
+    TASK_REQUEST,
+    Batch,
+    Task,
+    TaskRequest,
+    task_json,
+)
 from only_post_svc.queue import NewTask, TaskRow
 from only_post_svc.state import SCOPE, Requester, State, requester_of, task_response
 from only_post_svc.task_types import Types
@@ -90,18 +99,18 @@ BATCH = Operation(
 async def submit_batch(request: Request[State]) -> Response:
     who = await requester_of(request)
     body = await read_json(request)
-    new = _batch(BATCH_REQUEST.parse(body).tasks, request.state["types"], who, traceparent_of(request))
+    new = _batch(body, request.state["types"], who, traceparent_of(request))
     answer, headers = await _submit_once(
         request, "POST /api/batch", who, body, new, lambda tasks: list_json(map(task_json, tasks))
     )
     return written_response(answer.body, answer.status, headers)
 
 
-def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, traceparent: str | None) -> list[NewTask]:
+def _batch(body: Mapping[str, Any], types: Types, who: Requester, traceparent: str | None) -> list[NewTask]:
     """Raises Invalid with the faults of all entries at once."""
     new: list[NewTask] = []
-    faults: list[Fault] = []
-    for index, entry in enumerate(entries):
+    entries, faults = _entries(body)
+    for index, entry in entries:
         try:
             wanted = _wanted(TASK_REQUEST, entry, types, who)
             new.append(types.new_task(wanted)._replace(traceparent=traceparent))
@@ -110,6 +119,18 @@ def _batch(entries: list[dict[str, Any]], types: Types, who: Requester, tracepar
     if faults:
         raise Invalid(faults)
     return new
+
+
+def _entries(body: Mapping[str, Any]) -> tuple[list[tuple[int, dict[str, Any]]], list[Fault]]:
+    """The entries that are objects, numbered, and what is wrong beside them."""
+    faults: list[Fault] = []
+    try:
+        BATCH_REQUEST.parse(body)
+    except Invalid as invalid:
+        faults += invalid.errors
+    tasks = body.get("tasks")
+    entries = enumerate(tasks) if isinstance(tasks, list) and len(tasks) <= MAX_BATCH else ()
+    return [(index, entry) for index, entry in entries if isinstance(entry, dict)], faults
 
 
 async def _submit_once(

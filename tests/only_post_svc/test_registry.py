@@ -241,6 +241,17 @@ def test_a_keyword_collector_takes_any_name() -> None:
     assert call(payload) == payload
 
 
+def test_a_keyword_collector_beside_context_takes_no_member_of_that_name() -> None:
+    @task("t")
+    def collect(*, context: Context, **rest: Any) -> Any:
+        return rest
+
+    found: list[Fault] = []
+    validator(schema())({"context": 1, "other": 2}, "", found)
+    assert found == [Fault("/context", "unknown")]
+    assert call({"other": 2}) == {"other": 2}
+
+
 def test_what_a_keyword_collector_takes_is_checked_and_made() -> None:
     @task("t")
     def collect(first: str = "", **points: Point) -> Any:

@@ -280,6 +280,11 @@ def test_a_batch_is_refused_as_a_whole_with_every_fault(service: Service) -> Non
     assert service.post("/api/tasks", {"limit": 1}).json()["items"] == newest
 
 
+def test_all_faults_of_a_batch_are_told_beside_entries_that_are_no_objects(service: Service) -> None:
+    refused = batch(service, [LATER, 5, {"type": "no.such"}, None], wait=1)
+    assert faults(refused).keys() == {"/wait", "/tasks/1", "/tasks/2/type", "/tasks/3"}
+
+
 @pytest.mark.parametrize(
     ("tasks", "pointer"), [([LATER, 5], "/tasks/1"), ([LATER, {**LATER, "wait": 1}], "/tasks/1/wait")]
 )

@@ -15,7 +15,9 @@ from shared.cli import commands
 from shared.cli.commands import CommonCommands, add_json, add_serve, positive, text
 from shared.http import server
 
-SERVICE = CommonCommands(Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST")
+SERVICE = CommonCommands(
+    Settings, {"only_post": SCHEMA}, checks.ALL, metrics.families, health_method="POST", transient=("worker",)
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -84,6 +84,13 @@ INSERT INTO kept_answers (owner, bytes) VALUES (:owner, :bytes)
 ON CONFLICT (owner) DO UPDATE SET bytes = kept_answers.bytes + excluded.bytes
 """
 
+# For keys that were copied from another database, beside those that were there.
+RECOUNT = """
+INSERT INTO kept_answers (owner, bytes)
+SELECT :owner, coalesce(sum(bytes), 0) FROM idempotency_key WHERE owner = :owner AND owner <> ''
+ON CONFLICT (owner) DO UPDATE SET bytes = excluded.bytes
+"""
+
 GIVE_BACK = "UPDATE kept_answers SET bytes = bytes - :bytes WHERE owner = :owner"
 
 

@@ -34,7 +34,7 @@ def back_up(url: str, file: Path, progress: Progress, *, force: bool) -> None:
         raise Failure(f"{file} is there already; --force writes over it")
     with failing(f"{file} can't be written", *ERRORS), files.draft_of(file) as draft:
         make_file(draft)
-        with _snapshot(source) as connection, closing(_open(draft)) as copy:
+        with snapshot(source) as connection, closing(_open(draft)) as copy:
             _copy(connection, copy, progress)
             copy.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
             _need_intact(copy, "the database")
@@ -99,9 +99,9 @@ def _turn(database: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that goes on seeing what is committed now. Held open, so that a copy in steps need not start
-    again with every write."""
+def snapshot(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection, for one thread after another, that goes on seeing what is committed now. Held open, so that a copy
+    in steps need not start again with every write."""
     with _turn(database):
         connection = _open(database)
         connection.execute("PRAGMA query_only = ON")
@@ -116,7 +116,8 @@ def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
 
 def _open(file: Path) -> sqlite3.Connection:
     """Opens a database that is there; does not make one."""
-    return sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout=LOCKED_SECONDS, uri=True, isolation_level=None)
+    location = f"{file.as_uri()}?mode=rw"
+    return sqlite3.connect(location, timeout=LOCKED_SECONDS, uri=True, isolation_level=None, check_same_thread=False)
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, progress: Progress) -> None:

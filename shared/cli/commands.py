@@ -4,21 +4,21 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from shared import logs
-from shared.cli import backup, doctor, probe, terminal
+from shared.cli import backup, copying, doctor, probe, terminal
 from shared.cli.doctor import Check
 from shared.cli.terminal import Failure
 from shared.database import Database, connection
 from shared.errors import Invalid, Problem
 from shared.http import reload, server
 from shared.metrics_endpoint import Families
-from shared.settings import Settings, SettingsError
+from shared.settings import Settings, SettingsError, database_url
 from shared.strict_json import encode
 
 EXIT_INTERRUPTED = 130
@@ -71,6 +71,7 @@ class CommonCommands:
     checks: Sequence[Check]  # the doctor's, on top of those for both
     families: Families
     health_method: str
+    transient: Collection[str] = ()  # tables whose rows matter only while their process runs
 
     def add_verb(
         self,
@@ -91,12 +92,8 @@ class CommonCommands:
         settings = server.settings_or_fail(self.settings, makes_files=False)
         is_for_script = getattr(options, "json", False)
         logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
-        file = connection.file_of(settings.database_url)
-        if file is not None and not file.exists() and not may_create:
-            raise Failure(
-                f"there is no database at {file} yet: "
-                "run this in the service's directory, or with its DATABASE_URL or STATE_DIR"
-            )
+        if not may_create:
+            _need_database(settings)
         asyncio.run(self._over(settings, verb, options))
 
     async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace) -> None:
@@ -107,7 +104,7 @@ class CommonCommands:
             await database.close()
 
     def add(self, commands: Commands) -> None:
-        """metrics, doctor, probe, backup and restore."""
+        """metrics, doctor, probe, backup, restore and copy."""
         self.add_verb(
             commands, "metrics", self._show_metrics, "print what the database knows, for a collector of text files"
         )
@@ -126,6 +123,9 @@ class CommonCommands:
         restore.add_argument("file", metavar="FILE", type=Path)
         restore.add_argument("--force", action="store_true", help="in the place of a database that is there")
         restore.set_defaults(run=self._restore)
+        copy = commands.add_parser("copy", help="copy everything into another database, before DATABASE_URL names it")
+        copy.add_argument("url", metavar="URL", help="postgresql://… or sqlite:///path; - for stdin")
+        copy.set_defaults(run=self._copy)
 
     async def _show_metrics(self, database: Database, settings: Any, options: argparse.Namespace) -> None:
         print("".join(await self.families(database)), end="")
@@ -156,10 +156,31 @@ class CommonCommands:
         asyncio.run(self._bring_up_to_date(settings))
         print(f"{options.file}: restored")
 
+    def _copy(self, options: argparse.Namespace) -> None:
+        settings = server.settings_or_fail(self.settings, makes_files=False)
+        logs.configure(settings.log_level, settings.log_format, sys.stderr)
+        _need_database(settings)
+        with terminal.failing("no URL of a database", ValueError):
+            target = database_url(sys.stdin.readline() if options.url == "-" else options.url)
+        with terminal.bar("copying") as progress:
+            copied = copying.copy(settings.database_url, target, self.schemas, self.transient, progress)
+            counts = asyncio.run(copied)
+        print(terminal.table(("TABLE", "ROWS"), [(name, count) for name, count in counts.items() if count]))
+        print(f"{connection.described(target)}: complete; set DATABASE_URL to it and start the services")
+
     async def _bring_up_to_date(self, settings: Settings) -> None:
         """A copy may be of an older version, and services may be running."""
         database = await connection.connect(settings.database_url, self.schemas)
         await database.close()
+
+
+def _need_database(settings: Settings) -> None:
+    file = connection.file_of(settings.database_url)
+    if file is not None and not file.exists():
+        raise Failure(
+            f"there is no database at {file} yet: "
+            "run this in the service's directory, or with its DATABASE_URL or STATE_DIR"
+        )
 
 
 def add_serve(

@@ -167,6 +167,18 @@ class Mailbox:
             self.path.parent.rmdir()
 
 
+def is_anyone_at(directory: Path) -> bool:
+    """Whether a process listens there, as far as this one can see."""
+    try:
+        mailbox = Mailbox(directory)
+    except OSError:
+        return False
+    try:
+        return any(mailbox.send(other, b"") for other in mailbox.others())
+    finally:
+        mailbox.close()
+
+
 def _opened(directory: Path) -> int:
     """A handle of the directory, made where it is missing. Raises OSError unless it is this user's alone: through a
     link, or in another's directory, strangers would read the hints or keep them."""

@@ -22,7 +22,7 @@ from tests.tokens import SECRET, bearer
 NOBODY = "01a2065b-d97d-72cc-a1c6-dd67974b0f2a"
 ACTIONS = [
     *([], ["serve"], ["worker"], ["tasks"], ["types"], ["run"], ["openapi"]),
-    *(["metrics"], ["doctor"], ["backup"], ["restore"]),
+    *(["metrics"], ["doctor"], ["backup"], ["restore"], ["copy"]),
     *(["webhooks", action] for action in ("list", "retry", "secret")),
     *(["schedules", action] for action in ("list", "add", "remove", "run")),
     *(["tasks", action] for action in ("list", "show", "cancel", "retry", "submit", "watch", "prune")),
@@ -70,6 +70,7 @@ def test_to_ask_for_help_makes_nothing(tmp_path: Path) -> None:
         ["run", "only_post_svc.builtin", "echo", "{"],
         ["run", "only_post_svc.builtin", "echo", '{"a": 1, "a": 2}'],
         ["backup"],
+        ["copy"],
     ],
     ids=ascii,
 )
@@ -85,7 +86,7 @@ def test_bad_usage_is_2(capsys: pytest.CaptureFixture[str], arguments: list[str]
     "arguments",
     [
         *(["tasks", "list"], ["types"], ["run", "only_post_svc.builtin", "echo"], ["openapi"]),
-        *(["metrics"], ["probe"], ["backup", "b"], ["restore", "b"]),
+        *(["metrics"], ["probe"], ["backup", "b"], ["restore", "b"], ["copy", "sqlite:///c"]),
     ],
     ids=" ".join,
 )
@@ -99,9 +100,19 @@ def test_a_database_that_can_not_be_opened_is_3(tmp_path: Path) -> None:
     assert said(done, 3).startswith("DATABASE_URL: ")
 
 
-@pytest.mark.parametrize("action", [["list"], ["show", NOBODY], ["cancel", NOBODY], ["retry", NOBODY], ["prune"]])
-def test_in_another_directory_no_database_is_made(tmp_path: Path, action: list[str]) -> None:
-    assert "no database" in said(command(tmp_path, "only_post_svc", "tasks", *action), 1)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(
+            ["tasks", *action]
+            for action in (["list"], ["show", NOBODY], ["cancel", NOBODY], ["retry", NOBODY], ["prune"])
+        ),
+        ["copy", "sqlite:///copy.db"],
+    ],
+    ids=" ".join,
+)
+def test_in_another_directory_no_database_is_made(tmp_path: Path, arguments: list[str]) -> None:
+    assert "no database" in said(command(tmp_path, "only_post_svc", *arguments), 1)
     assert not list(tmp_path.glob("**/*.db"))
 
 

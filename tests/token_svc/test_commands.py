@@ -19,7 +19,7 @@ from token_svc.__main__ import parser
 
 NEW_PASSWORD = "an even better password"
 ACTIONS = [
-    *([], ["serve"], ["users"], ["keys"], ["doctor"], ["metrics"], ["openapi"], ["backup"], ["restore"]),
+    *([], ["serve"], ["users"], ["keys"], ["doctor"], ["metrics"], ["openapi"], ["backup"], ["restore"], ["copy"]),
     *(["users", action] for action in ("list", "show", "create", "import", "export", "disable", "enable", "grant")),
     *(["users", action] for action in ("set-password", "end-sessions", "delete")),
     *(["keys", action] for action in ("new", "public", "rotate")),

@@ -94,8 +94,8 @@ WHERE sqlite_master.type = 'table' ORDER BY sqlite_master.name, cid
 
 async def tables_of(schemas: Mapping[str, Path]) -> list[Table]:
     """The shared ones and those of `schemas`, as a new database has them."""
-    shared, all = await _columns({}), await _columns(schemas)
-    return [Table(name, columns, name in shared) for name, columns in all.items()]
+    shared = await _columns({})
+    return [Table(name, columns, name in shared) for name, columns in (await _columns(schemas)).items()]
 
 
 async def _columns(schemas: Mapping[str, Path]) -> dict[str, list[str]]:

@@ -1,15 +1,17 @@
 """Everything that is stored about an owner, gathered by one service from all that share its database.
 
-A service registers a view for each kind of thing it keeps (table `exported`): `owner` and `position`, which is unique
-for each owner, and the columns of an entry. `name/json` is JSON already, and what ends in `_at` is a time.
+A migration registers a view for each kind of thing that is kept (table `exported`): `owner`, `position`, in whose order
+the entries go, and their columns, by the first of which those at one position go. `name/json` is JSON already, and what
+ends in `_at` is a time.
 """
 
 from collections.abc import AsyncIterator
 from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 from shared import times
-from shared.database import Database, Transaction
+from shared.database import Database, Row, Transaction
 from shared.strict_json import encode
 
 PAGE = 200  # positions that are looked up at once; the entries, which may be large, one by one
@@ -41,11 +43,13 @@ async def _entries(database: Database, view: View, owner: str) -> AsyncIterator[
     after = ""
     while positions := await database.query(partial(_positions, view=view, owner=owner, after=after)):
         for after in positions:
-            if entry := await database.query(partial(_entry, view=view, owner=owner, position=after)):
+            for entry in await database.query(partial(_entries_at, view=view, owner=owner, position=after)):
                 yield entry
 
 
-POSITIONS = "SELECT position FROM {view} WHERE owner = :owner AND position > :after ORDER BY position LIMIT :most"
+POSITIONS = """
+SELECT DISTINCT position FROM {view} WHERE owner = :owner AND position > :after ORDER BY position LIMIT :most
+"""
 
 
 def _positions(tx: Transaction, view: View, owner: str, after: str) -> list[str]:
@@ -56,13 +60,15 @@ def _positions(tx: Transaction, view: View, owner: str, after: str) -> list[str]
 ENTRY = "SELECT {columns} FROM {view} WHERE owner = :owner AND position = :position"
 
 
-def _entry(tx: Transaction, view: View, owner: str, position: str) -> str:
-    """'' when it was deleted meanwhile."""
+def _entries_at(tx: Transaction, view: View, owner: str, position: str) -> list[str]:
+    """Empty when they were deleted meanwhile."""
     columns = [column.partition("/") for column in view.columns]
     sql = ENTRY.format(columns=", ".join(name for name, _, _ in columns), view=view.name)
-    row = tx.one(sql, owner=owner, position=position)
-    if row is None:
-        return ""
+    rows = sorted(tx.all(sql, owner=owner, position=position), key=itemgetter(0))
+    return [_entry(columns, row) for row in rows]
+
+
+def _entry(columns: list[tuple[str, str, str]], row: Row) -> str:
     values = [_written(name, kind, value) for (name, _, kind), value in zip(columns, row, strict=True)]
     return "{" + ",".join(f"{encode(name)}:{value}" for (name, _, _), value in zip(columns, values, strict=True)) + "}"
 

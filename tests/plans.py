@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from psycopg import sql as literal
 
+from shared import database, exports
 from shared.database import Row, Unit, connection, sqlite_transaction
 from shared.database.postgres import dialect
 from shared.database.postgres.clock import Clock
@@ -237,6 +238,16 @@ def _leave_alone(url: str) -> None:
     """Nobody but the test says when statistics are made."""
     for (table,) in execute(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
         execute(url, f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+
+
+def exporting(view: str, columns: str, owner: str, position: str) -> Unit[Any]:
+    """A page of the positions of an export's view, and what there is at one of them."""
+
+    def unit(tx: database.Transaction) -> None:
+        tx.all(exports.POSITIONS.format(view=view), owner=owner, after="", most=exports.PAGE)
+        tx.all(exports.ENTRY.format(view=view, columns=columns), owner=owner, position=position)
+
+    return unit
 
 
 def check(

@@ -103,10 +103,14 @@ def take_recovery(tx: Transaction, rate: Rate, address: str) -> None:
 def take_mail(tx: Transaction, rate: Rate, email_key: str) -> bool:
     """Counts one mail to an email address. False above `rate`."""
     try:
-        _take(tx, rate, f"mail {hashlib.sha256(email_key.encode()).hexdigest()}")  # outlasts the account
+        _take(tx, rate, _mail(email_key))
     except TooManyRequests:
         return False
     return True
+
+
+def _mail(email_key: str) -> str:
+    return f"mail {hashlib.sha256(email_key.encode()).hexdigest()}"  # a digest, since it outlasts the account
 
 
 def _take(tx: Transaction, rate: Rate, key: str) -> None:
@@ -132,13 +136,13 @@ def forget(tx: Transaction, username_key: str) -> None:
     tx.put("DELETE FROM attempt WHERE username_key = :username_key", username_key=username_key)
 
 
-OF = "SELECT key, failures, last_at FROM attempt WHERE username_key = :username_key"
+OF = "SELECT key, failures, last_at FROM attempt WHERE username_key = :username_key OR key = :mail"
 
 
-def of(tx: Transaction, username_key: str) -> list[dict[str, Any]]:
+def of(tx: Transaction, username_key: str, email_key: str) -> list[dict[str, Any]]:
     found = []
-    for key, failures, at in sorted(tx.all(OF, username_key=username_key)):
-        kind, address, _ = key.split(" ", 2)
+    for key, failures, at in sorted(tx.all(OF, username_key=username_key, mail=_mail(email_key))):
+        kind, address = key.split(" ", 2)[:2]
         found.append({"kind": kind, "address": address, "failures": failures, "at": times.to_text(at)})
     return found
 

@@ -286,13 +286,23 @@ def revoke_machine_token(tx: Transaction, claims: Claims) -> AccountRow | None:
     return account
 
 
-OF = "SELECT id, scope, created_at, expires_at FROM session WHERE account_id = :account_id ORDER BY id"
+OF = """
+SELECT id, scope, created_at, expires_at,
+    (SELECT max(used_at) FROM refresh_token WHERE refresh_token.session_id = session.id)
+FROM session WHERE account_id = :account_id ORDER BY id
+"""
 
 
-def of(tx: Transaction, account_id: str) -> list[dict[str, str]]:
+def of(tx: Transaction, account_id: str) -> list[dict[str, Any]]:
     return [
-        {"id": id, "scope": scope, "created_at": times.to_text(created_at), "expires_at": times.to_text(expires_at)}
-        for id, scope, created_at, expires_at in tx.all(OF, account_id=account_id)
+        {
+            "id": id,
+            "scope": scope,
+            "created_at": times.to_text(created_at),
+            "expires_at": times.to_text(expires_at),
+            "refreshed_at": refreshed_at and times.to_text(refreshed_at),
+        }
+        for id, scope, created_at, expires_at, refreshed_at in tx.all(OF, account_id=account_id)
     ]
 
 

@@ -15,7 +15,7 @@ from only_post_svc.queue import Claim, Ending, NewTask
 from only_post_svc.shares import Dealt, Kind, Lane
 from shared.database import Transaction, Unit
 from tests.only_post_svc.store import ERROR, LOST, token
-from tests.plans import ROWS, STATES, Plans, check, make, plans_of
+from tests.plans import ROWS, STATES, Plans, check, exporting, make, plans_of
 from tests.postgres import execute, new_database
 from tests.transactions import START, At
 
@@ -193,6 +193,22 @@ LISTS: dict[tuple[str | None, str | None], set[str]] = {
     ("cancelled", "a"): {"task_list_cancelled"},
     ("succeeded", None): {"task_list", "task_pkey"},  # as most are
     ("succeeded", "a"): {"task_list_by_type"},
+}
+
+
+TASK = ("task_pkey", "task_payload_pkey", "task_result_pkey", "task_checkpoint_pkey", "webhook_pkey")
+PLANS |= {
+    "export tasks": Plan(
+        exporting("exported_task", "payload, result, checkpoint, notify_url", "other", "failed-10"),
+        {"task_list", *TASK},
+    ),
+    # The tasks that have not failed are walked over.
+    "export failures": Plan(
+        exporting("exported_failure", "failed_at", "other", "failed-10"),
+        {"task_list", "task_pkey", "task_failure_of"},
+        ROWS,
+    ),
+    "export schedules": Plan(exporting("exported_schedule", "task", "other", "nightly"), {"schedule_pkey"}),
 }
 PLANS |= {
     # Those of a type are every third there.

@@ -1,5 +1,6 @@
 """POST /register and everything under /me."""
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -490,9 +491,9 @@ def test_the_export_has_everything_there_is(user: User) -> None:
     assert (export.status_code, export.headers["Content-Type"]) == (200, "application/json")
     found = export.json()
     assert found["user"] == {**user.profile, "scope": "data tasks", "is_disabled": False}
-    assert [(one["kind"], one["failures"]) for one in found["attempts"]] == [("known", 0)]
+    assert [(one["kind"], one["failures"]) for one in found["attempts"]] == [("known", 0), ("mail", 1)]
     assert found["items"] == added
-    assert len(found["sessions"]) == 2
+    assert [one["refreshed_at"] for one in found["sessions"]] == [None, None]
     assert [event["event"] for event in found["events"]] == ["registered", "login"]
 
 
@@ -504,6 +505,7 @@ def test_the_export_has_the_logins_that_failed(counting: TokenService) -> None:
     assert [(one["kind"], one["address"], one["failures"]) for one in found] == [
         ("known", "127.0.0.1", 0),
         ("login", "127.0.0.1", 2),
+        ("mail", hashlib.sha256(user.profile["email"].encode()).hexdigest(), 1),
     ]
     assert all(TIME.fullmatch(one["at"]) for one in found)
 

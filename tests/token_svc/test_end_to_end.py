@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.databases import ON_A_FILE
-from tests.processes import Service, TokenService, eventually
-from tests.token_svc.users import User
+from tests.databases import ON_A_FILE, rows, tables
+from tests.processes import Service, TokenService, eventually, free_port
+from tests.token_svc.machines import Machine
+from tests.token_svc.users import User, refresh
 from tests.tokens import SECRET, token
 
 OTHER_SECRET = "another secret of the tests as long as it has to be"
@@ -20,8 +22,8 @@ def post(service: Service, path: str, body: object, user: User) -> requests.Resp
     return service.post(path, body, headers={"Authorization": str(user.headers["Authorization"])})
 
 
-def submitted(service: Service, user: User, text: str) -> str:
-    task = {"type": "text.stats", "payload": {"text": text}, "wait": 20}
+def submitted(service: Service, user: User, text: str, **options: str) -> str:
+    task = {"type": "text.stats", "payload": {"text": text}, "wait": 20, **options}
     answer = post(service, "/api/task", task, user)
     assert answer.status_code == 200, answer.text
     assert answer.json()["result"]["words"] == len(text.split())
@@ -90,6 +92,87 @@ def test_tasks_and_schedules_are_exported_and_deleted_with_their_user_where_the_
 
     eventually(lambda: left(ada) == (0, 0), seconds=30)  # its token is good there until it expires
     assert left(bob) == (2, 1)
+
+
+# Each table that has something about a user or a machine, and where an export has it.
+EXPORTED = {
+    "account": "user id",
+    "session": "sessions id",
+    "refresh_token": "sessions refreshed_at",
+    "attempt": "attempts at",
+    "event": "events at",
+    "item": "items data",
+    "deleted_item": "deleted_items deleted_at",
+    "idempotency_key": "kept_answers body",
+    "mail": "mails due_at",
+    "mail_token": "mail_tokens expires_at",
+    "client_secret": "client_secrets created_at",
+    "task": "tasks task_id",
+    "task_payload": "tasks payload",
+    "task_result": "tasks result",
+    "task_checkpoint": "tasks checkpoint",
+    "task_failure": "task_failures error",
+    "webhook": "tasks notify_url",
+    "schedule": "schedules name",
+}
+NOT_EXPORTED = {
+    "kept_answers": "the sum of what idempotency_key has",
+    "departure": "only owners who are deleted",
+    "revoked_token": "random ids of tokens, which name no client",
+    "gate": "types and keys that tasks have, and whose turn was last",
+    "stopping": "permits of cancelled tasks, whose types and keys the tasks have",
+    "lane": "task types",
+    "worker": "the operator's processes",
+    "secret": "the services' own",
+    "probe": "writes of /health",
+    "exported": "the views of an export",
+    "migration": "the schema",
+}
+
+DIGESTS = ("refresh_token", "mail_token", "client_secret")
+
+
+def test_each_table_is_in_the_export_or_has_nothing_to_export(
+    start_tokens: Callable[..., TokenService],
+    start_tasks: Callable[..., Service],
+    database: dict[str, str],
+) -> None:
+    tokens = start_tokens(SECRET_KEY=SECRET, MAIL_URL=f"smtp://127.0.0.1:{free_port()}?from=hello@example.org")
+    shared = {"DATABASE_URL": f"sqlite:///{tokens.file}"} | database
+    tasks = start_tasks(SECRET_KEY=SECRET, TASK_MODULES="tests.ordinary", **shared)
+    assert set(tables(tokens)) == EXPORTED.keys() | NOT_EXPORTED.keys()
+
+    ada, machine = User(tokens), Machine(tokens)
+    ada.take(refresh(tokens, ada.refresh_token).json())
+    item = ada.add("kept", **{"Idempotency-Key": "a-key"})
+    assert ada.delete(f"/data/{item['id']}").status_code == 204
+    ada.add("stored")
+    submitted(tasks, ada, "one two", notify="http://localhost:9/told")
+    unfinished = {"type": "count.down", "payload": {"until": 100}, "max_attempts": 25, "unique": "one"}
+    assert post(tasks, "/api/task", unfinished, ada).status_code == 202
+    assert post(tasks, "/api/schedule", {"name": "nightly", "every": 3600, "type": "echo"}, ada).status_code == 201
+
+    def exported() -> dict[str, Any]:
+        of_machine = tokens.get("/me/export", headers=machine.bearer()).json()
+        return {**ada.get("/me/export").json(), "client_secrets": of_machine["client_secrets"]}
+
+    def absent() -> list[str]:
+        found = exported()
+        lists = {member: value if isinstance(value, list) else [value] for member, value in found.items()}
+        return [
+            table
+            for table, (member, column) in ((table, where.split()) for table, where in EXPORTED.items())
+            if not any(entry[column] is not None for entry in lists[member])
+        ]
+
+    eventually(lambda: absent() == [], seconds=30)  # a mail is tried, and a task fails
+    found = exported()
+    (answer,) = found["kept_answers"]
+    assert answer.pop("expires_at") > item["created_at"]
+    assert answer == {"route": "POST /data", "key": "a-key", "status": 201, "body": item, "headers": None}
+    assert [one["id"] for one in found["deleted_items"]] == [item["id"]]
+    digests = [one for table in DIGESTS for (one,) in rows(tokens, f"SELECT digest FROM {table}")]
+    assert not any(digest in str(found) for digest in digests)
 
 
 @ON_A_FILE

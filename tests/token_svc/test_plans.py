@@ -10,7 +10,7 @@ import pytest
 from shared import departures, idempotency
 from shared.database import Unit
 from shared.idempotency import Answer, IdempotencyKey
-from tests.plans import ROWS, STATES, Plans, check, plans_of
+from tests.plans import ROWS, STATES, Plans, check, exporting, plans_of
 from tests.token_svc.tables import START
 from tests.tokens import KEYS, claims_of
 from token_svc import accounts, attempts, clients, events, items, sessions
@@ -56,6 +56,11 @@ def mail_tokens(count: int, name: str, expires_at: str) -> str:
     return fill(count, "mail_token", f"{name} || i", "'reset'", name, "'a@example.org'", "1", expires_at)
 
 
+def keys(count: int, name: str, key: str, expires_at: str) -> str:
+    values = (f"'POST /data ' || {name}", key, "'f'", "201", "'{}'", expires_at, name, "0", "NULL")
+    return fill(count, "idempotency_key", *values)
+
+
 USER_COLUMNS = """(id, username, username_key, email, email_key, password_hash, scope, version, is_disabled, item_count,
     created_at)"""
 
@@ -64,7 +69,6 @@ def token(name: str, used_at: str) -> str:
     return f"INSERT INTO refresh_token VALUES ('{digest(name)}', 'ada-1', {END}, {used_at})"
 
 
-KEPT = ("'user'", "0", "NULL")  # whose, how many bytes, and no headers
 OLD = [
     users(ROWS, "'user-' || i"),
     fill(ROWS, "session", "'session-' || i", "'user-' || i", "'data'", str(START), str(END)),
@@ -74,7 +78,7 @@ OLD = [
     fill(ROWS, "event", "'event-' || i", "'user-' || i", "'login'", "'192.0.2.1'", f"{START} + i"),
     fill(ROWS, "item", "'item-' || i", "'user-' || i", "'{}'", "1", str(START), str(START), "i"),
     fill(ROWS, "attempt", "'login 192.0.2.1 user-' || i", "1", str(START), f"{END} + i", "'user-' || i"),
-    fill(ROWS, "idempotency_key", "'POST /data user-' || i", "'key'", "'f'", "201", "'{}'", f"{END} + i", *KEPT),
+    keys(ROWS, "'user-' || i", "'key'", f"{END} + i"),
 ]
 OLD += [
     machines(FEW),
@@ -98,12 +102,12 @@ NEW = [
     fill(FEW, "item", "'ada-' || i", "'ada'", "'{}'", "1", str(START), str(START), "i"),
     fill(FEW, "deleted_item", "'gone-' || i", "'ada'", f"{FEW} + i", f"{START} + i"),
     fill(FEW, "attempt", "'login ' || i || ' ada'", "1", str(START), f"{END} + i", "'ada'"),
-    fill(FEW, "idempotency_key", "'POST /data ada'", "'key-' || i", "'f'", "201", "'{}'", f"{END} + i", *KEPT),
+    keys(FEW, "'ada'", "'key-' || i", f"{END} + i"),
     # What is over.
     fill(FEW, "session", "'over-' || i", "'over'", "'data'", str(START), f"{START} - i"),
     fill(FEW, "refresh_token", "'over-' || i", "'over-' || i", f"{START} - i", "NULL"),
     fill(FEW, "attempt", "'login over-' || i", "1", str(START), f"{START} - i", "''"),
-    fill(FEW, "idempotency_key", "'POST /data over'", "'key-' || i", "'f'", "201", "'{}'", f"{START} - i", *KEPT),
+    keys(FEW, "'over'", "'key-' || i", f"{START} - i"),
     fill(FEW, "event", "'guess-' || i", f"'{events.NO_ACCOUNT}'", "'login_failed'", "'192.0.2.1'", f"{START} + i"),
     fill(FEW, "event", "'over-' || i", "'ada'", "'login'", "'192.0.2.1'", f"{START - events.KEPT_MS} - i"),
 ]
@@ -134,6 +138,7 @@ NAMES = {"account_username_key_key", "account_email_key_key"} | {"account_key_2"
 SESSION = {"session_pkey", "refresh_token_session"}
 HOLDER = {"account_pkey", "session_pkey", "session_account"}  # which has the session's id as well
 ITEMS = {"item_pkey", "item_list"}  # which has the item's id as well
+SECRETS = {"client_secret_pkey", "client_secret_account"}  # which has the digest as well
 REFRESH = {"refresh_token_pkey", "session_pkey", "account_pkey"}
 COUNTED = {"account_pkey", "kept_answers_pkey"}
 PLANS = {
@@ -156,13 +161,13 @@ PLANS = {
     "replay": Plan(lambda tx: sessions.rotate(tx, "spent", KEYS), REFRESH | SESSION),
     "end": Plan(lambda tx: sessions.end(tx, "ada-1"), SESSION),
     "end others": Plan(lambda tx: sessions.end_others(tx, "ada", keep="ada-1"), SESSION | {"session_account"}),
-    "sessions": Plan(lambda tx: sessions.of(tx, "ada"), {"session_account"}),
+    "sessions": Plan(lambda tx: sessions.of(tx, "ada"), {"session_account", "refresh_token_session"}),
     "prune sessions": Plan(
         sessions.prune,
         {"session_expiry", "refresh_token_expiry", "revoked_token_expiry"}
         | {"session_pkey", "refresh_token_pkey", "revoked_token_pkey"},
     ),
-    "client": Plan(lambda tx: clients.find(tx, "machine-1", "secret-1"), {"client_secret_pkey", "account_pkey"}),
+    "client": Plan(lambda tx: clients.find(tx, "machine-1", "secret-1"), {*SECRETS, "account_pkey"}),
     "clients": Plan(lambda tx: accounts.list_newest(tx, 10, is_client=True), {"account_client"}),
     "client by name": Plan(lambda tx: clients.by_name(tx, "none"), NAMES),
     "client's secrets": Plan(lambda tx: clients.secrets_of(tx, "machine-1"), {"client_secret_account"}),
@@ -187,7 +192,7 @@ PLANS = {
     "known address": Plan(lambda tx: attempts.remember(tx, "ada", "192.0.2.9"), {"attempt_pkey"}),
     "registration": Plan(lambda tx: attempts.take_registration(tx, RATE, "192.0.2.9"), {"attempt_pkey"}),
     "forget attempts": Plan(lambda tx: attempts.forget(tx, "ada"), {"attempt_username"}),
-    "attempts": Plan(lambda tx: attempts.of(tx, "ada"), {"attempt_username"}),
+    "attempts": Plan(lambda tx: attempts.of(tx, "ada", "ada@example.org"), {"attempt_username", "attempt_pkey"}),
     "prune attempts": Plan(attempts.prune, {"attempt_expiry", "attempt_pkey"}),
     "event": Plan(lambda tx: events.record(tx, "ada", "login", "192.0.2.1"), set()),
     "events": Plan(lambda tx: events.of(tx, "ada"), {"event_account"}),
@@ -209,6 +214,17 @@ PLANS = {
         lambda tx: idempotency.once(tx, KEY._replace(key="new"), lambda: MADE), {"idempotency_key_pkey"}
     ),
     "replay of a key": Plan(lambda tx: idempotency.once(tx, KEY, lambda: MADE), {"idempotency_key_pkey"}),
+    "export kept answers": Plan(
+        exporting("exported_answer", "body", "ada", "POST /data ada key-1"), {"idempotency_key_owner"}
+    ),
+    "export deletions": Plan(
+        exporting("exported_deletion", "deleted_at", "ada", "gone-1"), {"deleted_item_list", "deleted_item_pkey"}
+    ),
+    "export mails": Plan(exporting("exported_mail", "email", "ada", "ada-mail-1"), {"mail_account", "mail_pkey"}),
+    "export mail tokens": Plan(
+        exporting("exported_mail_token", "email", "ada", "ada1"), {"mail_token_account", "mail_token_pkey"}
+    ),
+    "export secrets": Plan(exporting("exported_client_secret", "used_at", "machine-1", "secret-1"), SECRETS),
     "prune keys": Plan(idempotency.prune, {"idempotency_key_expiry", "idempotency_key_pkey"}),
 }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +17,8 @@ from shared.pages import MAX_LIMIT
 from shared.rate_limits import AtOnce
 from shared.responses import json_response
 from shared.strict_json import encode
-from token_svc import accounts, attempts, events, items, names, sessions
+from token_svc import accounts, attempts, emails, events, items, names, sessions
+from token_svc.accounts import AccountRow
 from token_svc.credentials import counted_address
 from token_svc.models.accounts import (
     CHANGE_REQUEST,
@@ -193,12 +195,16 @@ async def export(request: Request[State]) -> Response:
             "user": stored_json(account),
             "sessions": sessions.of(tx, account.id),
             "events": events.of(tx, account.id),
-            "attempts": [] if account.is_client else attempts.of(tx, names.fold(account.username)),
+            "attempts": [] if account.is_client else _attempts(tx, account),
         }
         return encode(head)[:-1] + ',"items":['  # which follow one by one
 
     head = await request.state["database"].query(unit)
     return ExportResponse(_export(request.state["database"], account.id, head), request.state["exports"], account.id)
+
+
+def _attempts(tx: Transaction, user: AccountRow) -> list[dict[str, Any]]:
+    return attempts.of(tx, names.fold(user.username), emails.key(user.email))
 
 
 class ExportResponse(StreamingResponse):
@@ -226,6 +232,6 @@ async def _export(database: Database, owner: str, head: str) -> AsyncIterator[by
             yield f"{separator}{item_json(item)}".encode()
             separator = ","
     yield b"]"
-    async for piece in exports.members(database, owner):  # of the service that shares the database
+    async for piece in exports.members(database, owner):
         yield piece.encode()
     yield b"}"

@@ -43,6 +43,11 @@ def prune(tx: Transaction) -> int:
     return max(len(guesses), len(old))
 
 
+def kinds(tx: Transaction, account_id: str) -> set[str]:
+    """What has happened to an account in the last year."""
+    return {kind for (kind,) in tx.all("SELECT kind FROM event WHERE account_id = :id", id=account_id)}
+
+
 def of(tx: Transaction, account_id: str) -> list[dict[str, str]]:
     rows: list[Row] = tx.all("SELECT kind, address, at FROM event WHERE account_id = :id ORDER BY id", id=account_id)
     return [{"event": kind, "address": address, "at": times.to_text(at)} for kind, address, at in rows]

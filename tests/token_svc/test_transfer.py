@@ -161,6 +161,30 @@ def test_a_second_run_changes_nothing(tokens: TokenService, tmp_path: Path) -> N
     assert before == after
 
 
+def change_email(tokens: TokenService, username: str) -> None:
+    bearer = {"Authorization": f"Bearer {User.login_as(tokens, username).json()['access_token']}"}
+    body = {"email": f"{fresh_name()}@example.org", "current_password": PASSWORD}
+    assert tokens.request("PATCH", "/me", json=body, headers=bearer).status_code == 200
+
+
+def test_an_imported_user_who_has_changed_their_email_is_there_already(tokens: TokenService, tmp_path: Path) -> None:
+    one = user()
+    transfer(tokens, written(tmp_path, one))
+    change_email(tokens, one["username"])
+    heir = User(tokens, email=one["email"])  # of the address
+    done = transfer(tokens, written(tmp_path, one | {"username": one["username"].upper()}))
+    assert (done.returncode, done.stdout) == (0, "0 imported, 1 there already, 0 faulty\n"), done.stderr
+    assert heir.get("/me").json()["email"] == one["email"]
+
+
+def test_a_stranger_who_has_the_username_is_told(tokens: TokenService, tmp_path: Path) -> None:
+    stranger = User(tokens)
+    change_email(tokens, stranger.username)
+    done = transfer(tokens, written(tmp_path, user(username=stranger.username)))
+    assert (done.returncode, done.stdout) == (1, "0 imported, 0 there already, 1 faulty\n")
+    assert done.stderr.splitlines()[0] == "line 1: the username is taken"
+
+
 def test_faulty_lines_are_told_and_skipped(tokens: TokenService, tmp_path: Path) -> None:
     good, taken = user(), user()
     lines = [

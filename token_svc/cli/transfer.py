@@ -15,6 +15,7 @@ from shared.database import Database, Transaction
 from shared.errors import BadRequest, Invalid
 from shared.strict_json import encode
 from token_svc import accounts, emails, events, foreign_hashes, names, passwords, scopes
+from token_svc.accounts import AccountRow
 from token_svc.events import OPERATOR
 from token_svc.models.accounts import stored_json
 from token_svc.settings import Settings
@@ -85,12 +86,17 @@ def _take(tx: Transaction, line: bytes, settings: Settings) -> str:
     except ValueError as error:
         return str(error)
     found = accounts.by_username(tx, user.username)
-    if found and emails.key(found.email) == emails.key(user.email):
+    if found and (emails.key(found.email) == emails.key(user.email) or _has_moved(tx, found)):
         return "there already"
     if taken := accounts.taken(tx, user.username, user.email):
         return f"the {taken} is taken"
     _create(tx, user, scope)
     return "imported"
+
+
+def _has_moved(tx: Transaction, account: AccountRow) -> bool:
+    """Whether the account was imported and has changed its email since: its line has the old one."""
+    return {"imported", "email_changed"} <= events.kinds(tx, account.id)
 
 
 def _parsed(line: bytes) -> ImportedUser:

@@ -92,13 +92,15 @@ class CommonCommands:
         settings = server.settings_or_fail(self.settings, makes_files=False)
         is_for_script = getattr(options, "json", False)
         logs.configure(settings.log_level, settings.log_format, (None if is_for_script else stream) or sys.stderr)
+        new = _new_file(settings)
         if not may_create:
             _need_database(settings)
-        asyncio.run(self._over(settings, verb, options))
+        asyncio.run(self._over(settings, verb, options, new))
 
-    async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace) -> None:
+    async def _over(self, settings: Settings, verb: Verb, options: argparse.Namespace, new: Path | None) -> None:
         database = await connection.connect(settings.database_url, self.schemas)
         try:
+            _tell_of(new)
             await verb(database, settings, options)
         finally:
             await database.close()
@@ -151,9 +153,11 @@ class CommonCommands:
     def _restore(self, options: argparse.Namespace) -> None:
         settings = server.settings_or_fail(self.settings, makes_files=False)
         logs.configure(settings.log_level, settings.log_format, sys.stderr)
+        new = _new_file(settings)
         with terminal.bar("restoring") as progress:
             backup.restore(settings.database_url, options.file, self.schemas, progress, force=options.force)
         asyncio.run(self._bring_up_to_date(settings))
+        _tell_of(new)
         print(f"{options.file}: restored")
 
     def _copy(self, options: argparse.Namespace) -> None:
@@ -174,13 +178,25 @@ class CommonCommands:
         await database.close()
 
 
-def _need_database(settings: Settings) -> None:
+def _new_file(settings: Settings) -> Path | None:
+    """The file that SQLite would make, None where it is there or the database has none."""
     file = connection.file_of(settings.database_url)
-    if file is not None and not file.exists():
+    return None if file is None or file.exists() else file
+
+
+def _need_database(settings: Settings) -> None:
+    if file := _new_file(settings):
         raise Failure(
             f"there is no database at {file} yet: "
             "run this in the service's directory, or with its DATABASE_URL or STATE_DIR"
         )
+
+
+def _tell_of(new: Path | None) -> None:
+    """On stderr, since stdout may be for a script: a command in another directory than the service's makes a database
+    that the service does not look at."""
+    if new:
+        print(f"made a new database at {new}", file=sys.stderr)
 
 
 def add_serve(

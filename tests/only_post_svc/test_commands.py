@@ -116,6 +116,14 @@ def test_in_another_directory_no_database_is_made(tmp_path: Path, arguments: lis
     assert not list(tmp_path.glob("**/*.db"))
 
 
+def test_a_submit_that_makes_a_database_says_where(tmp_path: Path) -> None:
+    done = command(tmp_path, "only_post_svc", "tasks", "submit", "echo", "--json")
+    assert said(done, 0) == f"made a new database at {tmp_path}/var/only_post.db"
+    assert json.loads(done.stdout)["status"] == "queued"
+    again = command(tmp_path, "only_post_svc", "tasks", "submit", "echo")
+    assert (again.returncode, again.stderr) == (0, "")
+
+
 def test_the_newest_tasks_are_listed_first_by_status_type_and_limit(service: Service) -> None:
     ended = service.run("text.stats", {"text": "a"})["task_id"]
     failed = service.run("fail")["task_id"]

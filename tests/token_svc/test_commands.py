@@ -177,9 +177,23 @@ def test_a_new_user_can_log_in(tokens: TokenService) -> None:
 
 def test_the_first_user_makes_the_database(tmp_path: Path) -> None:
     done = command(tmp_path, "token_svc", "users", "create", "ann", "ann@example.org", stdin=f"{PASSWORD}\n")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1 and "audit.registered" in done.stdout
     assert (tmp_path / "var" / "token.db").exists()
+
+
+MAKING = [["users", "import", "-", "--json"], ["clients", "create", "nightly", "--json"], ["restore", "copy.db"]]
+
+
+@pytest.mark.parametrize("arguments", MAKING, ids=lambda arguments: arguments[0])
+def test_a_command_that_makes_a_database_says_where(tmp_path: Path, arguments: list[str]) -> None:
+    copied = command(tmp_path, "token_svc", "users", "import", "-", DATABASE_URL="sqlite:///copy.db")
+    assert copied.stderr == f"made a new database at {tmp_path}/copy.db\n"
+    done = command(tmp_path, "token_svc", *arguments)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (0, f"made a new database at {tmp_path}/var/token.db")
+    assert arguments[0] == "restore" or json.loads(done.stdout)
+    again = command(tmp_path, "token_svc", "users", "import", "-")
+    assert (again.returncode, again.stderr) == (0, "")
 
 
 @ON_A_FILE

@@ -227,6 +227,6 @@ def test_an_export_can_be_imported_elsewhere(tokens: TokenService, tmp_path: Pat
     assert json.loads(there.stdout)["password_hash"] == line["password_hash"]
 
 
-def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    done = command(tmp_path, "token_svc", "users", "import", "nowhere.jsonl")
+def test_a_file_that_is_not_there_is_one_line(tokens: TokenService) -> None:
+    done = transfer(tokens, Path("nowhere.jsonl"))
     assert (done.returncode, done.stderr) == (1, "nowhere.jsonl can't be read (No such file or directory)\n")

@@ -1,9 +1,10 @@
--- The export of a task has all that its caller has said of it, its checkpoint and its webhook. A worker's name, its lease
--- and tracebacks are the operator's own.
+-- The export of a task has all that its caller has said of it, its checkpoint and its webhook, and the status that its
+-- caller sees. A worker's name, its lease and tracebacks are the operator's own.
 DROP VIEW exported_task;
 
 CREATE VIEW exported_task AS
-SELECT task.caller AS owner, task.id AS position, task.id AS task_id, task.type, task.key, task.unique_key, task.status,
+SELECT task.caller AS owner, task.id AS position, task.id AS task_id, task.type, task.key, task.unique_key,
+    CASE WHEN task.status IN ('scheduled', 'held') THEN 'queued' ELSE task.status END AS status,
     task.priority, task.timeout_ms, task.attempt, task.max_attempts, task.traceparent, task.created_at, task.run_at,
     task.started_at, task.finished_at, task_payload.body AS payload, task_result.body AS result, task.error,
     task.progress, task_checkpoint.body AS checkpoint, webhook.url AS notify_url, webhook.status AS notify_status,

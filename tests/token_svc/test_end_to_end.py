@@ -81,7 +81,8 @@ def test_tasks_and_schedules_are_exported_and_deleted_with_their_user_where_the_
         keyed = {"Authorization": str(user.headers["Authorization"]), "Idempotency-Key": "k"}
         assert tasks.post("/api/task", {"type": "echo", "delay": 3600}, headers=keyed).status_code == 202
     exported = ada.get("/me/export").json()
-    assert [task["type"] for task in exported["tasks"]] == ["text.stats", "echo"]
+    kinds = [(task["type"], task["status"]) for task in exported["tasks"]]
+    assert kinds == [("text.stats", "succeeded"), ("echo", "queued")]
     assert exported["tasks"][0]["payload"] == {"text": "one two"} and exported["tasks"][0]["result"]["words"] == 2
     assert [(one["name"], one["task"]["type"]) for one in exported["schedules"]] == [("nightly", "echo")]
     assert ada.delete("/me", json={"current_password": ada.password}).status_code == 204

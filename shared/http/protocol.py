@@ -307,8 +307,9 @@ class Protocol(HttpToolsProtocol):
     def _refuse_unreadable(self, piece: bytes) -> None:
         """A head may be unreadable only because the parser does not know its method: it is read once more as a PUT, and
         the application answers the method."""
-        is_start = self.framing_bytes == len(piece) and not (self.is_in_body or self.is_over or self.unknown_method)
-        method = METHOD.match(piece) if is_start else None
+        start = len(piece) - self.framing_bytes  # before it is the end of a body
+        is_start = start >= 0 and not (self.is_in_body or self.is_over or self.unknown_method)
+        method = METHOD.match(piece, start) if is_start else None
         if method is None:
             self._refuse(400, "invalid_http", "not HTTP/1.1")
         else:

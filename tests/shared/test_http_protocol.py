@@ -221,12 +221,15 @@ class Repeating:
         await Response(scope["method"].encode() + b" " + body)(scope, receive, send)
 
 
+SUBMIT = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 BREW = b"BREW / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc"
 MADE_UP: dict[str, list[bytes]] = {
     "alone": [BREW],
     "in pieces": [BREW[:10], BREW[10:]],
     "behind another": [GET, BREW],
     "sent ahead": [GET + BREW],
+    "sent ahead of a body": [SUBMIT + BREW],
+    "behind a body": [SUBMIT[:-2], SUBMIT[-2:] + BREW],
     "with an upgrade": [BREW.replace(b"host: x", b"host: x\r\nconnection: upgrade\r\nupgrade: x")],
     "chunked": [b"BREW / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
 }

@@ -18,6 +18,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Set
 from http import HTTPStatus
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -149,31 +150,46 @@ def members(problem: Problem, request_id: str) -> dict[str, object]:
     return described
 
 
+Describe = Callable[[Problem], dict[str, str]]
+
+
+class Extension(NamedTuple):
+    """Errors on `paths` have the members that `describe` gives, too, and are plain JSON: another protocol's shape."""
+
+    paths: Set[str] = frozenset()
+    describe: Describe | None = None
+
+    def on(self, path: str) -> Describe | None:
+        return self.describe if path in self.paths else None
+
+
+NO_EXTENSION = Extension()
+
+
+def body(problem: Problem, request_id: str, describe: Describe | None) -> tuple[bytes, str]:
+    """The JSON, and its media type."""
+    described = members(problem, request_id)
+    if describe is None:
+        return encode(described).encode(), "application/problem+json"
+    return encode(described | describe(problem)).encode(), "application/json"
+
+
 def response(problem: Problem, scope: Scope) -> Response:
-    """The answer. Protocols with an error shape of their own add it by `AlsoDescribe`."""
-    described = members(problem, scope.get("request_id", ""))
-    describe: Describe | None = scope.get("describe_problem")
-    media_type = "application/json" if describe else "application/problem+json"
-    if describe:
-        described |= describe(problem)
-    return Response(encode(described).encode(), problem.status, problem.headers, media_type=media_type)
+    content, media_type = body(problem, scope.get("request_id", ""), scope.get("describe_problem"))
+    return Response(content, problem.status, problem.headers, media_type=media_type)
 
 
-class AlsoDescribe:
-    """Middleware: errors on `paths` get the members of `describe` too and are answered as plain JSON."""
+class Extended:
+    """Middleware: the errors of all within have the extension."""
 
-    def __init__(self, app: ASGIApp, paths: Set[str], describe: "Describe") -> None:
+    def __init__(self, app: ASGIApp, extension: Extension) -> None:
         self.app = app
-        self.paths = paths
-        self.describe = describe
+        self.extension = extension
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and routed_path(scope) in self.paths:
-            scope["describe_problem"] = self.describe
+        if scope["type"] == "http":
+            scope["describe_problem"] = self.extension.on(routed_path(scope))
         await self.app(scope, receive, send)
-
-
-Describe = Callable[[Problem], dict[str, str]]
 
 
 class ExceptionHandler:

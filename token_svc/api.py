@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 
 from starlette.middleware import Middleware
 
-from shared.errors import AlsoDescribe, ExceptionHandler
+from shared.errors import ExceptionHandler, Extended
 from shared.middleware.access_log import AccessLog
 from shared.middleware.body_limit import BodyLimit
 from shared.middleware.cors import CORS
@@ -29,7 +29,7 @@ def create_app(settings: Settings, lifespan: Callable[[Settings], AbstractAsyncC
             Middleware(RequestId),
             Middleware(AccessLog),
             *([Middleware(CORS, settings.cors_origins, METHODS)] if settings.cors_origins else []),
-            Middleware(AlsoDescribe, paths=oauth_errors.PATHS, describe=oauth_errors.members),
+            Middleware(Extended, oauth_errors.EXTENSION),
             *([Middleware(HTTPSOnly)] if settings.require_https else []),
             Middleware(ExceptionHandler),
             *([Middleware(CountAll)] if settings.rate_limits.other else []),

@@ -19,7 +19,7 @@ from shared.pages import Cursors
 from shared.pruning import MAX_PRUNED
 from shared.rate_limits import AtOnce, RateLimit
 from shared.settings import SettingsError
-from token_svc import accounts, attempts, events, items, sessions
+from token_svc import accounts, attempts, events, items, oauth_errors, sessions
 from token_svc.api import create_app
 from token_svc.changes import Watchers
 from token_svc.clients import Clients
@@ -106,7 +106,7 @@ def _pruning(database: Database, prune: Unit[int]) -> Step:
 def start_server(host: str | None = None, port: int | None = None) -> None:
     """Serves until SIGTERM or SIGINT, with the settings of the environment."""
     settings = server.settings_or_fail(Settings)
-    server.serve(create_app(settings, lifespan), settings, host, port)
+    server.serve(create_app(settings, lifespan), settings, host, port, oauth_errors.EXTENSION)
 
 
 def __getattr__(name: str) -> Any:

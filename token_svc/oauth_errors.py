@@ -2,7 +2,7 @@
 
 import re
 
-from shared.errors import Problem, title
+from shared.errors import Extension, Problem, title
 
 PATHS = frozenset({"/token", "/revoke", "/introspect"})  # those whose errors OAuth clients read
 NOT_DESCRIPTIVE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
@@ -26,3 +26,6 @@ def members(problem: Problem) -> dict[str, str]:
     """`error` and `error_description`."""
     description = NOT_DESCRIPTIVE.sub("?", problem.detail or title(problem.status))
     return {"error": ERRORS.get(problem.code, "invalid_request"), "error_description": description}
+
+
+EXTENSION = Extension(PATHS, members)

@@ -23,17 +23,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from shared import errors
 from shared.bodies import HAS_WHOLE_BODY
+from shared.errors import NO_EXTENSION, Extension
 from shared.http import connections
 from shared.http.outlet import Outlet
 from shared.middleware import cors
 from shared.middleware import request_id as request_ids
 from shared.middleware.access_log import REQUESTS
 from shared.middleware.request_id import standard_headers
-from shared.strict_json import encode
 
 HEADERS_SECONDS = 15  # to the first byte, and from there to the end of the headers
 DISCARD_SECONDS = 15  # for the rest of a body that was answered before its end
 METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ")
+WANTED = re.compile(rb"(?im)^(origin|x-request-id):[ \t]*(\S{1,300})[ \t]*\r?$")  # for the answer to what can't be read
 MAX_HEADERS_BYTES = 64 * 1024  # of a head, of all chunk extensions of a body, of trailers
 MAX_WAITING = 16  # requests that a client sends before it has the answer to an earlier one
 SMALL_BYTES = 4096  # of what is fed whole: most requests are smaller, with one END
@@ -74,9 +75,13 @@ class Protocol(HttpToolsProtocol):
     unfed = b""
     last_fed = b""  # the last bytes that were fed, since END may come in two pieces
     unknown_method = ""  # of the head that is read as a PUT
+    url = b""  # as far as it has come in
 
-    def __init__(self, *args: Any, origins: Collection[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, origins: Collection[str] = (), extension: Extension = NO_EXTENSION, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.extension = extension
         self.origins = frozenset(map(str.encode, origins))  # whose pages may read the answers (CORS)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -311,6 +316,7 @@ class Protocol(HttpToolsProtocol):
         is_start = start >= 0 and not (self.is_in_body or self.is_over or self.unknown_method)
         method = METHOD.match(piece, start) if is_start else None
         if method is None:
+            self.headers = [*(self.headers or ()), *((name.lower(), value) for name, value in WANTED.findall(piece))]
             self._refuse(400, "invalid_http", "not HTTP/1.1")
         else:
             self.unknown_method = method[1].decode()
@@ -347,11 +353,12 @@ class Protocol(HttpToolsProtocol):
     def _answer(self, status: int, code: str, detail: str, *headers: str) -> None:
         sent = self.headers or []  # those that have come in
         request_id = request_ids.choose(sent)
-        body = encode(errors.members(errors.Problem(code, detail, status=status), request_id)).encode()
+        describe = self.extension.on(self.url.partition(b"?")[0].decode("latin-1"))
+        body, media_type = errors.body(errors.Problem(code, detail, status=status), request_id, describe)
         common = standard_headers(request_id) + cors.headers(dict(sent).get(b"origin", b""), self.origins)
         head = [
             f"HTTP/1.1 {status} {errors.title(status)}",
-            "content-type: application/problem+json",
+            f"content-type: {media_type}",
             f"content-length: {len(body)}",
             "connection: close",
             *headers,

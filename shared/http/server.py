@@ -20,6 +20,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from shared.database import connection
+from shared.errors import NO_EXTENSION, Extension
 from shared.http import connections, tls
 from shared.http.protocol import Protocol
 from shared.middleware.forwarded import Forwarded
@@ -38,14 +39,16 @@ def serve(
     settings: Settings,
     host: str | None = None,
     port: int | None = None,
+    extension: Extension = NO_EXTENSION,
 ) -> None:
-    """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3."""
+    """Runs `app` until SIGTERM or SIGINT. A start that fails ends with one line and exit status 3. `extension` is for
+    errors that the application does not make."""
     context = _tls_or_fail(settings)
     most = settings.max_connections or connections.most_connections()
     listener = _bind(host or settings.host, settings.port if port is None else port)
     config = uvicorn.Config(
         Forwarded(app, settings.forwarded_allow_ips),
-        http=partial(Protocol, origins=settings.cors_origins),  # type: ignore[arg-type]
+        http=partial(Protocol, origins=settings.cors_origins, extension=extension),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from tests.processes import Service
+from tests.processes import HTTPService, Service
 
 MAX_BODY_BYTES = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
@@ -23,7 +23,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def connect(service: Service, seconds: float = 10) -> socket.socket:
+def connect(service: HTTPService, seconds: float = 10) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.port), timeout=seconds)
 
 
@@ -52,7 +52,7 @@ def parsed(raw: bytes, *, of_head: bool = False) -> list[Answer]:
     return answers
 
 
-def talk(service: Service, *sent: bytes, of_head: bool = False) -> list[Answer]:
+def talk(service: HTTPService, *sent: bytes, of_head: bool = False) -> list[Answer]:
     """The answers to these bytes, until the server ends the connection."""
     with connect(service) as connection:
         for part in sent:

@@ -165,6 +165,7 @@ def test_a_named_origin_may_read_every_answer(
 BELOW_THE_APPLICATION = {
     "a method of its own": (b"BREW /health HTTP/1.1\r\n", b"\r\n", 405),
     "a line of no header": (b"POST / HTTP/1.1\r\n", b"nonsense\r\n\r\n", 400),
+    "a line of no header before": (b"POST / HTTP/1.1\r\nnonsense\r\n", b"\r\n", 400),
     "headers too large": (b"POST / HTTP/1.1\r\n", b"X-A: " + b"a" * 70_000, 431),
 }
 

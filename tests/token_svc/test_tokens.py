@@ -16,6 +16,7 @@ from jose import jwt
 
 from shared import ids
 from tests.databases import ON_A_FILE, everything, rows
+from tests.only_post_svc.wire import talk
 from tests.processes import TokenService, eventually
 from tests.token_svc.answers import is_bad_token, oauth_error
 from tests.token_svc.tables import Tables
@@ -288,6 +289,25 @@ NO_FORMS = {
 @pytest.mark.parametrize("path", ["/token", "/revoke"])
 def test_what_is_no_form_is_refused(tokens: TokenService, path: str, body: bytes) -> None:
     oauth_error(send_form(tokens, path, body), 400, "invalid_request")
+
+
+UNREADABLE = {
+    400: b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    431: b"X-A: " + b"a" * 70_000,
+}
+
+
+@pytest.mark.parametrize("status", UNREADABLE)
+@pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect?x=1", "/me"])
+def test_what_the_server_refuses_by_itself_on_an_oauth_route_says_them_too(
+    tokens: TokenService, path: str, status: int
+) -> None:
+    (answer,) = talk(tokens, f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode() + UNREADABLE[status])
+    assert answer.status == status
+    is_oauth = path != "/me"
+    assert answer.headers["content-type"] == ("application/json" if is_oauth else "application/problem+json")
+    assert answer.problem.get("error") == ("invalid_request" if is_oauth else None)
+    assert ("error_description" in answer.problem) == is_oauth
 
 
 @pytest.mark.parametrize("path", ["/token", "/revoke", "/introspect"])

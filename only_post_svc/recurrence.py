@@ -64,19 +64,27 @@ class Recurrence:
                 return found
         raise NeverTicks(self.cron)
 
-    def faults(self, now: int) -> list[Fault]:
-        """What is wrong with it, at the members of a request."""
-        if (self.cron is None) == (self.every_ms is None):
-            return [Fault("/cron", "required, or every") if self.cron is None else Fault("/every", "not beside cron")]
-        try:
-            zone(self.timezone)
-        except NeverTicks:
-            return [Fault("/timezone", "must be a zone of the IANA database such as Europe/Zurich")]
-        try:
-            self.after(now)
-        except NeverTicks:
-            return [Fault("/cron", "must be five fields such as 0 3 * * MON, for a day that exists")]
-        return []
+
+def faults(cron: object, every: object, timezone: object) -> list[Fault]:
+    """What is wrong with these members of a request, beside their types."""
+    found = []
+    if cron is None and every is None:
+        found.append(Fault("/cron", "required, or every"))
+    if cron is not None and every is not None:
+        found.append(Fault("/every", "not beside cron"))
+    if isinstance(cron, str) and not _ticks(Recurrence(cron)):
+        found.append(Fault("/cron", "must be five fields such as 0 3 * * MON, for a day that exists"))
+    if isinstance(timezone, str) and not _ticks(Recurrence("* * * * *", timezone=timezone)):
+        found.append(Fault("/timezone", "must be a zone of the IANA database such as Europe/Zurich"))
+    return found
+
+
+def _ticks(recurrence: Recurrence) -> bool:
+    try:
+        recurrence.after(0)  # an expression that ticks at all does so every few years
+    except NeverTicks:
+        return False
+    return True
 
 
 def _simulated(cron: str, local: datetime) -> CronSim:

@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 import sys
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
+from only_post_svc import recurrence
 from only_post_svc.recurrence import MAX_EVERY_SECONDS, MIN_EVERY_SECONDS, Recurrence
 from shared.schemas import NOTHING, Build, Schema, as_it_is, builder, default_schema, object_schema, schema_of
 from shared.strict_json import encode
@@ -207,7 +207,7 @@ def _check_schedule(type: TaskType) -> None:
         raise DefinitionError(f"task {type.type!r}: every must be from {MIN_EVERY_SECONDS} to {MAX_EVERY_SECONDS} s")
     if type.recurrence is None:
         return
-    for fault in type.recurrence.faults(int(time.time() * 1000)):
+    for fault in recurrence.faults(type.cron, type.every, type.timezone):
         raise DefinitionError(f"task {type.type!r}: {fault.pointer.removeprefix('/')}: {fault.detail}")
     if type.payload_schema.get("required"):
         raise DefinitionError(f"task {type.type!r}: a schedule sends no payload, so every parameter needs a default")

@@ -99,7 +99,7 @@ class Invalid(Problem):
     code = "invalid_request"
 
     def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("", _sentence(faults[0]), errors=faults[:MAX_FAULTS])
+        super().__init__("", sentence(faults[0]), errors=faults[:MAX_FAULTS])
 
 
 class TooManyRequests(Problem):
@@ -127,7 +127,7 @@ def _retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def _sentence(fault: Fault) -> str:
+def sentence(fault: Fault) -> str:
     path = fault.pointer.removeprefix("/").replace("/", ".")
     return f"{path}: {fault.detail}" if path else fault.detail
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 
-from shared.errors import BadRequest, Invalid
+from shared.errors import BadRequest
 from shared.schemas import Fault
 from shared.strict_json import encode
 
@@ -49,12 +49,13 @@ def list_json(items: Iterable[str], **more: object) -> str:
     return f'{{"items":[{",".join(items)}]{"," if more else ""}{encode(more)[1:]}'
 
 
-def number_of(query: Mapping[str, str], name: str, numbers: range, default: int) -> int:
-    """A whole number of the query. Raises 422 for one that is not among `numbers`."""
+def number_of(query: Mapping[str, str], name: str, numbers: range, default: int, faults: list[Fault]) -> int:
+    """A whole number of the query. One that is not among `numbers` is a fault."""
     text = query.get(name)
     if text is None:
         return default
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(numbers[-1]))
     if not is_number or int(text) not in numbers:
-        raise Invalid([Fault(f"/{name}", f"must be a whole number from {numbers[0]} to {numbers[-1]}")])
+        faults.append(Fault(f"/{name}", f"must be a whole number from {numbers[0]} to {numbers[-1]}"))
+        return default
     return int(text)

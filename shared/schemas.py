@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from shared import times
+
 Schema = dict[str, Any]
 NOTHING: Schema = {"not": {}}  # of a member that may not be there
 
@@ -58,7 +60,8 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What a text is, for readers of the schema: Annotated[str, Format("uuid")]. It is not checked."""
+    """What a text is: Annotated[str, Format("uuid")]. Of these `date-time` is checked, the others are for readers of
+    the schema."""
 
     format: str
 
@@ -176,6 +179,8 @@ def validator(schema: Schema) -> Check:
 
 def _inner(schema: Schema) -> list[Check]:
     checks = [_bound(*BOUNDS[keyword], schema[keyword]) for keyword in BOUNDS if keyword in schema]
+    if schema.get("format") == "date-time":
+        checks.append(_time)
     if "items" in schema:
         checks.append(_items(validator(schema["items"])))
     if "properties" in schema or "additionalProperties" in schema:
@@ -205,6 +210,13 @@ def _bound(holds: Callable[[Any, Any], bool], sentence: str, bound: Any) -> Chec
             faults.append(Fault(pointer, sentence.format(bound)))
 
     return check
+
+
+def _time(value: str, pointer: str, faults: list[Fault]) -> None:
+    try:
+        times.from_text(value)
+    except (ValueError, OverflowError):
+        faults.append(Fault(pointer, "must be an RFC 3339 time such as 2026-11-22T08:30:00Z"))
 
 
 def _one_of(options: list[Any]) -> Check:

@@ -6,31 +6,26 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from shared import strict_json
-from shared.errors import Invalid
-from shared.schemas import Fault
-from shared.strict_json import NotJSON
 from token_svc.items import ItemRow
 
 MAX_CHARACTERS = 8192
 
+Fits = Callable[[ItemRow], bool]
 
-def containing(where: str) -> Callable[[ItemRow], bool]:
+
+def containing(where: str) -> Fits:
     """Whether an item's data is an object with every member of `where`, and with that value: of an object every member
-    within, of anything else all of it. Raises 422."""
+    within, of anything else all of it. Raises ValueError with what is wrong."""
     try:
         if len(where) > MAX_CHARACTERS:
             raise ValueError
         strict_json.decode(where.encode())  # the rules are those of bodies
-        wanted = _parsed(where)
-    except (ValueError, NotJSON, UnicodeEncodeError):
-        raise _fault(f"must be JSON of at most {MAX_CHARACTERS} characters") from None
+    except ValueError:
+        raise ValueError(f"must be JSON of at most {MAX_CHARACTERS} characters") from None
+    wanted = _parsed(where)
     if not isinstance(wanted, dict):
-        raise _fault("must be a JSON object")
+        raise ValueError("must be a JSON object")
     return lambda item: _contains(_parsed(item.data), wanted)
-
-
-def _fault(detail: str) -> Invalid:
-    return Invalid([Fault("/where", detail)])
 
 
 def _parsed(text: str) -> Any:

@@ -3,17 +3,18 @@
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from shared.auth import Claims
+from shared.bodies import text_faults
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Conflict, Forbidden, Invalid, Problem, Unavailable
+from shared.errors import BadRequest, Conflict, Forbidden, Problem, Unavailable
 from shared.schemas import Fault
 from token_svc import accounts, attempts, emails, events, names, scopes, sessions
 from token_svc.accounts import AccountRow
 from token_svc.attempts import NO_LIMITS, LoginLimits
 from token_svc.mail import outbox
-from token_svc.models.accounts import RegisterRequest
+from token_svc.models.accounts import REGISTER_REQUEST
 from token_svc.passwords import Passwords, needs_renewal
 from token_svc.sessions import Pair
 from token_svc.settings import Settings
@@ -37,17 +38,22 @@ class Grants:
     settings: Settings
     secrets: Sequence[bytes] = field(repr=False)  # of which refresh tokens are derived, by the first
 
-    async def register(self, wanted: RegisterRequest, address: str, language: str = "") -> Pair:
+    def faults(self, sent: Mapping[str, Any], *own: str) -> list[Fault]:
+        """What is wrong with the username, the email and the password that a request sends. The password must not be
+        made of them, nor of `own`, those that the account has."""
+        known = [name for name in (sent.get("username"), sent.get("email"), *own) if isinstance(name, str)]
+        checks = {
+            "username": names.username_fault,
+            "email": emails.fault,
+            "password": lambda password: self.passwords.fault(password, *known),
+        }
+        return text_faults(sent, checks)
+
+    async def register(self, body: Mapping[str, Any], address: str, language: str = "") -> Pair:
         """A new account and its first session. Raises 403, 409, 422, 429."""
         if self.settings.registration == "closed":
             raise Forbidden("registration_closed", "this service takes no new users")
-        need_good(
-            {
-                "/username": names.username_fault(wanted.username),
-                "/email": emails.fault(wanted.email),
-                "/password": self.passwords.fault(wanted.password, wanted.username, wanted.email),
-            }
-        )
+        wanted = REGISTER_REQUEST.parse(body, self.faults)
         asker = Asker(address, names.fold(wanted.username))
         await self.passwords.turns.admit(asker)
         await self._count_registration(address)
@@ -205,16 +211,11 @@ class Grants:
         language: str = "",
     ) -> tuple[AccountRow, Pair | None]:
         """The account with a new email, a new password, or both. A new password ends all other sessions and all
-        tokens issued before; this session gets a new pair. Raises 401, 409, 422, 429."""
+        tokens issued before; this session gets a new pair. Raises 401, 409, 429."""
         if email is not None and account.email_verified and emails.cleaned(email) == account.email:
             email = None  # to set it anew would make it unverified
-        found = {}
         if email is not None:
-            found["/email"] = emails.fault(email)
             await self._count_registration(address)  # the answer tells whether the address is taken
-        if password is not None:
-            found["/password"] = self.passwords.fault(password, account.username, email or account.email)
-        need_good(found)
         asker = Asker(address, names.fold(account.username))
         password_hash = await self.passwords.hash(password, asker) if password is not None else None
 
@@ -270,9 +271,3 @@ def _unchanged(tx: Transaction, account: AccountRow) -> AccountRow:
 def _check_free(tx: Transaction, username: str | None, email: str | None) -> None:
     if what := accounts.taken(tx, username, email):
         raise Conflict(f"{what}_taken", f"this {what} is taken")
-
-
-def need_good(found: Mapping[str, str]) -> None:
-    """Raises 422 with what was found wrong, by pointer; '' is nothing."""
-    if faults := [Fault(pointer, detail) for pointer, detail in found.items() if detail]:
-        raise Invalid(faults)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Forbidden
+from shared.errors import BadRequest, Forbidden, Invalid
+from shared.schemas import Fault
 from token_svc import accounts, attempts, events, names, sessions
 from token_svc.accounts import AccountRow
-from token_svc.grants import need_good, replace_password
+from token_svc.grants import replace_password
 from token_svc.mail import outbox, tokens
 from token_svc.passwords import Passwords
 from token_svc.sessions import Pair
@@ -47,7 +48,8 @@ class Recovery:
         found = await self.database.read(lambda tx: tokens.holder(tx, outbox.RESET, token))
         if found is None:
             raise BadMailToken
-        need_good({"/password": self.passwords.fault(password, found.username, found.email)})
+        if said := self.passwords.fault(password, found.username, found.email):
+            raise Invalid([Fault("/password", said)])
         password_hash = await self.passwords.hash(password, Asker(address, names.fold(found.username)))
 
         def unit(tx: Transaction) -> Pair:

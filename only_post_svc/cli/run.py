@@ -78,8 +78,9 @@ def _checked(options: argparse.Namespace) -> tuple[Handler, NewTask]:
         raise Failure(f"there is no task {options.type}; there are {', '.join(sorted(types))}")
     if types[options.type].elsewhere:
         raise Failure(f"the code of {options.type} runs elsewhere: claim it with /api/claim")
-    request = TASK_REQUEST.parse({"type": options.type, "payload": options.payload})
-    return registry.handlers[options.type], Types(types).new_task(request)
+    offered = Types(types)
+    request = TASK_REQUEST.parse({"type": options.type, "payload": options.payload}, offered.faults)
+    return registry.handlers[options.type], offered.new_task(request)
 
 
 def _result_of(handler: Handler, new: NewTask, options: argparse.Namespace) -> bytes:

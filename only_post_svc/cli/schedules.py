@@ -43,9 +43,10 @@ async def add_schedule(database: Database, settings: Settings, options: argparse
     given = {
         name: getattr(options, name) for name in ("name", "type", "cron", "every", "timezone", "payload", "overlap")
     }
-    wanted = SCHEDULE_REQUEST.parse({name: value for name, value in given.items() if value is not None})
+    sent = {name: value for name, value in given.items() if value is not None}
     types = Types(await describe_types(settings), settings.receivers)
-    row, _ = await database.write(lambda tx: schedules.save(tx, options.caller, types.new_schedule(wanted, tx.now)))
+    new = types.new_schedule(SCHEDULE_REQUEST.parse(sent, types.schedule_faults))
+    row, _ = await database.write(lambda tx: schedules.save(tx, options.caller, new))
     database.publish(hints.SCHEDULED)
     _print(row, options)
 

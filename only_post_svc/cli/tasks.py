@@ -213,8 +213,8 @@ def argument(text: str) -> tuple[str, Any]:
 
 async def submit_task(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     types = Types(await describe_types(settings))
-    new = types.new_task(TASK_REQUEST.parse({"type": options.type, "payload": dict(options.arguments)}))
-    task = await database.write(lambda tx: queue.submit(tx, ANYONE, new))
+    wanted = TASK_REQUEST.parse({"type": options.type, "payload": dict(options.arguments)}, types.faults)
+    task = await database.write(lambda tx: queue.submit(tx, ANYONE, types.new_task(wanted)))
     database.publish(hints.QUEUED)
     print(task_json(task) if options.json else task.id)
 

@@ -10,6 +10,7 @@ from only_post_svc.models.elsewhere import (
     ClaimedRuns,
     HeldRuns,
     claimed_json,
+    finish_faults,
     held_json,
     held_of,
 )
@@ -31,8 +32,7 @@ CLAIM = Operation(
 
 async def claim(request: Request[State]) -> Response:
     await caller_of(request, WORK)
-    wanted = CLAIM_REQUEST.parse(await read_json(request))
-    request.state["types"].check_elsewhere(wanted.types)
+    wanted = CLAIM_REQUEST.parse(await read_json(request), request.state["types"].elsewhere_faults)
     runs = await request.state["claimants"].claim(wanted.types, wanted.limit, wanted.wait, request.is_disconnected)
     request.state["note_claims"](len(runs))
     return written_response(list_json(map(claimed_json, runs)))
@@ -65,7 +65,7 @@ FINISH = Operation(
 
 async def finish(request: Request[State]) -> Response:
     await caller_of(request, WORK)
-    runs = FINISH_REQUEST.parse(await read_json(request)).endings()
+    runs = FINISH_REQUEST.parse(await read_json(request), finish_faults).endings()
     ended = await request.state["claimants"].finish(runs)
     items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
     return written_response(list_json(items))

@@ -1,6 +1,7 @@
 """Schedules: make or replace, list, take back."""
 
 import json
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,10 +15,8 @@ from only_post_svc.models.schedules import (
     SchedulePage,
     schedule_json,
 )
-from only_post_svc.schedules import ScheduleRow
 from only_post_svc.state import SCOPE, State, caller_of, requester_of
 from shared.bodies import read_json
-from shared.database import Transaction
 from shared.errors import NotFound
 from shared.openapi import JSON, Operation, Reply
 from shared.pages import list_json
@@ -36,14 +35,11 @@ SCHEDULE = Operation(
 
 async def schedule(request: Request[State]) -> Response:
     who = await requester_of(request)
-    wanted = SCHEDULE_REQUEST.parse(await read_json(request))
-    who.need_scope(request.state["types"].scope(wanted.type))
     types, database = request.state["types"], request.state["database"]
-
-    def unit(tx: Transaction) -> tuple[ScheduleRow, bool]:
-        return schedules.save(tx, who.id, types.new_schedule(wanted, tx.now, is_person=who.is_person))
-
-    row, is_new = await database.write(unit)
+    wanted = SCHEDULE_REQUEST.parse(await read_json(request), partial(types.schedule_faults, has_scope=who.has_scope))
+    who.need_scope(types.scope(wanted.type))
+    new = types.new_schedule(wanted, is_person=who.is_person)
+    row, is_new = await database.write(lambda tx: schedules.save(tx, who.id, new))
     database.publish(hints.SCHEDULED)
     return written_response(schedule_json(row), 201 if is_new else 200)
 

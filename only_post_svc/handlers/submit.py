@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -76,11 +77,8 @@ async def _submit_one(request: Request[State], who: Requester) -> tuple[Answer, 
 
 
 def _wanted(shape: Shape[R], entry: Mapping[str, Any], types: Types, who: Requester) -> R:
-    """Raises Invalid, with the faults of the payload beside those of the request, and 403."""
-    try:
-        wanted = shape.parse(entry)
-    except Invalid as invalid:
-        raise Invalid(invalid.errors + types.payload_faults(entry, who.has_scope)) from None
+    """Raises Invalid and 403."""
+    wanted = shape.parse(entry, partial(types.faults, has_scope=who.has_scope))
     who.need_scope(types.scope(wanted.type))
     return wanted
 

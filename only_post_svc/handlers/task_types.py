@@ -7,10 +7,8 @@ from only_post_svc import hints, shares
 from only_post_svc.models.task_types import EMPTY_REQUEST, TYPE_REQUEST, PausedType, TaskTypes
 from only_post_svc.state import OPERATE, SCOPE, State, requester_of
 from shared.bodies import read_json, read_optional_json
-from shared.errors import Invalid
 from shared.openapi import JSON, Operation, Reply
 from shared.responses import json_response
-from shared.schemas import Fault
 
 TYPES = Operation(
     name="list_types",
@@ -57,9 +55,7 @@ async def resume(request: Request[State]) -> Response:
 
 async def _set_paused(request: Request[State], *, is_paused: bool) -> Response:
     await requester_of(request, OPERATE)
-    type = TYPE_REQUEST.parse(await read_json(request)).type
-    if type not in request.state["types"]:
-        raise Invalid([Fault("/type", "unknown task type; POST /api/types lists them")])
+    type = TYPE_REQUEST.parse(await read_json(request), request.state["types"].type_faults).type
     change = shares.pause if is_paused else shares.resume
     await request.state["database"].write(lambda tx: change(tx, type))
     request.state["database"].publish(hints.LANES)

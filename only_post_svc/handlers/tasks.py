@@ -15,6 +15,7 @@ from only_post_svc.models.tasks import (
     FetchedTask,
     Task,
     TaskPage,
+    change_faults,
     fetched_json,
     listed_json,
     status_of,
@@ -91,7 +92,7 @@ CANCEL = Operation(
 
 async def cancel(request: Request[State]) -> Response:
     caller = await caller_of(request)
-    wanted = CHANGE_REQUEST.parse(await read_json(request))
+    wanted = CHANGE_REQUEST.parse(await read_json(request), change_faults)
     if selection := wanted.selection(caller):
         return await _cancel_all(request, selection)
     task_id = wanted.task_id or ""
@@ -135,7 +136,7 @@ RETRY = Operation(
 
 async def retry(request: Request[State]) -> Response:
     who = await requester_of(request)
-    wanted = CHANGE_REQUEST.parse(await read_json(request))
+    wanted = CHANGE_REQUEST.parse(await read_json(request), change_faults)
     if selection := wanted.selection(who.id):
         return await _retry_all(request, who, selection)
     task_id = wanted.task_id or ""

@@ -1,6 +1,7 @@
 """Runs of workers elsewhere, on the wire."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -8,7 +9,6 @@ from only_post_svc.elsewhere import Held, Lease, RunElsewhere
 from only_post_svc.models.tasks import MAX_DELAY_SECONDS, Wait, time_json
 from only_post_svc.queue import Ending
 from shared.bodies import Shape
-from shared.errors import Invalid
 from shared.openapi import Id, Time
 from shared.schemas import Fault, Limits
 from shared.strict_json import encode
@@ -72,16 +72,22 @@ class FinishRequest:
     runs: Annotated[list[FinishedRun], Limits(minItems=1, maxItems=MAX_RUNS)]
 
     def endings(self) -> list[tuple[Held, Ending]]:
-        """Raises Invalid for runs with both a result and an error."""
-        both = [number for number, run in enumerate(self.runs) if run.error is not None and run.result is not None]
-        if both:
-            raise Invalid([Fault(f"/runs/{number}/result", "not beside an error") for number in both])
         return [(held_of(run), ending_of(run)) for run in self.runs]
 
 
 CLAIM_REQUEST = Shape(ClaimRequest)
 RENEW_REQUEST = Shape(RenewRequest)
 FINISH_REQUEST = Shape(FinishRequest)
+
+
+def finish_faults(sent: Mapping[str, Any]) -> list[Fault]:
+    """Runs with both a result and an error."""
+    runs = sent.get("runs")
+    return [
+        Fault(f"/runs/{number}/result", "not beside an error")
+        for number, run in enumerate(runs if isinstance(runs, list) else ())
+        if isinstance(run, dict) and run.get("error") is not None and run.get("result") is not None
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Tasks on the wire."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,6 @@ from only_post_svc.registry import MAX_ATTEMPTS
 from only_post_svc.webhooks import MAX_URL_LENGTH
 from shared import times
 from shared.bodies import Shape
-from shared.errors import Invalid
 from shared.openapi import Id, Time, left_out
 from shared.pages import DEFAULT_LIMIT, MAX_LIMIT
 from shared.schemas import Fault, Format, Limits
@@ -85,14 +85,12 @@ class ChangeRequest:
     filter: TaskFilter | None = None
 
     def selection(self, caller: str) -> Selection | None:
-        """What the filter selects, None without one. Raises Invalid."""
-        if (self.task_id is None) == (self.filter is None):
-            raise Invalid([Fault("/task_id", "required, or filter; not both")])
+        """What the filter selects, None without one."""
         if self.filter is None:
             return None
         wanted: dict[str, Any] = dict(vars(self.filter))
         if wanted["submitted_before"] is not None:
-            wanted["submitted_before"] = moment(wanted["submitted_before"], "/filter/submitted_before")
+            wanted["submitted_before"] = times.from_text(wanted["submitted_before"])
         return Selection(caller, **wanted)
 
 
@@ -111,6 +109,11 @@ BATCH_REQUEST = Shape(BatchRequest)
 RESULT_REQUEST = Shape(ResultRequest)
 CHANGE_REQUEST = Shape(ChangeRequest)
 LIST_REQUEST = Shape(ListRequest)
+
+
+def change_faults(sent: Mapping[str, Any]) -> list[Fault]:
+    is_one = (sent.get("task_id") is None) != (sent.get("filter") is None)
+    return [] if is_one else [Fault("/task_id", "required, or filter; not both")]
 
 
 @dataclass(frozen=True)
@@ -207,14 +210,6 @@ class Changed:
 
     count: int
     has_more: bool
-
-
-def moment(text: str, pointer: str) -> int:
-    """In milliseconds. Raises Invalid."""
-    try:
-        return times.from_text(text)
-    except (ValueError, OverflowError):
-        raise Invalid([Fault(pointer, "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")]) from None
 
 
 def task_json(task: TaskRow) -> str:

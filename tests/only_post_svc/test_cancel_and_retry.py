@@ -158,7 +158,13 @@ def test_a_running_task_is_not_tried_again(service: Service, tmp_path: Path) -> 
 @pytest.mark.parametrize("path", ["/api/cancel", "/api/retry"])
 @pytest.mark.parametrize(
     ("body", "pointers"),
-    [({}, {"/task_id"}), ({"task_id": 5}, {"/task_id"}), ({"task_id": "x", "wait": 1}, {"/wait"})],
+    [
+        ({}, {"/task_id"}),
+        ({"task_id": 5}, {"/task_id"}),
+        ({"task_id": "x", "wait": 1}, {"/wait"}),
+        ({"wait": 1}, {"/wait", "/task_id"}),
+        ({"filter": {"status": "none", "submitted_before": "soon"}}, {"/filter/status", "/filter/submitted_before"}),
+    ],
 )
 def test_a_request_of_the_wrong_shape_is_refused(service: Service, path: str, body: Any, pointers: set[str]) -> None:
     assert faults(service.post(path, body)).keys() == pointers

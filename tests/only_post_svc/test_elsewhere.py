@@ -382,6 +382,21 @@ def test_what_is_wrong_is_told_at_its_place(of_module: Service, path: str, body:
     assert (answer.status_code, [fault["pointer"] for fault in answer.json()["errors"]]) == (422, [pointer])
 
 
+BOTH = GOOD | {"error": {"message": "no"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointers"),
+    [
+        ("/api/claim", {"types": ["echo", 5], "limit": 0}, ["/types/1", "/limit", "/types/0"]),
+        ("/api/finish", {"runs": [BOTH, {"task_id": "a"}, 5]}, ["/runs/1/lease", "/runs/2", "/runs/0/result"]),
+    ],
+)
+def test_all_that_is_wrong_is_told(of_module: Service, path: str, body: Any, pointers: list[str]) -> None:
+    answer = of_module.post(path, body)
+    assert (answer.status_code, [fault["pointer"] for fault in answer.json()["errors"]]) == (422, pointers)
+
+
 @pytest.fixture(scope="module")
 def of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service = Service(tmp_path_factory.mktemp("elsewhere"), {"TASK_MODULES": MODULES, "WORKER_PROCESSES": "1"})

@@ -13,6 +13,7 @@ import requests
 
 from only_post_svc.worker.upkeep import LOOK_SECONDS
 from tests.databases import ON_A_FILE, rows, shared_by_tests
+from tests.only_post_svc.answers import faults
 from tests.processes import Service, Worker, eventually
 from tests.tokens import SECRET, bearer
 
@@ -319,7 +320,8 @@ def test_a_paused_type_waits_and_others_go_on(service: Service, ann: Caller) -> 
     finally:
         assert operator.post("/api/resume", {"type": "who"}).json() == {"type": "who", "paused": False}
     assert ann.find(task_id, wait=20)["status"] == "succeeded"
-    assert operator.post("/api/pause", {"type": "none"}).status_code == 422
+    wrong = operator.post("/api/pause", {"type": "none", "q": 1})
+    assert faults(wrong).keys() == {"/type", "/q"}
 
 
 def test_a_timeout_from_outside_is_a_second_at_least(ann: Caller) -> None:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from only_post_svc.recurrence import NeverTicks, Recurrence
+from only_post_svc.recurrence import NeverTicks, Recurrence, faults
 from shared import times
 
 ZURICH = "Europe/Zurich"
@@ -74,18 +74,18 @@ def test_what_ticks_every_half_hour_goes_on_through_both() -> None:
 def test_an_expression_that_never_comes_is_told_at_once(cron: str) -> None:
     with pytest.raises(NeverTicks):
         Recurrence(cron=cron).after(0)
-    assert [fault.pointer for fault in Recurrence(cron=cron).faults(0)] == ["/cron"]
+    assert [fault.pointer for fault in faults(cron, None, "UTC")] == ["/cron"]
 
 
 @pytest.mark.parametrize("name", ["", "Europe", "Europe/Nowhere", "../../etc/passwd", "/etc/localtime", "a" * 5000])
 def test_an_unknown_zone_is_told(name: str) -> None:
-    assert [fault.pointer for fault in Recurrence(cron="0 3 * * *", timezone=name).faults(0)] == ["/timezone"]
-    assert [fault.pointer for fault in Recurrence(every_ms=1000, timezone=name).faults(0)] == ["/timezone"]
+    assert [fault.pointer for fault in faults("0 3 * * *", None, name)] == ["/timezone"]
+    assert [fault.pointer for fault in faults(None, 1, name)] == ["/timezone"]
 
 
 def test_one_of_cron_and_every_is_needed() -> None:
-    assert [fault.pointer for fault in Recurrence().faults(0)] == ["/cron"]
-    assert [fault.pointer for fault in Recurrence("0 3 * * *", 1000).faults(0)] == ["/every"]
+    assert [fault.pointer for fault in faults(None, None, "UTC")] == ["/cron"]
+    assert [fault.pointer for fault in faults("0 3 * * *", 1, "UTC")] == ["/every"]
 
 
 def test_an_interval_keeps_its_pace() -> None:

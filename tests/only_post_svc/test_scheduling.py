@@ -109,6 +109,22 @@ def test_what_is_wrong_is_told_at_its_place(service: Service, options: Any, poin
     assert pointer in [fault["pointer"] for fault in answer.json()["errors"]]
 
 
+ALL_WRONG: list[tuple[dict[str, Any], set[str]]] = [
+    ({"cron": "nope", "timezone": "Nowhere", "type": "nothing"}, {"/name", "/cron", "/timezone", "/type"}),
+    ({"cron": 5, "timezone": "Nowhere", "type": 5, "name": "x"}, {"/cron", "/timezone", "/type"}),
+    (
+        {"every": "x", "type": "sleep", "timeout": 1e9, "notify": "x", "name": "x"},
+        {"/every", "/payload/seconds", "/timeout", "/notify"},
+    ),
+    ({"every": 60, "cron": "nope", "type": "echo", "name": 5}, {"/every", "/cron", "/name"}),
+]
+
+
+@pytest.mark.parametrize(("body", "pointers"), ALL_WRONG)
+def test_all_that_is_wrong_is_told(service: Service, body: Any, pointers: set[str]) -> None:
+    assert {fault["pointer"] for fault in service.post("/api/schedule", body).json()["errors"]} == pointers
+
+
 def test_a_tick_runs_within_its_second(service: Service) -> None:
     """The worker hears of a schedule, and waits for nothing but its time."""
     made = schedule(service, "soon", every=1, payload={"soon": True})

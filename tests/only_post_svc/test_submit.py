@@ -401,3 +401,21 @@ def test_the_faults_of_a_payload_are_told_beside_those_of_the_request(service: S
     found = faults(service.post("/api/task", wrong)).keys()
     assert found == {"/priority", "/payload/text", "/payload/txt"}
     assert faults(batch(service, [LATER, wrong])).keys() == {f"/tasks/1{pointer}" for pointer in found}
+
+
+ALL_WRONG: list[tuple[dict[str, Any], set[str]]] = [
+    ({"type": "no.such", "run_at": "soon", "delay": -1}, {"/type", "/run_at", "/delay"}),
+    (
+        {"type": "echo", "timeout": 1e9, "replace": True, "notify": "x", "q": 1},
+        {"/timeout", "/replace", "/notify", "/q"},
+    ),
+    ({"payload": 5, "replace": True, "timeout": True}, {"/type", "/payload", "/replace", "/timeout"}),
+    ({"type": ["echo"], "run_at": "soon", "delay": 5}, {"/type", "/run_at"}),
+    ({"type": "text.stats", "payload": None, "unique": "", "replace": True}, {"/payload", "/unique"}),
+]
+
+
+@pytest.mark.parametrize(("wrong", "pointers"), ALL_WRONG)
+def test_all_that_is_wrong_with_a_task_is_told(service: Service, wrong: dict[str, Any], pointers: set[str]) -> None:
+    assert faults(service.post("/api/task", wrong)).keys() == pointers
+    assert faults(batch(service, [LATER, wrong])).keys() == {f"/tasks/1{pointer}" for pointer in pointers}

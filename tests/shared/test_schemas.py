@@ -84,6 +84,8 @@ FITS: list[tuple[Any, Any]] = [
     (Literal["a", "b"], "b"),
     (int | None, None),
     (int | str, "a"),
+    (Annotated[str, Format("date-time")], "2026-11-22T08:30:00Z"),
+    (Annotated[str, Format("uuid")], "any text"),
     (Point | None, {"x": 1}),
     (Point, {"x": 1, "y": 2}),
     (Line, {"points": [{"x": 1}], "name": None, "tags": {"a": 1}}),
@@ -128,6 +130,7 @@ DOES_NOT_FIT: list[tuple[Any, Any, list[tuple[str, str]]]] = [
     (Annotated[int, Limits(maximum=9)], 10**400, [("", "must be at most 9")]),
     (Annotated[str, Limits(minLength=1)], "", [("", "must have at least 1 characters")]),
     (Annotated[str, Limits(maxLength=1)], "ab", [("", "must have at most 1 characters")]),
+    (Annotated[str, Format("date-time")], "soon", [("", "must be an RFC 3339 time such as 2026-11-22T08:30:00Z")]),
     (Annotated[list[int], Limits(minItems=1)], [], [("", "must have at least 1 items")]),
     (Annotated[list[int], Limits(maxItems=1)], [1, 2], [("", "must have at most 1 items")]),
 ]

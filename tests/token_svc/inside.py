@@ -11,7 +11,6 @@ from shared.errors import Problem
 from tests.tokens import SECRET
 from token_svc.grants import Grants
 from token_svc.main import SCHEMA
-from token_svc.models.accounts import RegisterRequest
 from token_svc.passwords import Passwords
 from token_svc.settings import Settings
 from token_svc.turns import Asker, Turns
@@ -37,7 +36,7 @@ class Inside:
 
     async def register(self, username: str = "ada") -> str:
         """The id of a new user."""
-        wanted = RegisterRequest(username, PASSWORD, f"{username}@example.org")
+        wanted = {"username": username, "password": PASSWORD, "email": f"{username}@example.org"}
         return (await self.grants.register(wanted, ADDRESS)).account.id
 
     async def login(self, username: str = "ada", password: str = PASSWORD) -> Problem | None:

@@ -498,6 +498,11 @@ def test_a_limit_out_of_bounds_is_refused(owner: User, limit: str) -> None:
     assert faults(owner.get(f"/data?limit={limit}")).keys() == {"/limit"}
 
 
+@pytest.mark.parametrize("query", ["limit=0&wait=1&where=[", "since=x&limit=0&wait=99&where={}"])
+def test_all_that_is_wrong_with_a_query_is_told(owner: User, query: str) -> None:
+    assert faults(owner.get(f"/data?{query}")).keys() == {"/limit", "/wait", "/where"}
+
+
 def test_rows_that_come_and_go_between_pages_neither_double_nor_hide_another(user: User) -> None:
     items = [user.add(n) for n in range(9)]
     doomed = [items[1], items[6], items[0]]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -13,7 +14,7 @@ from tests.commands import command
 from tests.databases import everything, rows
 from tests.mail import TOKEN, files_of, text_of, token_in, written_to
 from tests.processes import TokenService, eventually
-from tests.token_svc.answers import is_bad_token, problem
+from tests.token_svc.answers import faults, is_bad_token, problem
 from tests.token_svc.users import PASSWORD, User, form_of, fresh_name, operate, refresh
 from token_svc.mail.outbox import RATE, RESET
 from token_svc.mail.tokens import LIFETIME_MS
@@ -69,6 +70,14 @@ def test_a_reset_gives_a_new_pair_and_ends_everything_before_it(user: User) -> N
     assert user.login(password=NEW_PASSWORD).status_code == 200
     assert refresh(user.service, user.refresh_token).status_code == 200
     assert "password_reset" in str(user.get("/me/export").json()["events"])
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [({"password": "short"}, {"/token", "/password"}), ({"token": 5, "password": "short"}, {"/token", "/password"})],
+)
+def test_all_that_is_wrong_with_a_reset_is_told(tokens: TokenService, body: Any, pointers: set[str]) -> None:
+    assert faults(tokens.post("/password/reset", body)).keys() == pointers
 
 
 def test_a_token_works_once(user: User) -> None:

@@ -223,22 +223,27 @@ def test_another_grant_type_is_unsupported(user: User, grant_type: str) -> None:
     oauth_error(answer, 400, "unsupported_grant_type")
 
 
-MISSING: list[tuple[dict[str, Any], str]] = [
-    ({}, "/username"),
-    ({"username": "ada"}, "/password"),
-    ({"password": PASSWORD}, "/username"),
-    ({"grant_type": "refresh_token"}, "/refresh_token"),
-    ({"grant_type": "refresh_token", "username": "a", "password": "b"}, "/refresh_token"),
+MISSING: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["/username", "/password"]),
+    ({"username": "ada"}, ["/password"]),
+    ({"password": PASSWORD}, ["/username"]),
+    ({"grant_type": "refresh_token"}, ["/refresh_token"]),
+    ({"grant_type": "refresh_token", "username": "a", "password": "b"}, ["/refresh_token"]),
 ]
 
 
-@pytest.mark.parametrize(("body", "pointer"), MISSING)
-def test_a_missing_member_is_pointed_at(tokens: TokenService, body: dict[str, Any], pointer: str) -> None:
+@pytest.mark.parametrize(("body", "pointers"), MISSING)
+def test_a_missing_member_is_pointed_at(tokens: TokenService, body: dict[str, Any], pointers: list[str]) -> None:
     by_json = oauth_error(tokens.post("/token", body), 422, "invalid_request")
     form = {"grant_type": "password", **body}
     by_form = oauth_error(send_form(tokens, "/token", form), 400, "invalid_request")  # RFC 6749 §5.2
-    assert [error["pointer"] for error in by_json["errors"]] == [pointer]
-    assert [error["pointer"] for error in by_form["errors"]] == [pointer]
+    assert [error["pointer"] for error in by_json["errors"]] == pointers
+    assert [error["pointer"] for error in by_form["errors"]] == pointers
+
+
+def test_a_missing_member_is_told_beside_one_of_a_wrong_type(tokens: TokenService) -> None:
+    body = oauth_error(tokens.post("/token", {"username": 5}), 422, "invalid_request")
+    assert [error["pointer"] for error in body["errors"]] == ["/username", "/password"]
 
 
 @pytest.mark.parametrize("empty", [{}, {"grant_type": ""}])

@@ -209,6 +209,7 @@ def test_faulty_lines_are_told_and_skipped(tokens: TokenService, tmp_path: Path)
     assert done.stdout == "3 imported, 0 there already, 11 faulty\n"
     told = [line.split(":")[0] for line in done.stderr.splitlines()]
     assert told == [*(f"line {number}" for number in (2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14)), "11 lines were skipped"]
+    assert "line 5: email: required; password_hash: required; username: must have 3 to 64 characters" in done.stderr
     assert "plain text" not in done.stderr
     for one in (good, taken, lines[-1]):
         assert User.login_as(tokens, one["username"]).status_code == 200  # type: ignore[index]

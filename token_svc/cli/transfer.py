@@ -2,17 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import IO, Any
 
-from shared.bodies import Shape, parse_object
+from shared.bodies import Shape, parse_object, text_faults
 from shared.cli.terminal import Failure, failing
 from shared.database import Database, Transaction
-from shared.errors import BadRequest, Invalid
+from shared.errors import BadRequest, Invalid, sentence
+from shared.schemas import Fault
 from shared.strict_json import encode
 from token_svc import accounts, emails, events, foreign_hashes, names, passwords, scopes
 from token_svc.accounts import AccountRow
@@ -104,19 +105,16 @@ def _parsed(line: bytes) -> ImportedUser:
     if len(line) > MAX_LINE:
         raise ValueError(f"longer than {MAX_LINE} bytes")
     try:
-        user = LINE.parse(parse_object(line))
+        return LINE.parse(parse_object(line), _faults)
     except BadRequest as problem:
         raise ValueError(f"not JSON ({problem.detail})") from None
     except Invalid as problem:
-        raise ValueError(problem.detail) from None
-    faults = {
-        "username": names.username_fault(user.username),
-        "email": emails.fault(user.email),
-        "password_hash": passwords.hash_fault(user.password_hash),
-    }
-    if said := "; ".join(f"{name}: {fault}" for name, fault in faults.items() if fault):
-        raise ValueError(said)
-    return user
+        raise ValueError("; ".join(map(sentence, problem.errors))) from None
+
+
+def _faults(sent: Mapping[str, Any]) -> list[Fault]:
+    checks = {"username": names.username_fault, "email": emails.fault, "password_hash": passwords.hash_fault}
+    return text_faults(sent, checks)
 
 
 def _create(tx: Transaction, user: ImportedUser, scope: str) -> None:

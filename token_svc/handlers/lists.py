@@ -1,6 +1,7 @@
 """Lists of a user's items: pages, filters, and what has changed since."""
 
 import time
+from collections.abc import Mapping
 from typing import Annotated
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from shared.pages import DEFAULT_LIMIT, MAX_LIMIT, list_json, number_of
 from shared.responses import written_response
 from shared.schemas import Fault, Limits
 from token_svc import filters, items, sessions
+from token_svc.filters import Fits
 from token_svc.items import Deleted, ItemRow, Page
 from token_svc.models.items import ItemPage, change_json, item_json
 from token_svc.state import Holder, State, holder_of
@@ -62,14 +64,10 @@ async def list_all(request: Request[State]) -> Response:
     holder = await holder_of(request, "data")
     account = holder.account
     query = request.query_params
-    limit = number_of(query, "limit", range(1, MAX_LIMIT + 1), DEFAULT_LIMIT)
+    limit, seconds, fits = _asked(query)
     if "since" in query:
-        return await _list_changes(request, holder, query["since"], limit)
-    if query.get("wait"):
-        raise Invalid([Fault("/wait", "only beside since")])
-    where = query.get("where")
-    fits = filters.containing(where) if where is not None else None
-    cursors, bound = request.state["cursors"], ("items", account.id, where)
+        return await _list_changes(request, holder, query["since"], limit, seconds)
+    cursors, bound = request.state["cursors"], ("items", account.id, query.get("where"))
     position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""
 
     def unit(tx: Transaction) -> tuple[str, Page]:
@@ -84,12 +82,36 @@ async def list_all(request: Request[State]) -> Response:
     return written_response(list_json(map(item_json, page.items), next_cursor=next_cursor, since=since))
 
 
-async def _list_changes(request: Request[State], holder: Holder, since: str, limit: int) -> Response:
+def _asked(query: Mapping[str, str]) -> tuple[int, int, Fits | None]:
+    """How many items, how many seconds to wait, and which items fit. Raises 422."""
+    faults: list[Fault] = []
+    limit = number_of(query, "limit", range(1, MAX_LIMIT + 1), DEFAULT_LIMIT, faults)
+    seconds = number_of(query, "wait", range(MAX_WAIT_SECONDS + 1), 0, faults) if "since" in query else 0
+    if query.get("wait") and "since" not in query:
+        faults.append(Fault("/wait", "only beside since"))
+    fits = _filter(query, faults)
+    if faults:
+        raise Invalid(faults)
+    return limit, seconds, fits
+
+
+def _filter(query: Mapping[str, str], faults: list[Fault]) -> Fits | None:
+    where = query.get("where")
+    if where is None:
+        return None
+    if "since" in query:
+        faults.append(Fault("/where", "is not for since: an item that no longer fits would never be reported"))
+        return None
+    try:
+        return filters.containing(where)
+    except ValueError as error:
+        faults.append(Fault("/where", str(error)))
+        return None
+
+
+async def _list_changes(request: Request[State], holder: Holder, since: str, limit: int, seconds: int) -> Response:
     owner = holder.account.id
     query, cursors = request.query_params, request.state["cursors"]
-    if "where" in query:
-        raise Invalid([Fault("/where", "is not for since: an item that no longer fits would never be reported")])
-    seconds = number_of(query, "wait", range(MAX_WAIT_SECONDS + 1), 0)
     bound = ("changes", owner, since)
     start = int(cursors.read(since, "since", owner))
     position = cursors.read(query["cursor"], *bound) if "cursor" in query else ""

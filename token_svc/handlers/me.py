@@ -55,8 +55,8 @@ REGISTER = Operation(
 
 async def register(request: Request[State]) -> Response:
     user_address = await counted_address(request)
-    wanted = REGISTER_REQUEST.parse(await bodies.read_json(request))
-    pair = await request.state["grants"].register(wanted, user_address, language_of(request))
+    body = await bodies.read_json(request)
+    pair = await request.state["grants"].register(body, user_address, language_of(request))
     user = account_json(pair.account)
     return json_response(pair_json(request.state["issuer"], pair) | {"user": user}, 201)
 
@@ -86,8 +86,9 @@ CHANGE_ME = Operation(
 
 async def change(request: Request[State]) -> Response:
     account, claims = await _user_of(request)
-    wanted = CHANGE_REQUEST.parse(await bodies.read_json(request))
     grants = request.state["grants"]
+    body = await bodies.read_json(request)
+    wanted = CHANGE_REQUEST.parse(body, lambda sent: grants.faults(sent, account.username, account.email))
     await grants.confirm(account, wanted.current_password, address(request))
     changed, pair = await grants.change(
         account, claims, wanted.email, wanted.password, address(request), language_of(request)
@@ -158,7 +159,7 @@ RESET_PASSWORD = Operation(
 
 async def reset_password(request: Request[State]) -> Response:
     user_address = await counted_address(request)
-    wanted = RESET_REQUEST.parse(await bodies.read_json(request))
+    wanted = RESET_REQUEST.parse(await bodies.read_json(request), request.state["grants"].faults)
     pair = await request.state["recovery"].reset(wanted.token, wanted.password, user_address)
     return json_response(pair_json(request.state["issuer"], pair))
 

@@ -1,7 +1,7 @@
 """OAuth 2: tokens, revocation and introspection. Requests are forms, as RFC 6749 has them, or JSON with the same
 members."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
@@ -46,7 +46,8 @@ from token_svc.models.tokens import (
 from token_svc.sessions import Pair
 from token_svc.state import State, holder_of, language_of
 
-GRANT_TYPES = ("password", "refresh_token", "client_credentials")
+# With the members that each needs.
+GRANT_TYPES = {"password": ("username", "password"), "refresh_token": ("refresh_token",), "client_credentials": ()}
 FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 20
 
@@ -80,10 +81,10 @@ async def token(request: Request[State]) -> Response:
 
 
 async def _grant(request: Request[State], body: dict[str, Any]) -> dict[str, Any]:
-    grant_type = _given(body.get("grant_type"), "grant_type")
+    grant_type = body.get("grant_type")
     if isinstance(grant_type, str) and grant_type not in GRANT_TYPES:
         raise BadRequest("unsupported_grant_type", f"grant_type must be one of {', '.join(GRANT_TYPES)}")
-    wanted = TOKEN_REQUEST.parse(body)
+    wanted = TOKEN_REQUEST.parse(body, _missing)
     client = await credentials.counted_client(request, credentials.of_request(request, body))
     if wanted.grant_type == "client_credentials":
         if client is None:
@@ -97,16 +98,15 @@ async def _pair(request: Request[State], wanted: TokenRequest, client: AccountRo
     grants = request.state["grants"]
     user_address = credentials.user_address(request, client)
     if wanted.grant_type == "refresh_token":
-        refresh_token = _given(wanted.refresh_token, "refresh_token")
-        return await grants.by_refresh_token(refresh_token, wanted.scope, user_address)
-    username, password = _given(wanted.username, "username"), _given(wanted.password, "password")
+        return await grants.by_refresh_token(wanted.refresh_token or "", wanted.scope, user_address)
+    username, password = wanted.username or "", wanted.password or ""
     return await grants.by_password(username, password, wanted.scope, user_address, language_of(request))
 
 
-def _given(value: str | None, name: str) -> str:
-    if value is None:
-        raise Invalid([Fault(f"/{name}", "required")])
-    return value
+def _missing(body: Mapping[str, Any]) -> list[Fault]:
+    grant_type = body.get("grant_type")
+    needed = GRANT_TYPES.get(grant_type, ()) if isinstance(grant_type, str) else ("grant_type",)
+    return [Fault(f"/{name}", "required") for name in needed if body.get(name) is None]
 
 
 def _is_form(request: Request[Any]) -> bool:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 from only_post_svc import checkpoints, gates, hints, queue, shares
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim, Ending
+from only_post_svc.queue import ELSEWHERE, Claim, Ending
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.shares import Candidate, Kind, Lane, up_to
 from shared.database import Database, Transaction, listed
 
-WORKER = "elsewhere"  # what failures name as the worker
 POLL_SECONDS = 5.0  # for hints that are lost
 MAX_REMEMBERED = 1000  # sets of types, each with the time of a claim that got nothing
 PAUSE_SECONDS = 0.02  # between two claims for the same types, where the first got nothing
@@ -78,8 +77,8 @@ class PortionsElsewhere:
         self._most = most
         self._taken: Counter[str] = Counter()
         if most is not None:
-            tx.lock(f"claims of {WORKER}")  # else two claims at once would both take the caller's last place
-            self._taken.update(dict(tx.all(RUNNING, worker=WORKER)))
+            tx.lock(f"claims of {ELSEWHERE}")  # else two claims at once would both take the caller's last place
+            self._taken.update(dict(tx.all(RUNNING, worker=ELSEWHERE)))
 
     def take(self, caller: str) -> bool:
         """Whether there was room for one more."""
@@ -129,6 +128,10 @@ class Held(NamedTuple):
     progress: str | None = None
     checkpoint: str | None = None
 
+    @property
+    def id_and_lease(self) -> tuple[str, str]:
+        return self.task_id, self.lease
+
 
 class Lease(NamedTuple):
     """`until` in milliseconds, None where the lease is gone."""
@@ -141,7 +144,7 @@ class Lease(NamedTuple):
 RENEW = """
 UPDATE task SET lease_until = CASE WHEN started_at + timeout_ms < :until THEN started_at + timeout_ms ELSE :until END
 WHERE id IN {ids} AND lease IN {leases} AND started_at + timeout_ms > :now
-RETURNING lease, lease_until
+RETURNING id, lease, lease_until
 """
 
 
@@ -150,13 +153,14 @@ def renew(tx: Transaction, runs: Sequence[Held], lease_seconds: int) -> list[Lea
     leases, by_lease = listed("lease", [run.lease for run in runs])
     until = tx.now + lease_seconds * 1000
     sql = RENEW.format(ids=ids, leases=leases)
-    renewed: dict[str, int] = dict(tx.all(sql, until=until, now=tx.now, **by_id, **by_lease))
+    rows = tx.all(sql, until=until, now=tx.now, **by_id, **by_lease)
+    renewed = {(task_id, lease): lease_until for task_id, lease, lease_until in rows}
     for run in runs:
-        if run.progress is not None and run.lease in renewed:
+        if run.progress is not None and run.id_and_lease in renewed:
             tx.put(queue.REPORT, id=run.task_id, lease=run.lease, progress=run.progress)
-        if run.checkpoint is not None and run.lease in renewed:
+        if run.checkpoint is not None and run.id_and_lease in renewed:
             checkpoints.save(tx, run.task_id, run.lease, run.checkpoint)
-    return [Lease(run.task_id, renewed.get(run.lease)) for run in runs]
+    return [Lease(run.task_id, renewed.get(run.id_and_lease)) for run in runs]
 
 
 OF_RUNS = """
@@ -172,10 +176,12 @@ def finish(tx: Transaction, endings: Sequence[tuple[Held, Ending]]) -> list[tupl
     ids, by_id = listed("id", [run.task_id for run, _ in endings])
     leases, by_lease = listed("lease", [run.lease for run, _ in endings])
     rows = tx.all(OF_RUNS.format(ids=ids, leases=leases), **by_id, **by_lease)
-    claims = {claim.lease: claim for claim in (Claim(*row) for row in rows)}
-    if lost := [run.lease for run, _ in endings if run.lease not in claims]:
+    claims = {(claim.id, claim.lease): claim for claim in (Claim(*row) for row in rows)}
+    if lost := [run.lease for run, _ in endings if run.id_and_lease not in claims]:
         gates.leave(tx, lost)
-    ended = [_end(tx, claims.pop(run.lease), run, ending) for run, ending in endings if run.lease in claims]
+    ended = [
+        _end(tx, claims.pop(run.id_and_lease), run, ending) for run, ending in endings if run.id_and_lease in claims
+    ]
     succeeded = [(claim, ending) for claim, ending in ended if ending.error is None]
     if succeeded:
         queue.succeed(tx, succeeded)
@@ -269,7 +275,7 @@ class Claimants:
 
     async def _take(self, types: tuple[str, ...], limit: int) -> list[RunElsewhere]:
         self._tried_at[types] = self._loop.time()
-        token, after = f"{WORKER}{secrets.token_hex(8)}", self._served
+        token, after = f"{ELSEWHERE}{secrets.token_hex(8)}", self._served
         kinds = {type: self._kinds[type] for type in types}
         bounds = self._lease_seconds, self._max_running_per_caller
         taken = await self._database.write(lambda tx: claim(tx, token, kinds, limit, after, *bounds))
@@ -291,8 +297,8 @@ class Claimants:
     async def renew(self, runs: Sequence[Held]) -> list[Lease]:
         return await self._database.write(lambda tx: renew(tx, runs, self._lease_seconds))
 
-    async def finish(self, endings: Sequence[tuple[Held, Ending]]) -> set[str]:
-        """The leases of those that have ended."""
+    async def finish(self, endings: Sequence[tuple[Held, Ending]]) -> set[tuple[str, str]]:
+        """The ids and leases of those that have ended."""
         ended = await self._database.write(lambda tx: finish(tx, endings))
         for claim, ending in ended:
             self._counts.ended(claim, ending)
@@ -303,4 +309,4 @@ class Claimants:
                 self._log_failure(claim, ending.error, None)
         if any(ending.error is not None for _, ending in ended):
             self._database.publish(hints.SCHEDULED)
-        return {claim.lease for claim, _ in ended}
+        return {(claim.id, claim.lease) for claim, _ in ended}

@@ -21,6 +21,7 @@ WAITING = ("queued", "scheduled", "held")  # queued, for clients
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 600.0
+ELSEWHERE = "elsewhere"  # how the leases of workers elsewhere begin, and what failures name as the worker
 MAX_SWEPT = 500  # rows in one transaction of the upkeep, so that others do not wait long for it
 
 
@@ -110,6 +111,11 @@ class Ending:
 def error(code: str, message: str) -> str:
     """Of a run that ended without its code having raised anything."""
     return encode({"code": code, "type": None, "message": message})
+
+
+def overran(timeout_ms: int) -> str:
+    """The error of a run that did."""
+    return error("timeout", f"stopped after {timeout_ms / 1000:g} seconds")
 
 
 COLUMNS = """task.id, task.type, task.status, task.priority, task.attempt, task.max_attempts, task.created_at,
@@ -613,7 +619,8 @@ def look(tx: Transaction, lease_seconds: int) -> Look:
 
 
 EXPIRED = """
-SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease FROM task
+SELECT id, type, attempt, max_attempts, timeout_ms, is_alone, '', lease, lease_until >= started_at + timeout_ms
+FROM task
 WHERE status = 'running' AND lease_until <= :now ORDER BY lease_until LIMIT :most FOR UPDATE SKIP LOCKED
 """
 
@@ -627,16 +634,19 @@ UPDATE task SET status = 'queued', error = :error, lease = NULL, lease_until = N
 
 def recover(tx: Transaction, lost: str, lease_seconds: int) -> list[str]:
     """Takes back the runs whose lease is over: queued again, or failed with the error `lost` when
-    that was their last attempt. The ids."""
+    that was their last attempt. The leases of runs elsewhere end with their time at the latest: these have timed out.
+    The ids."""
     tx.run(CLAMP, until=tx.now + lease_seconds * 1000)
-    runs = [Claim(*row) for row in tx.all(EXPIRED, now=tx.now, most=MAX_SWEPT)]
-    for run in runs:
-        if run.attempt >= run.max_attempts:
+    expired = [(Claim(*row), is_late) for *row, is_late in tx.all(EXPIRED, now=tx.now, most=MAX_SWEPT)]
+    for run, is_late in expired:
+        if is_late and run.lease.startswith(ELSEWHERE):
+            finish(tx, run, Ending(error=overran(run.timeout_ms)))
+        elif run.attempt >= run.max_attempts:
             _fail(tx, run, Ending(error=lost))
         else:
             tx.put(REQUEUE_LOST, id=run.id, lease=run.lease, error=lost)
             failures.record(tx, run.id, run.attempt, run.lease, lost, None)
-    return [run.id for run in runs]
+    return [run.id for run, _ in expired]
 
 
 OLD = """

@@ -67,5 +67,7 @@ async def finish(request: Request[State]) -> Response:
     await caller_of(request, WORK)
     runs = FINISH_REQUEST.parse(await read_json(request), finish_faults).endings()
     ended = await request.state["claimants"].finish(runs)
-    items = (encode({"task_id": run.task_id, "is_held": run.lease in ended, "lease_until": None}) for run, _ in runs)
+    items = (
+        encode({"task_id": run.task_id, "is_held": run.id_and_lease in ended, "lease_until": None}) for run, _ in runs
+    )
     return written_response(list_json(items))

@@ -181,8 +181,7 @@ class Runs:
             self._in_background(self._release(run, is_alone=run.claim.is_alone))
             return
         if run.stopping == "timeout":
-            limit = f"stopped after {run.claim.timeout_ms / 1000:g} seconds"
-            error = queue.error("timeout", limit)
+            error = queue.overran(run.claim.timeout_ms)
             ending = replace(ending, result=None, error=error, can_retry=True, retry_after_seconds=None)
         if ending.error is not None and run.stopping in ("", "timeout"):
             log_failure(run.claim, ending.error, ending.traceback)

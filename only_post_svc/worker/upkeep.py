@@ -158,6 +158,7 @@ class Upkeep:
 
         recovered = await self._queue(unit)
         self._counts.took_back(len(recovered))
+        self._due.set()  # those that have timed out wait for another try
         for task_id in recovered:
             self._database.publish(hints.ended(task_id))
         if recovered:

@@ -282,6 +282,21 @@ def test_no_lease_goes_beyond_the_deadline(service: Service) -> None:
     eventually(lambda: not renew(service, held(run))[0]["is_held"])
     (again,) = claim(service, types=("thumbs.brief",), wait=25)  # it is recovered without a renewal that fails
     assert (again["task_id"], again["attempt"]) == (run["task_id"], 2)
+    task = service.result(run["task_id"])
+    assert [failure["error"]["code"] for failure in task["failures"]] == ["timeout"]
+    assert task["run_at"] > run["deadline"]  # it has waited for its retry
+
+
+def test_a_lease_is_good_for_its_own_task_alone(service: Service) -> None:
+    first, second = (service.submit(TYPE, PAYLOAD)["task_id"] for _ in range(2))
+    run, other = claim(service, limit=2)
+    assert [run["task_id"], other["task_id"]] == [first, second]
+    wrong = {"task_id": second, "lease": run["lease"]}
+    assert [one["is_held"] for one in renew(service, wrong, held(run))] == [False, True]
+    assert finish(service, {**wrong, "result": "of another"}, held(run, result="its own")) == [False, True]
+    assert service.result(first)["result"] == "its own"
+    assert finish(service, held(other, result=None)) == [True]
+    assert service.result(second)["status"] == "succeeded"
 
 
 def test_a_claim_waits_for_a_task(service: Service) -> None:

@@ -141,10 +141,6 @@ def parse_json(body: bytes) -> Any:
 FindFaults = Callable[[Mapping[str, Any]], list[Fault]]
 
 
-def _no_more(sent: Mapping[str, Any]) -> list[Fault]:
-    return []
-
-
 def text_faults(sent: Mapping[str, Any], checks: Mapping[str, Callable[[str], str]]) -> list[Fault]:
     """What is wrong with the members that are texts. Each has a check of its own, which says '' for nothing."""
     texts = [(name, check, sent[name]) for name, check in checks.items() if isinstance(sent.get(name), str)]
@@ -160,13 +156,14 @@ class Shape(Generic[T]):
         self._check = validator(self.schema)
         self._build: Callable[[Mapping[str, Any]], T] = builder(cls)
 
-    def parse(self, value: Mapping[str, Any], more: FindFaults = _no_more) -> T:
+    def parse(self, value: Mapping[str, Any], more: FindFaults | None = None) -> T:
         """Raises Invalid with all faults at once: those of the shape, and those that `more` finds in the members that
         are there. They may be of any type, as they were sent."""
         faults: list[Fault] = []
         self._check(value, "", faults)
-        told = {fault.pointer for fault in faults}
-        faults += [fault for fault in more(value) if fault.pointer not in told]
+        if more and (found := more(value)):
+            told = {fault.pointer for fault in faults}
+            faults += [fault for fault in found if fault.pointer not in told]
         if faults:
             raise Invalid(faults)
         return self._build(value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import unicodedata
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from token_svc.turns import ACCOUNT_PLACES, AHEAD, Asker
 TODAYS = "$argon2id$v=19$m=19456,t=2,p=1$"
 
 
-def hashed(scheme: str, **costs: Any) -> str:
+def hashed(scheme: str, password: str = PASSWORD, **costs: Any) -> str:
     options = {f"{scheme}__{name}": cost for name, cost in costs.items()}
-    return str(CryptContext(schemes=[scheme], **options).hash(PASSWORD))
+    return str(CryptContext(schemes=[scheme], **options).hash(password))
 
 
 def argon2_hash(memory_kib: int, passes: int, kind: str = "ID", parallelism: int = 1) -> str:
@@ -68,6 +69,29 @@ def test_a_renewed_hash_is_of_the_same_password_and_ends_no_session() -> None:
         return await inside.login(), row
 
     assert run(work) == (None, (1,))
+
+
+DECOMPOSED = unicodedata.normalize("NFD", "pässwörter für alle")
+
+
+@pytest.mark.parametrize("stored", [DECOMPOSED, unicodedata.normalize("NFC", DECOMPOSED)], ids=["NFD", "NFC"])
+def test_a_password_that_another_system_hashed_as_it_was_sent_logs_in_and_is_composed_from_then_on(stored: str) -> None:
+    async def work(inside: Inside) -> list[Any]:
+        await inside.register()
+        await inside.store(hashed("pbkdf2_sha256", stored, rounds=1000))
+        first = await inside.login(password=DECOMPOSED)
+        return [first, await inside.login(password=unicodedata.normalize("NFC", DECOMPOSED))]
+
+    assert run(work) == [None, None]
+
+
+def test_a_hash_of_todays_costs_is_checked_with_the_composed_password_alone() -> None:
+    async def work(inside: Inside) -> Problem | None:
+        await inside.register()
+        await inside.store(hashed("argon2", DECOMPOSED, type="ID", memory_cost=MEMORY_KIB, time_cost=2, parallelism=1))
+        return await inside.login(password=DECOMPOSED)
+
+    assert run(work) is not None
 
 
 def test_a_hash_of_todays_costs_stays_as_it_is() -> None:

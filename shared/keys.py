@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jose import jwk
+from jose.backends.cryptography_backend import CryptographyECKey
 from jose.exceptions import JOSEError
 
 from shared.settings import Secret, Settings, SettingsError
@@ -19,6 +21,33 @@ from shared.settings import Secret, Settings, SettingsError
 MIN_RSA_BITS = 2048
 PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "k"}
 ASYMMETRIC = {"EC": "ES256", "RSA": "RS256"}
+
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+class P256Key(CryptographyECKey):
+    """Signs a text in one way only, and accepts one signature of it. ECDSA's nonce is made of the key and the text
+    (RFC 6979), and of s and n - s, which are both valid, the lower one is taken."""
+
+    def sign(self, msg: bytes) -> bytes:
+        r, s = decode_dss_signature(self.prepared_key.sign(msg, _ecdsa()))
+        return r.to_bytes(32, "big") + min(s, P256_ORDER - s).to_bytes(32, "big")
+
+    def verify(self, msg: bytes, sig: bytes) -> bool:
+        is_lower = int.from_bytes(sig[32:], "big") <= P256_ORDER // 2
+        return is_lower and bool(super().verify(msg, sig))  # type: ignore[no-untyped-call]
+
+
+def _ecdsa() -> ec.ECDSA:
+    try:
+        return ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    except UnsupportedAlgorithm:  # cryptography was built with an OpenSSL below 3.2; its wheels are not
+        return ec.ECDSA(hashes.SHA256())
+
+
+def _constructed(material: str | dict[str, Any], algorithm: str) -> Any:
+    return P256Key(material, algorithm) if algorithm == "ES256" else jwk.construct(material, algorithm)
 
 
 @dataclass(frozen=True)
@@ -67,7 +96,7 @@ def load_keys(settings: Settings) -> dict[str, Key]:
     keys = _jwks_keys(jwks) if jwks else {}
     if private:
         signing = signing_key(private)
-        keys[signing.key_id] = Key(signing.algorithm, jwk.construct(dict(signing.public or {}), signing.algorithm))
+        keys[signing.key_id] = Key(signing.algorithm, _constructed(dict(signing.public or {}), signing.algorithm))
     if jwks or private:
         return keys  # without shared secrets beside them (RFC 8725 §3.1)
     return {key_id(secret.value): Key("HS256", jwk.construct(secret.value, "HS256")) for secret in settings.secret_key}
@@ -94,7 +123,7 @@ def signing_key(given: Given) -> SigningKey:
     else:
         raise SettingsError(f"{given.variable}: must be an EC P-256 key or an RSA key of {MIN_RSA_BITS} bits or more")
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())  # the key alone, without comments
-    jose_key = jwk.construct(pem.decode(), algorithm)
+    jose_key = _constructed(pem.decode(), algorithm)
     described = jose_key.public_key().to_dict()
     public = {name: _as_text(described[name]) for name in names}
     return SigningKey(_thumbprint(public), algorithm, jose_key, public | {"kid": _thumbprint(public)})
@@ -145,4 +174,4 @@ def _public_key(entry: Mapping[str, Any]) -> Key:
         raise ValueError("private, or of another curve")
     if algorithm == "RS256" and len(base64.urlsafe_b64decode(entry["n"] + "==")) * 8 < MIN_RSA_BITS:
         raise ValueError("too short")
-    return Key(algorithm, jwk.construct(dict(entry), algorithm))
+    return Key(algorithm, _constructed(dict(entry), algorithm))

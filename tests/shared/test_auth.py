@@ -26,7 +26,7 @@ from shared.auth import (
     Claims,
     TokenDoor,
 )
-from shared.keys import Key, key_id, load_keys
+from shared.keys import P256_ORDER, Given, Key, key_id, load_keys, signing_key
 from shared.settings import Secret, SettingsError
 from tests.tokens import AUDIENCE, ISSUER, SECRET, claims, header, segment, sign, token
 
@@ -148,11 +148,12 @@ def public_settings(*entries: dict[str, Any]) -> Settings:
 
 PUBLIC = {alg: public_jwk(key, alg, alg) for alg, key in PRIVATE.items()}
 PUBLIC_DOOR = door_of(load_keys(public_settings(*PUBLIC.values())))
+SIGNING = {alg: signing_key(Given("SIGNING_KEY", Secret(private_pem(key).encode()))) for alg, key in PRIVATE.items()}
 
 
 def signed_by(alg: str, kid: str | None = None, **changes: Any) -> str:
     headers = {"typ": TOKEN_TYPE, "kid": kid or alg}
-    return jwt.encode(claims(**changes), private_pem(PRIVATE[alg]), alg, headers=headers)
+    return jwt.encode(claims(**changes), SIGNING[alg].jose_key, alg, headers=headers)
 
 
 @pytest.mark.parametrize("alg", PRIVATE)
@@ -215,6 +216,21 @@ def test_with_an_ecdsa_signature_of_zeros_a_token_is_refused() -> None:
     signed = signed_by("ES256").rpartition(".")[0]
     for signature in (b"\0" * 64, b"\0" * 63 + b"\1", b"", b"\xff" * 64):
         assert is_refused(f"{signed}.{segment(signature)}", PUBLIC_DOOR)
+
+
+def test_of_two_ecdsa_signatures_that_fit_a_token_the_one_with_the_higher_s_is_refused() -> None:
+    for _ in range(20):  # an s that is not cared for is the higher one in half of them
+        signed, _, signature = signed_by("ES256").rpartition(".")
+        raw = base64.urlsafe_b64decode(signature + "==")
+        other_s = P256_ORDER - int.from_bytes(raw[32:], "big")
+        assert not is_refused(f"{signed}.{signature}", PUBLIC_DOOR)
+        assert is_refused(f"{signed}.{segment(raw[:32] + other_s.to_bytes(32, 'big'))}", PUBLIC_DOOR)
+
+
+@pytest.mark.parametrize("alg", PRIVATE)
+def test_the_same_claims_are_signed_in_one_way_only(alg: str) -> None:
+    made = claims()
+    assert len({signed_by(alg, **made) for _ in range(20)}) == 1
 
 
 KIDS: list[Any] = [

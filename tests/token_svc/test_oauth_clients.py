@@ -22,7 +22,7 @@ from tests.commands import EXIT_FAILURE, refused
 from tests.databases import ON_A_FILE
 from tests.processes import HTTPService, TokenService
 from tests.token_svc.answers import is_bad_token
-from tests.token_svc.users import User
+from tests.token_svc.users import User, refresh
 from tests.tokens import sign
 from token_svc import settings as token_settings
 
@@ -144,6 +144,13 @@ def test_another_library_verifies_a_token_by_the_published_key(signer: tuple[str
     claims = verified(user.service, user.pair["access_token"])
     assert (claims["sub"], claims["scope"]) == (user.profile["id"], "data tasks")
     assert user.get("/me").status_code == 200
+
+
+def test_a_refresh_that_is_repeated_at_once_gives_the_same_pair(signer: tuple[str, User]) -> None:
+    _, user = signer
+    pair = user.login().json()
+    answers = {refresh(user.service, pair["refresh_token"]).text for _ in range(8)}
+    assert len(answers) == 1
 
 
 def test_of_a_key_only_its_public_members_are_published(signer: tuple[str, User]) -> None:

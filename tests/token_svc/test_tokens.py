@@ -272,6 +272,19 @@ def test_unknown_and_empty_fields_of_a_form_are_ignored(user: User) -> None:
     assert send_form(user.service, "/token", form).status_code == 200
 
 
+@pytest.mark.parametrize("more", ["&", "&&", "&scope", "&scope=", "&scope&client_id"])
+def test_a_form_may_end_in_an_ampersand_and_have_fields_without_a_value(user: User, more: str) -> None:
+    answer = send_form(user.service, "/token", urlencode(login_form(user)) + more)
+    assert (answer.status_code, answer.json().get("scope")) == (200, "data tasks")
+    assert send_form(user.service, "/revoke", f"token={answer.json()['refresh_token']}{more}").status_code == 200
+
+
+def test_a_form_may_have_utf_8_that_is_not_escaped(tokens: TokenService) -> None:
+    user = User(tokens, password="pässwörter für alle")
+    body = f"grant_type=password&username={user.username}&password=pässwörter+für alle".encode()
+    assert send_form(tokens, "/token", body).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["username", "password", "grant_type", "scope", "client_id"])
 def test_a_field_that_is_sent_twice_is_refused(user: User, name: str) -> None:
     fields = [*login_form(user, scope="data", client_id="app").items()]
@@ -281,7 +294,7 @@ def test_a_field_that_is_sent_twice_is_refused(user: User, name: str) -> None:
 
 NO_FORMS = {
     "no pairs": b"grant_type",
-    "raw bytes": "grant_type=password&username=é&password=x".encode(),
+    "Latin-1": "grant_type=password&username=é&password=x".encode("latin-1"),
     "bad UTF-8": b"grant_type=password&username=%ff&password=x",
     "surrogate": b"grant_type=password&username=%ed%a0%80&password=x",
     "NUL": b"grant_type=password&username=a%00b&password=x",

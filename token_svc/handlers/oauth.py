@@ -115,16 +115,14 @@ def _is_form(request: Request[Any]) -> bool:
 
 
 async def _read(request: Request[Any], known: set[str]) -> dict[str, Any]:
-    """The members of a form or of a JSON object. Unknown fields of a form are ignored
+    """The members of a form or of a JSON object. Of a form unknown fields and those without a value are ignored
     (RFC 6749 §3.2); a field that is sent twice is a 400."""
     if not _is_form(request):
         return await bodies.read_json(request)
     bodies.check_media_type(request, FORM)
     try:
-        text = (await bodies.read(request)).decode("ascii")
-        fields = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS
-        )
+        text = (await bodies.read(request)).decode()
+        fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
         # Raises for what strings of JSON may not have, such as NUL.
         strict_json.decode(strict_json.encode(dict(fields)).encode())
     except (ValueError, NotJSON):

@@ -335,7 +335,7 @@ def development_secret(path: Path) -> Secret:
                 files.create(path, secrets.token_urlsafe(48).encode())
         secret = Secret(path.read_bytes())
     except OSError as error:
-        raise SettingsError(f"SECRET_KEY: none is set and {path} can't be made ({error.strerror})") from None
+        raise SettingsError(f"STATE_DIR: no file can be made or read in it ({error.strerror})") from None
     if len(secret.value) < MIN_SECRET_BYTES:
-        raise SettingsError(f"SECRET_KEY: none is set and {path} was cut short; delete it and another is made")
+        raise SettingsError(f"STATE_DIR: {path.name} in it was cut short; delete it and another is made")
     return secret

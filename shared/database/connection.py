@@ -69,7 +69,8 @@ def _sqlite(url: str) -> Database:
         return SQLite(url.removeprefix(SQLITE))
     except (OSError, sqlite3.Error) as error:
         # Not an OSError as it is: it shows the path, and with it the setting's value.
-        raise _unusable(getattr(error, "strerror", None) or error) from None
+        reason = getattr(error, "strerror", None) or error
+        raise _unusable(f"{reason}; the default one is in STATE_DIR") from None
 
 
 async def _postgres(url: str, *, waits: bool) -> Database:

@@ -1245,7 +1245,7 @@ def test_a_file_that_is_no_database_is_one_line_that_names_the_setting(sqlite: E
 def test_a_directory_that_can_not_be_made_is_one_line_that_names_the_setting(sqlite: Engine) -> None:
     (sqlite.directory / "file").write_text("")
     broken = Engine("sqlite", f"sqlite:///{sqlite.directory / 'file' / 'x.db'}", sqlite.directory)
-    with pytest.raises(SettingsError, match=r"^DATABASE_URL: "):
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: .*STATE_DIR"):
         broken.run(lambda database: asyncio.sleep(0))
 
 

@@ -276,12 +276,19 @@ def test_many_that_start_at_once_agree_on_one_development_secret(tmp_path: Path)
 def test_a_development_secret_that_was_cut_short_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "secret_key").write_bytes(content)
-    assert complaint().startswith("SECRET_KEY: ")
+    assert complaint().startswith("STATE_DIR: secret_key in it was cut short")
 
 
-def test_a_development_secret_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/proc/hunter2", "/sys/hunter2/state"])
+def test_a_state_directory_in_which_no_file_can_be_made_is_one_line_that_names_it(path: str) -> None:
+    line = complaint(STATE_DIR=path)
+    assert line.startswith("STATE_DIR: ")
+    assert "hunter2" not in line
+
+
+def test_a_default_directory_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "var").write_text("a file where the directory should be")
-    assert complaint().startswith("SECRET_KEY: ")
+    assert complaint().startswith("STATE_DIR: ")
 
 
 def test_a_secret_has_32_bytes_wherever_it_is_from(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import idna
 
 from token_svc.names import MAX_FOLDED, fold, is_invisible
 
-FORM = re.compile(r"[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,189}")
+# 254 characters in all, 64 of them before the @ (RFC 5321 §4.5.3.1, and its erratum 1690).
+FORM = re.compile(r"(?=.{1,254}\Z)[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,64}@[^\s@\"(),:;<>\[\]\\\x00-\x1f\x7f]{1,253}")
+MAX_DOMAIN = 253  # bytes, in the form that is looked up
 
 FULL_STOP = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490 §3.1
 
@@ -20,7 +22,8 @@ def fault(email: str) -> str:
 
 def _has_domain(email: str) -> bool:
     """Whether the part behind @ can be found: labels of 1 to 63 bytes (RFC 1035 §2.3.4)."""
-    return all(0 < len(label.encode()) <= 63 for label in key(email).rpartition("@")[2].split("."))
+    domain = key(email).rpartition("@")[2]
+    return len(domain.encode()) <= MAX_DOMAIN and all(0 < len(label.encode()) <= 63 for label in domain.split("."))
 
 
 def cleaned(email: str) -> str:

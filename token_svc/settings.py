@@ -13,7 +13,7 @@ from token_svc import scopes
 MAIL_PORTS = {"smtp": 587, "smtps": 465}
 MAIL_FORMS = "must be smtp://user:password@host:port, smtps://… or file:directory, with ?from=address"
 HOST_NAME = re.compile(r"[a-z0-9.-]*[a-z][a-z0-9.-]*")
-SENDER = re.compile(r"[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,189}")
+SENDER = re.compile(r"(?=.{1,254}\Z)[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,253}")
 
 
 class MailURL(NamedTuple):

@@ -200,6 +200,15 @@ def test_of_a_rotation_two_secrets_work_until_it_is_finished(tokens: TokenServic
     assert shown["used_at"]
 
 
+def test_with_one_secret_there_is_no_rotation_to_finish(tokens: TokenService) -> None:
+    machine = Machine(tokens)
+    done = operate(tokens, "rotate", machine.name, "--finish")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no second secret" in done.stderr
+    assert machine.token().status_code == 200
+    assert "client_secret_ended" not in str(machine.operate("show"))
+
+
 def test_of_three_secrets_the_oldest_is_over(tokens: TokenService) -> None:
     machine = Machine(tokens)
     found = [machine.secret, *(machine.operate("rotate")["client_secret"] for _ in range(MAX_SECRETS))]

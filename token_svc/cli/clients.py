@@ -70,11 +70,17 @@ def _print_secret(client: AccountRow, secret: str, options: argparse.Namespace) 
     print(encode(told | stored_json(client)) if options.json else fields(told | {"scope": client.scope}))
 
 
+def _end_old_secret(tx: Transaction, client: AccountRow) -> None:
+    if len(clients.secrets_of(tx, client.id)) < 2:
+        raise Failure(f"{client.username} has no second secret: rotate without --finish makes one")
+    clients.keep_secrets(tx, client.id, 1)
+
+
 async def rotate_client(database: Database, settings: Settings, options: argparse.Namespace) -> None:
     """Makes a second secret; the first works until --finish ends it."""
     if options.finish:
         kind = "client_secret_ended"
-        await CLIENTS.apply(database, options, kind, lambda tx, one: clients.keep_secrets(tx, one.id, 1))
+        await CLIENTS.apply(database, options, kind, _end_old_secret)
         return
 
     def unit(tx: Transaction) -> tuple[AccountRow, str]:

@@ -33,6 +33,7 @@ SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 HEADER_MEMBERS = {"alg", "typ", "kid"}
 TEXT_CLAIMS = ("iss", "aud", "sub", "client_id", "jti", "scope")
 NUMBER_CLAIMS = ("iat", "nbf", "exp", "ver")
+MAX_NUMBER = 2**53  # every JSON parser reads it as it is (RFC 7493 §2.2), and every database takes it
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,13 @@ class TokenDoor:
 
 def _checked(decoded: Mapping[str, Any]) -> Claims:
     for name in TEXT_CLAIMS:
-        if not isinstance(decoded.get(name), str):
+        if not _is_text(decoded.get(name)):
             raise BadToken(f"{name} is missing or no text")
     for name in NUMBER_CLAIMS:
-        if type(decoded.get(name)) is not int:
+        value = decoded.get(name)
+        if type(value) is not int or abs(value) > MAX_NUMBER:
             raise BadToken(f"{name} is missing or no whole number")
-    if not isinstance(decoded.get("sid", ""), str):
+    if not _is_text(decoded.get("sid", "")):
         raise BadToken("sid is no text")
     claims = Claims(**{name: value for name, value in decoded.items() if name in Claims.__dataclass_fields__})
     if not claims.sub or not claims.client_id:
@@ -134,6 +136,11 @@ def _checked(decoded: Mapping[str, Any]) -> Claims:
     if claims.exp - claims.iat > MAX_LIFETIME_SECONDS:
         raise BadToken("lifetime")
     return claims
+
+
+def _is_text(value: Any) -> bool:
+    """NUL and lone surrogates, which no database stores, are not printable."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def _header(token: str) -> dict[str, Any]:

@@ -138,6 +138,8 @@ def credentials() -> Iterator[tuple[str, str]]:
     yield "the wrong audience", f"Bearer {token(aud='other')}"
     yield "exp as Infinity", f"Bearer {token(exp=float('inf'))}"
     yield "exp as a list", f"Bearer {token(exp=[])}"
+    yield "ver of 31 digits", f"Bearer {token(ver=10**30)}"
+    yield "a lone surrogate", f"Bearer {token(sub=chr(0xD800))}"
     yield "a kid of lists", f"Bearer {sign({**header(), 'kid': []}, {})}"
     yield "a deep header", f"Bearer {segment(b'[' * 2900)}.{b}.{c}"
     yield "Latin-1", "Bearer é.é.é"

@@ -343,7 +343,7 @@ def test_a_missing_claim_is_refused(name: str) -> None:
     assert is_refused(sign(header(), good))
 
 
-NOT_TEXT: list[Any] = [None, 0, 1, True, 1.5, [], ["x"], {}, {"x": 1}]
+NOT_TEXT: list[Any] = [None, 0, 1, True, 1.5, [], ["x"], {}, {"x": 1}, "\ud800", "a\0b"]
 
 
 @pytest.mark.parametrize("name", ["iss", "aud", "sub", "client_id", "jti", "sid", "scope"])
@@ -392,19 +392,16 @@ TIMES: list[str] = [
     "9" * 5000,
     "-" + "9" * 4000,
     "9" * 4000,
+    str(10**30),
+    str(-(10**30)),
     '"2099-01-01T00:00:00Z"',
 ]
 
 
 def wrong_times() -> Iterator[tuple[str, str]]:
-    """Each with the claim that it is wrong for: a version may be any number, and nbf any time long ago."""
     for value in TIMES:
-        yield "exp", value
-        yield "iat", value
-        if not (value[:1] == "-" and value[1:].isdigit()):
-            yield "nbf", value
-        if not value.lstrip("-").isdigit() or len(value) > 4300:
-            yield "ver", value
+        for name in ("exp", "iat", "nbf", "ver"):
+            yield name, value
 
 
 @pytest.mark.parametrize(("name", "value"), list(wrong_times()), ids=lambda value: value[:20])

@@ -16,12 +16,12 @@ Fits = Callable[[ItemRow], bool]
 def containing(where: str) -> Fits:
     """Whether an item's data is an object with every member of `where`, and with that value: of an object every member
     within, of anything else all of it. Raises ValueError with what is wrong."""
+    if len(where) > MAX_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_CHARACTERS} characters")
     try:
-        if len(where) > MAX_CHARACTERS:
-            raise ValueError
         strict_json.decode(where.encode())  # the rules are those of bodies
-    except ValueError:
-        raise ValueError(f"must be JSON of at most {MAX_CHARACTERS} characters") from None
+    except ValueError as error:
+        raise ValueError(f"must be JSON: {error}") from None
     wanted = _parsed(where)
     if not isinstance(wanted, dict):
         raise ValueError("must be a JSON object")

@@ -58,6 +58,21 @@ def test_what_is_no_json_object_is_refused(where: str) -> None:
         containing(where)
 
 
+TOLD = [
+    ('{"a": 1, "a": 2}', "must be JSON: a key appears twice in one object"),
+    ('{"a": NaN}', "must be JSON: NaN is not JSON"),
+    ('{"a": "\\u0000"}', "must be JSON: a string contains NUL"),
+    ("{", "must be JSON: Expecting property name enclosed in double quotes at line 1 column 2"),
+    ("[]", "must be a JSON object"),
+    ("x" * (MAX_CHARACTERS + 1), "must have at most 8192 characters"),
+]
+
+
+@pytest.mark.parametrize(("where", "detail"), TOLD, ids=lambda text: text[:20])
+def test_what_is_wrong_with_a_filter_is_told_as_for_a_body(user: User, where: str, detail: str) -> None:
+    assert faults(user.get("/data", params={"where": where})) == {"/where": detail}
+
+
 def test_a_filter_goes_over_all_pages_and_over_ones_own_items_alone(user: User, other: User) -> None:
     red = [user.add({"colour": "red", "n": n}) for n in range(3)]
     user.add({"colour": "blue"})

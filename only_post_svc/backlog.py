@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from only_post_svc import queue
+from only_post_svc import lookup
 from only_post_svc.queue import NewTask
 from shared.database import Database, Transaction
 from shared.errors import Unavailable
@@ -42,7 +42,7 @@ class Estimate:
         async with self._counting:
             if self.is_outdated(number):
                 started = self._clock()
-                made, counted = self._made, await database.read(partial(queue.count_waiting, caller=self._caller))
+                made, counted = self._made, await database.read(partial(lookup.count_waiting, caller=self._caller))
                 self._take(counted, self._made - made)
                 self._cost_seconds = self._clock() - started
 
@@ -166,7 +166,7 @@ class Count:
             limits[caller] = of_caller
         for whose, limit in limits.items():
             if whose not in self._counts:
-                self._counts[whose] = queue.count_waiting(tx, whose)
+                self._counts[whose] = lookup.count_waiting(tx, whose)
             if self._counts[whose] >= limit:
                 raise Unavailable("queue_full", f"the limit is {limit} tasks that wait", RETRY_SECONDS)
         for whose in limits:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from only_post_svc import checkpoints, hints, queue
+from only_post_svc import checkpoints, hints, lookup, queue
 from only_post_svc.gates import Permits, give_back, keep
 from only_post_svc.queue import FINISHED, MAX_SWEPT
 from shared.database import Database, Transaction, listed
@@ -25,7 +25,7 @@ class Selection(NamedTuple):
 
     def statuses(self, among: tuple[str, ...]) -> list[str]:
         """The statuses of the table, among these, that fit."""
-        wanted = queue.WAITING if self.status == "queued" else (self.status,)
+        wanted = lookup.WAITING if self.status == "queued" else (self.status,)
         return [one for one in among if self.status is None or one in wanted]
 
     def number(self, tx: Transaction, among: tuple[str, ...]) -> int:
@@ -36,7 +36,7 @@ class Selection(NamedTuple):
 
     def _conditions(self, status: str) -> str:
         given = [condition for name, condition in FILTERS.items() if getattr(self, name) is not None]
-        return " AND ".join([queue.CONDITIONS[status].removeprefix("AND "), *given])
+        return " AND ".join([lookup.CONDITIONS[status].removeprefix("AND "), *given])
 
     def ids(self, tx: Transaction, status: str, most: int, after: str = "", *, locked: bool = False) -> list[str]:
         """The ids of tasks with that status that fit, in order; `locked`, they fit until the transaction ends."""

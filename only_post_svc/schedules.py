@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from only_post_svc import queue, shares
-from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.lookup import TaskRow
+from only_post_svc.queue import NewTask
 from only_post_svc.recurrence import NeverTicks, Recurrence
 from only_post_svc.registry import TaskType
 from only_post_svc.worker.heartbeat import WORKER_LIFE_SECONDS

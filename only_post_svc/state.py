@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from only_post_svc.backlog import Backlog
 from only_post_svc.elsewhere import Claimants
+from only_post_svc.lookup import TaskRow
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.models.tasks import task_json
-from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
 from only_post_svc.task_types import Types
 from only_post_svc.waiters import Waiters

@@ -5,8 +5,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from functools import partial
 
-from only_post_svc import hints, queue
-from only_post_svc.queue import TaskRow
+from only_post_svc import hints, lookup
+from only_post_svc.lookup import TaskRow
 from shared.database import Database
 from shared.errors import Unavailable
 
@@ -70,7 +70,7 @@ class Waiters:
         return ended or await self._find(caller, task_id)
 
     async def _find(self, caller: str, task_id: str) -> TaskRow | None:
-        return await self._database.read(lambda tx: queue.find(tx, caller, task_id))
+        return await self._database.read(lambda tx: lookup.find(tx, caller, task_id))
 
     def stop(self) -> None:
         """Answers all that wait, and holds no more requests from now on."""
@@ -104,7 +104,7 @@ class Waiters:
         for start in range(0, len(task_ids), MAX_TOGETHER):
             some = task_ids[start : start + MAX_TOGETHER]
             try:
-                ended = await self._database.read(partial(queue.find_ended, task_ids=some))
+                ended = await self._database.read(partial(lookup.find_ended, task_ids=some))
             except Unavailable:
                 for task_id in some:
                     _let_go(self._waiting.get(task_id, ()))  # each request looks for itself, and answers 503
@@ -120,7 +120,7 @@ class Waiters:
         await asyncio.sleep(POLL_SECONDS)
         while task_ids := list(self._waiting):
             try:
-                await self._look_at(await self._database.query(partial(queue.ended, task_ids=task_ids)))
+                await self._look_at(await self._database.query(partial(lookup.ended, task_ids=task_ids)))
             except Unavailable:
                 for waiting in self._waiting.values():
                     _let_go(waiting)

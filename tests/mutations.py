@@ -263,7 +263,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a task is its caller's alone",
-        QUEUE,
+        "only_post_svc/lookup.py",
         "task.id = :id AND coalesce(task.caller, '') = :caller",
         "task.id = :id",
         OF_QUEUE,

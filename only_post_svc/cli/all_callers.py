@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from only_post_svc import queue
-from only_post_svc.queue import COLUMNS, CONDITIONS, TaskRow
+from only_post_svc import lookup
+from only_post_svc.lookup import COLUMNS, CONDITIONS, TaskRow
 from shared.cli.terminal import Failure
 from shared.database import Transaction
 
@@ -57,7 +57,7 @@ def id_of(tx: Transaction, prefix: str) -> str:
 def find(tx: Transaction, task_id: str) -> Overseen | None:
     task_id = id_of(tx, task_id)
     row = tx.one(OWNER, id=task_id)
-    task = queue.find(tx, row[0], task_id) if row else None
+    task = lookup.find(tx, row[0], task_id) if row else None
     return Overseen(row[0], task, row[1]) if row and task else None
 
 

@@ -4,9 +4,9 @@ import argparse
 from functools import partial
 
 from only_post_svc import hints, schedules
+from only_post_svc.lookup import TaskRow
 from only_post_svc.models.schedules import SCHEDULE_REQUEST, schedule_json
 from only_post_svc.models.tasks import task_json
-from only_post_svc.queue import TaskRow
 from only_post_svc.schedules import COLUMNS, ScheduleRow
 from only_post_svc.settings import Settings
 from only_post_svc.task_types import Types

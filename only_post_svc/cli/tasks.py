@@ -12,8 +12,8 @@ from only_post_svc.bulk import Selection
 from only_post_svc.cli import all_callers
 from only_post_svc.cli.all_callers import Overseen
 from only_post_svc.failures import FailureRow
+from only_post_svc.lookup import TaskRow
 from only_post_svc.models.tasks import TASK_REQUEST, fetched_json, listed_json, status_of, task_json
-from only_post_svc.queue import TaskRow
 from only_post_svc.registry import TaskType
 from only_post_svc.settings import Settings
 from only_post_svc.task_types import Types

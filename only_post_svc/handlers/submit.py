@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from only_post_svc import hints, queue
 from only_post_svc.backlog import Place
+from only_post_svc.lookup import TaskRow
 from only_post_svc.models.tasks import (
     BATCH_REQUEST,
     MAX_BATCH,
@@ -21,7 +22,7 @@ from only_post_svc.models.tasks import (
     TaskRequest,
     task_json,
 )
-from only_post_svc.queue import NewTask, TaskRow
+from only_post_svc.queue import NewTask
 from only_post_svc.state import SCOPE, Requester, State, requester_of, task_response
 from only_post_svc.task_types import Types
 from only_post_svc.tracing import traceparent_of

@@ -5,8 +5,9 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from only_post_svc import bulk, failures, hints, queue
+from only_post_svc import bulk, failures, hints, lookup, queue
 from only_post_svc.bulk import Selection
+from only_post_svc.lookup import TaskRow
 from only_post_svc.models.tasks import (
     CHANGE_REQUEST,
     LIST_REQUEST,
@@ -20,7 +21,7 @@ from only_post_svc.models.tasks import (
     listed_json,
     status_of,
 )
-from only_post_svc.queue import MAX_SWEPT, TaskRow
+from only_post_svc.queue import MAX_SWEPT
 from only_post_svc.state import SCOPE, Requester, State, caller_of, requester_of, task_response
 from shared.bodies import read_json
 from shared.database import Transaction
@@ -73,7 +74,7 @@ async def list_tasks(request: Request[State]) -> Response:
     cursors, limit = request.state["cursors"], wanted.limit
     before = cursors.read(wanted.cursor, *bound) if wanted.cursor is not None else None
     tasks = await request.state["database"].query(
-        lambda tx: queue.list_newest(tx, caller, **filters, before=before, limit=limit + 1)
+        lambda tx: lookup.list_newest(tx, caller, **filters, before=before, limit=limit + 1)
     )
     items = tasks[:limit]
     cursor = cursors.write(items[-1].id, *bound) if tasks[limit:] else None
@@ -98,7 +99,7 @@ async def cancel(request: Request[State]) -> Response:
     task_id = wanted.task_id or ""
 
     def unit(tx: Transaction) -> tuple[bool, TaskRow | None]:
-        return queue.cancel(tx, caller, task_id), queue.find(tx, caller, task_id)
+        return queue.cancel(tx, caller, task_id), lookup.find(tx, caller, task_id)
 
     is_cancelled, found = await request.state["database"].write(unit)
     task = _found(found)
@@ -142,7 +143,7 @@ async def retry(request: Request[State]) -> Response:
     task_id = wanted.task_id or ""
 
     def unit(tx: Transaction) -> tuple[bool, TaskRow | None, bool]:
-        is_queued, found = queue.retry(tx, who.id, task_id), queue.find(tx, who.id, task_id)
+        is_queued, found = queue.retry(tx, who.id, task_id), lookup.find(tx, who.id, task_id)
         if is_queued:
             place.check()
         return is_queued, found, not is_queued and queue.has_successor(tx, who.id, task_id)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from only_post_svc.bulk import Selection
 from only_post_svc.failures import FailureRow
-from only_post_svc.queue import WAITING, TaskRow
+from only_post_svc.lookup import WAITING, TaskRow
 from only_post_svc.registry import MAX_ATTEMPTS
 from only_post_svc.webhooks import MAX_URL_LENGTH
 from shared import times

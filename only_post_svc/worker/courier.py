@@ -6,10 +6,10 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from only_post_svc import failures, hints, queue, webhooks
+from only_post_svc import failures, hints, lookup, webhooks
 from only_post_svc.failures import FailureRow
+from only_post_svc.lookup import TaskRow
 from only_post_svc.models.tasks import fetched_json
-from only_post_svc.queue import TaskRow
 from only_post_svc.settings import Settings
 from only_post_svc.webhooks import GONE, Hands, Webhook
 from only_post_svc.worker.delivery import Failed, Post, deliver
@@ -105,7 +105,7 @@ class Courier:
     async def _tasks(self, task_ids: list[str]) -> dict[str, TaskRow]:
         if not task_ids:
             return {}
-        ended = await self._database.read(partial(queue.find_ended, task_ids=task_ids))
+        ended = await self._database.read(partial(lookup.find_ended, task_ids=task_ids))
         return {task.id: task for task in ended}
 
     def _done(self, sending: asyncio.Task[None]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from only_post_svc import checkpoints, gates, hints, queue
+from only_post_svc import checkpoints, gates, hints, lookup, queue
+from only_post_svc.lookup import TaskRow
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim, Ending, TaskRow
+from only_post_svc.queue import Claim, Ending
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker.children import Child
 from shared.database import Database, Transaction, Unit, Unstorable
@@ -211,7 +212,7 @@ class Runs:
             for start in range(0, len(ended), MAX_TOGETHER):
                 queue.succeed(tx, ended[start : start + MAX_TOGETHER])
             awaited = self._waiters.awaited(run.claim.id for run, _ in take())
-            return queue.find_ended_later(tx, awaited)
+            return lookup.find_ended_later(tx, awaited)
 
         try:
             stored = await self._database.write(unit, seconds=None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from only_post_svc import queue
+from only_post_svc import lookup, queue
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, NewTask
 from only_post_svc.worker.clock_watch import JUMP_SECONDS as CLOCK_JUMP_SECONDS
@@ -91,7 +91,7 @@ def test_a_run_that_was_given_up_can_write_nothing_whatever_the_clock_says(tx: T
     assert not queue.report(tx, run, "{}")
     assert not queue.finish(tx, run, queue.Ending(result="1"))
     assert not queue.release(tx, run, is_alone=False)
-    task = queue.find(tx, "", run.id)
+    task = lookup.find(tx, "", run.id)
     assert task is not None
     assert (task.status, task.attempt, task.result, task.progress) == ("queued", 1, None, None)
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from only_post_svc import queue, shares
+from only_post_svc import lookup, queue, shares
+from only_post_svc.lookup import TaskRow
 from only_post_svc.main import SCHEMA
-from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
+from only_post_svc.queue import Claim, Ending, NewTask
 from only_post_svc.shares import Candidate, Dealt, Kind, Lane
 from shared.database import Transaction
 from tests.transactions import Timeline, opened
@@ -58,7 +59,7 @@ class Store(Timeline):
         return self.do(lambda tx: queue.finish(tx, run, Ending(**ending)))
 
     def find(self, task_id: str, caller: str = "") -> TaskRow:
-        task = self.do(lambda tx: queue.find(tx, caller, task_id))
+        task = self.do(lambda tx: lookup.find(tx, caller, task_id))
         assert task is not None
         return task
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from only_post_svc import bulk, gates, queue, shares
+from only_post_svc import bulk, gates, lookup, queue, shares
 from only_post_svc.bulk import Selection
 from only_post_svc.gates import Gate
 from only_post_svc.queue import Claim, NewTask
@@ -198,7 +198,7 @@ class Bounds(RuleBasedStateMachine):
         for type in KINDS:
             self.store.do(lambda tx, type=type: shares.resume(tx, type))  # type: ignore[misc]
         self.store.later(60)
-        while self.store.do(queue.count_waiting) or self.store.do(lambda tx: tx.all(RUNNING)):
+        while self.store.do(lookup.count_waiting) or self.store.do(lambda tx: tx.all(RUNNING)):
             self.store.do(queue.promote)
             for run in self._claim(10, set(KINDS)):
                 self.store.finish(run, result="1")

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from only_post_svc import health, queue, shares
-from only_post_svc.queue import FINAL, Claim, Ending, LeaseLost, NewTask, TaskRow
+from only_post_svc import health, lookup, queue, shares
+from only_post_svc.lookup import FINAL, TaskRow
+from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.shares import Dealt, Kind, Lane
 from shared import idempotency
 from shared.database import Transaction
@@ -29,7 +30,7 @@ LEASE_MS = LEASE_SECONDS * 1000
 STEPS_MS = [1, 1000, LEASE_MS - 1, LEASE_MS, 60_000, KEPT_MS, -1, -LEASE_MS]
 CALLERS = st.sampled_from(["ann", "bob"])
 TYPES = st.sampled_from(["a", "b"])
-STATUSES = st.sampled_from([None, *queue.CONDITIONS])
+STATUSES = st.sampled_from([None, *lookup.CONDITIONS])
 ENDINGS = st.builds(
     Ending,
     result=st.sampled_from([None, "{}", "1"]),
@@ -49,7 +50,7 @@ OPTIONS = st.fixed_dictionaries(
 
 # Of parts without a whole too.
 EVERYTHING = f"""
-SELECT {queue.COLUMNS}, task_result.body, caller, lease, lease_until, is_alone, task_payload.body
+SELECT {lookup.COLUMNS}, task_result.body, caller, lease, lease_until, is_alone, task_payload.body
 FROM task_payload
     FULL JOIN task ON task.id = task_payload.task_id
     FULL JOIN task_result ON task_result.task_id = task_payload.task_id
@@ -383,14 +384,14 @@ class LifeOfATask(RuleBasedStateMachine):
     @rule(task_id=ids, caller=CALLERS)
     def find(self, task_id: str, caller: str) -> None:
         model = self._mine(task_id, caller)
-        assert self.store.do(lambda tx: queue.find(tx, caller, task_id)) == (model and model.task)
+        assert self.store.do(lambda tx: lookup.find(tx, caller, task_id)) == (model and model.task)
 
     @rule()
     def count(self) -> None:
         condition = self.store.do(health.condition)
         counts = [len(self.tasks.of(status)) for status in ("queued", "scheduled", "running")]
         assert [condition.queued, condition.scheduled, condition.running] == counts
-        assert self.store.do(queue.count_waiting) == counts[0] + counts[1]
+        assert self.store.do(lookup.count_waiting) == counts[0] + counts[1]
         due = [model.task.run_at for model in self.tasks.of("scheduled")]
         assert self.store.do(queue.seconds_to_next_due) == ((min(due) - self.now) / 1000 if due else None)
 
@@ -401,7 +402,7 @@ class LifeOfATask(RuleBasedStateMachine):
         number=st.integers(1, 3),
     )
     def list_some(self, caller: str, status: str | None, type: str | None, number: int) -> None:
-        wanted = {None: {*queue.CONDITIONS}, "queued": {"queued", "scheduled"}}.get(status, {status or ""})
+        wanted = {None: {*lookup.CONDITIONS}, "queued": {"queued", "scheduled"}}.get(status, {status or ""})
         found = sorted(
             (
                 model.task._replace(result=None, has_failures=0)
@@ -413,7 +414,7 @@ class LifeOfATask(RuleBasedStateMachine):
         before = None
         for index in range(0, len(found) + 1, number):
             page = self.store.do(
-                lambda tx, before=before: queue.list_newest(  # type: ignore[misc]
+                lambda tx, before=before: lookup.list_newest(  # type: ignore[misc]
                     tx, caller, status=status, type=type, before=before, limit=number
                 )
             )

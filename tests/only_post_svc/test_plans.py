@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from only_post_svc import bulk, gates, health, queue, shares
+from only_post_svc import bulk, gates, health, lookup, queue, shares
 from only_post_svc.bulk import Selection
 from only_post_svc.gates import Gate, Permits
 from only_post_svc.main import SCHEMA
@@ -72,7 +72,7 @@ NEW = [
 
 
 def page(status: str | None, type: str | None, before: str | None, caller: str = "") -> Unit[Any]:
-    return lambda tx: queue.list_newest(tx, caller, status=status, type=type, before=before, limit=51)
+    return lambda tx: lookup.list_newest(tx, caller, status=status, type=type, before=before, limit=51)
 
 
 def later(act: Callable[[Transaction], Any]) -> Unit[Any]:
@@ -131,17 +131,17 @@ PLANS = {
         walked=queue.MAX_SWEPT,  # of each its failures are looked for
     ),
     "prune nothing": Plan(lambda tx: queue.prune(tx, 86400), {"task_finished"}),
-    "count": Plan(queue.count_waiting, {"task_claim", "task_due", "task_held"}, 3 * WAITING),
-    "count of a caller": Plan(lambda tx: queue.count_waiting(tx, "other"), {"task_list_unfinished"}, 3 * WAITING),
+    "count": Plan(lookup.count_waiting, {"task_claim", "task_due", "task_held"}, 3 * WAITING),
+    "count of a caller": Plan(lambda tx: lookup.count_waiting(tx, "other"), {"task_list_unfinished"}, 3 * WAITING),
     "condition": Plan(
         health.condition,
         {"task_claim", "task_due", "task_lease", "task_held", "task_apart", "lane_pkey"},
         WAITING,
     ),
-    "find": Plan(lambda tx: queue.find(tx, "", "queued-1"), FOUND),
-    "ended": Plan(lambda tx: queue.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
+    "find": Plan(lambda tx: lookup.find(tx, "", "queued-1"), FOUND),
+    "ended": Plan(lambda tx: lookup.ended(tx, [f"succeeded-{number}" for number in range(1, 33)]), ONE),
     "find ended": Plan(
-        lambda tx: queue.find_ended(tx, [f"succeeded-{number}" for number in range(1, 21)]),
+        lambda tx: lookup.find_ended(tx, [f"succeeded-{number}" for number in range(1, 21)]),
         FOUND,
         walked=20,  # of each its failures are looked for
     ),
@@ -220,7 +220,7 @@ PLANS |= {
 
 PLANS |= {
     f"list of a key {status}, {type}": Plan(
-        partial(queue.list_newest, caller="", status=status, type=type, before=None, limit=51, key="r1"), KEYED
+        partial(lookup.list_newest, caller="", status=status, type=type, before=None, limit=51, key="r1"), KEYED
     )
     for status in (None, "queued", "running")
     for type in (None, "a")

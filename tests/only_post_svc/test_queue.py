@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from only_post_svc import bulk, checkpoints, elsewhere, health, queue, shares, webhooks
+from only_post_svc import bulk, checkpoints, elsewhere, health, lookup, queue, shares, webhooks
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import Claim, Ending, LeaseLost, NewTask
 from only_post_svc.registry import TaskType
@@ -85,7 +85,7 @@ def test_a_task_that_is_replaced_belongs_to_the_trace_of_the_request_that_has_re
 def test_a_task_is_found_by_its_own_caller_only(store: Store) -> None:
     task_id = store.submit(caller="ann")
     assert store.find(task_id, "ann").id == task_id
-    assert store.do(lambda tx: queue.find(tx, "bob", task_id)) is None
+    assert store.do(lambda tx: lookup.find(tx, "bob", task_id)) is None
 
 
 def test_a_claim_takes_the_highest_priority_then_the_longest_waiting(store: Store) -> None:
@@ -396,7 +396,7 @@ def test_only_what_ended_long_ago_is_deleted_with_all_that_it_left(store: Store)
     assert store.do(lambda tx: queue.prune(tx, 100)) == 0
     store.later(1)
     assert store.do(lambda tx: queue.prune(tx, 100)) == 1
-    assert store.do(lambda tx: queue.find(tx, "", old.id)) is None
+    assert store.do(lambda tx: lookup.find(tx, "", old.id)) is None
     assert {store.find(one).status for one in (failed.id, waiting, young.id)} == {"scheduled", "queued", "succeeded"}
     for table in ("task_payload", "task_result"):
         assert store.do(lambda tx, table=table: tx.one(f"SELECT 1 FROM {table} WHERE task_id = :id", id=old.id)) is None  # type: ignore[misc]
@@ -407,7 +407,7 @@ def test_waiting_tasks_are_counted(store: Store) -> None:
     store.submit()
     store.submit(delay_ms=1000)
     store.run()
-    assert store.do(queue.count_waiting) == 3
+    assert store.do(lookup.count_waiting) == 3
 
 
 def test_the_condition_says_how_it_all_goes(store: Store) -> None:
@@ -465,7 +465,7 @@ def test_a_cancel_by_filter_leaves_alone_what_has_begun_to_run_meanwhile(tmp_pat
             other.execute("UPDATE task SET status = 'running', lease = 'l', lease_until = 1 WHERE id = %s", [task.id])
             asyncio.get_running_loop().call_later(0.2, other.commit)
             cancelled = await database.write(lambda tx: bulk.cancel(tx, bulk.Selection("", status="queued")))
-        found = await database.read(lambda tx: queue.find(tx, "", task.id))
+        found = await database.read(lambda tx: lookup.find(tx, "", task.id))
         await database.close()
         assert found is not None
         return cancelled, found.status

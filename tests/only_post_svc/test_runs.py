@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from only_post_svc import queue
+from only_post_svc import lookup, queue
+from only_post_svc.lookup import TaskRow
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Claim, Ending, NewTask, TaskRow
+from only_post_svc.queue import Claim, Ending, NewTask
 from only_post_svc.waiters import Waiters
 from only_post_svc.worker import runs as runs_of_worker
 from only_post_svc.worker.runs import Run, Runs
@@ -55,7 +56,7 @@ async def _ended(database: Database, runs: Runs, some: list[Run], endings: list[
         runs.end(run, ending)
     async with asyncio.timeout(SETTLED_SECONDS):
         await runs.settled()
-    return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
+    return [await database.read(lambda tx, run=run: lookup.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
 
 
 def test_runs_that_end_together_each_get_their_own_result(with_runs: Callable[..., list[TaskRow]]) -> None:
@@ -112,7 +113,7 @@ def test_progress_that_no_database_takes_is_said_once_and_keeps_no_other_from_be
             run.progress, run.is_reported = progress, False
         await runs.store_progress()
         assert all(run.is_reported for run in some)
-        return [await database.read(lambda tx, run=run: queue.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
+        return [await database.read(lambda tx, run=run: lookup.find(tx, "", run.claim.id)) for run in some]  # type: ignore[misc]
 
     assert [task and task.progress for task in with_runs(work)] == ["1", None, "2", None, None]
 

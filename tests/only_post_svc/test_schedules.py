@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from only_post_svc import queue, schedules
+from only_post_svc import lookup, queue, schedules
 from only_post_svc.backlog import Count
 from only_post_svc.main import SCHEMA
 from only_post_svc.queue import NewTask
@@ -90,7 +90,7 @@ def test_it_is_the_caller_who_owns_what_a_tick_makes(store: Ticking) -> None:
     store.tick()
     last = store.one(caller="ann").last_task_id or ""
     assert store.find(last, "ann").id == last
-    assert store.do(lambda tx: queue.find(tx, "", last)) is None
+    assert store.do(lambda tx: lookup.find(tx, "", last)) is None
 
 
 def test_a_night_that_was_slept_through_is_made_up_for_by_one(store: Ticking) -> None:

@@ -7,10 +7,11 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from only_post_svc import queue
+from only_post_svc import lookup, queue
+from only_post_svc.lookup import TaskRow
 from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
-from only_post_svc.queue import Ending, NewTask, TaskRow
+from only_post_svc.queue import Ending, NewTask
 from only_post_svc.waiters import MAX_TOGETHER, NEW_SECONDS, Waiters
 from only_post_svc.worker.runs import Runs
 from shared.database import Database, connection
@@ -99,8 +100,8 @@ def test_who_waits_where_a_task_was_stored_and_runs_is_told_without_a_look(
         of_told, of_quiet = sorted(map(runs.add, claims), key=lambda run: run.claim.id != told)
         waiters.note_new("", told)
         with monkeypatch.context() as patch:
-            patch.setattr(queue, "find", never)
-            patch.setattr(queue, "find_ended", never)
+            patch.setattr(lookup, "find", never)
+            patch.setattr(lookup, "find_ended", never)
             poll = asyncio.create_task(waiters.until_final("", told, PATIENCE_SECONDS))
             await asyncio.sleep(0)
             runs.end(of_told, Ending(result="1"))
@@ -187,8 +188,8 @@ def test_nobody_is_told_of_a_task_of_somebody_else() -> None:
 def test_more_than_one_statement_can_ask_for_are_found() -> None:
     async def work(database: Database, waiters: Waiters) -> set[str]:
         ids = [await submit(database) for _ in range(3)]
-        unknown = ["none"] * queue.MAX_SWEPT
+        unknown = ["none"] * lookup.MAX_LISTED
         await end_all(database)
-        return set(await database.query(lambda tx: queue.ended(tx, [ids[0], *unknown, *ids[1:]]))) ^ set(ids)
+        return set(await database.query(lambda tx: lookup.ended(tx, [ids[0], *unknown, *ids[1:]]))) ^ set(ids)
 
     assert on_a_database(work) == set()

@@ -102,7 +102,7 @@ def _store(tx: Transaction, gate: Gate, most: int, taken: int, served: str) -> N
         tx.put(DROP, **gate._asdict())
 
 
-# By their ids alone, and no partial index that holds many others.
+# coalesce keeps the planner to the primary key: the partial indexes on these columns hold many other rows.
 WITH_PERMITS = "id IN {ids} AND coalesce(status, '') = 'running' AND coalesce(permits, 0) > 0"
 KEEP = f"""
 INSERT INTO stopping (lease, type, key, permits, until)

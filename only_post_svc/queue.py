@@ -87,7 +87,7 @@ def error(code: str, message: str) -> str:
 
 
 def overran(timeout_ms: int) -> str:
-    """The error of a run that did."""
+    """The error of a run that took longer than its timeout."""
     return error("timeout", f"stopped after {timeout_ms / 1000:g} seconds")
 
 
@@ -522,7 +522,7 @@ def forget(tx: Transaction, caller: str) -> bool:
     return _delete(tx, [task_id for (task_id,) in found]) > 0
 
 
-# By their ids alone, and no partial index that holds many others.
+# coalesce keeps the planner to the primary key: the partial indexes on these columns hold many other rows.
 PERMITS = "SELECT type, key, permits FROM task WHERE coalesce(permits, 0) > 0 AND coalesce(finished_at, 0) = 0"
 
 

@@ -242,7 +242,7 @@ class Runs:
             self._note_end(run, ending, held=held)
 
     def _drop(self, run: Run, *, held: bool) -> None:
-        """`held`: its lease was its own to the end. Of a run that was cancelled the permits are still out."""
+        """A run that has not `held` its lease to the end may have been cancelled: then its permits are still out."""
         del self._by_lease[run.claim.lease]
         self._left(run.claim)
         if run.claim.permits and not held:

@@ -11,12 +11,15 @@ from only_post_svc.main import SCHEMA
 from only_post_svc.metrics import TaskCounts
 from only_post_svc.queue import NewTask
 from only_post_svc.settings import Settings
+from only_post_svc.shares import Kind, Lane
 from only_post_svc.worker.upkeep import Upkeep
 from shared.database import Database, connection
 from shared.errors import Unavailable
+from tests.only_post_svc.store import token
 from tests.shared.engines import ENGINES
 
-DUE_SOON = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1, delay_ms=1)
+NOW = NewTask(type="a", payload="{}", timeout_ms=1000, max_attempts=1)
+DUE_SOON = NOW._replace(delay_ms=1)
 
 
 def upkeep_of(database: Database) -> Upkeep:
@@ -65,3 +68,23 @@ def test_a_lane_that_no_worker_looks_into_is_opened_again(engine_name: str, tmp_
 
     with ENGINES[engine_name](tmp_path) as engine:
         assert asyncio.run(work(engine.url)) == ["a"]
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_the_permits_of_a_cancelled_run_whose_worker_has_died_are_given_back(engine_name: str, tmp_path: Path) -> None:
+    async def work(url: str) -> list[Any]:
+        database = await connection.connect(url, {"only_post": SCHEMA})
+        await database.write(lambda tx: queue.submit(tx, "", NOW))
+        lanes, kinds = [Lane(False, "", 1)], {"a": Kind(False, 1)}
+        dealt = await database.write(lambda tx: shares.claim(tx, token(), lanes, kinds, shares.up_to(1), 30))
+        await database.write(lambda tx: queue.cancel(tx, "", dealt.claims[0].id))
+        await upkeep_of(database)._mend_gates()
+        before = await database.read(lambda tx: tx.all("SELECT taken FROM gate"))
+        await database.write(lambda tx: tx.put("UPDATE stopping SET until = :now", now=tx.now))
+        await upkeep_of(database)._mend_gates()
+        after = await database.read(lambda tx: tx.all("SELECT taken FROM gate"))
+        await database.close()
+        return [*before, after]
+
+    with ENGINES[engine_name](tmp_path) as engine:
+        assert asyncio.run(work(engine.url)) == [(1,), []]
